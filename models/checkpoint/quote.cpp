@@ -1,0 +1,21 @@
+#include "models/checkpoint/quote.h"
+
+namespace nibble {
+
+std::string quote(std::string_view name) {
+  constexpr std::size_t kShown = 100;
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text = "'";
+  for (const char letter : name.substr(0, kShown)) {
+    const auto byte = static_cast<unsigned char>(letter);
+    if (byte >= 0x20 && byte < 0x7f) {
+      text += letter;
+    } else {
+      text += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
+    }
+  }
+  text += name.size() > kShown ? "...'" : "'";
+  return text;
+}
+
+}  // namespace nibble

@@ -1,0 +1,79 @@
+// A model, loaded: weights in the scheme and on the device asked for, its configuration and its tokenizer.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nibble/memory.h"
+#include "nibble/session.h"
+#include "nibble/types.h"
+
+namespace nibble {
+
+/// Called while work goes on with units done and units in all; monotonous, from one thread at a time.
+using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
+
+enum class EmbeddingStorage : std::uint8_t {
+  kCompute,  ///< in the compute dtype, as bitsandbytes leaves it
+  kInt8,     ///< row-wise int8, as the linear layers of scheme int8; a tied output head with it
+};
+
+struct LoadOptions {
+  std::optional<Scheme> scheme;        ///< absent: as the checkpoint stores its weights
+  std::optional<DType> compute_dtype;  ///< fp32, fp16 or bf16; absent: the checkpoint's own
+  std::optional<EmbeddingStorage> embedding;  ///< absent: as the checkpoint stores it
+  int blocksize = 64;                  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
+  Device device = Device::kCpu;
+  int threads = 0;                     ///< 0: one a core
+  std::uint64_t seed = 0;              ///< for synthetic models
+};
+
+/// What a model is, from its configuration and its files' headers.
+struct ModelInfo {
+  std::string name;          ///< directory name, or "synthetic:opt-…"
+  std::string architecture;  ///< "opt"
+  Scheme scheme;
+  DType compute_dtype;
+  EmbeddingStorage embedding;
+  int layers, hidden_size, ffn_dim, heads, vocab_size, context;  ///< context: most tokens a sequence may have
+  bool has_tokenizer;
+};
+
+/// Immutable once open; may be shared by threads. Copies share one model.
+class Engine {
+ public:
+  /// `model` is a checkpoint directory or "synthetic:opt-SIZE" (125m, 350m, 1.3b, 2.7b, 6.7b, 13b, 30b, 66b, 175b),
+  /// which is made up from `seed`. Throws Error.
+  static Engine open(const std::string& model, const LoadOptions& options = {}, const Progress& progress = {});
+
+  const ModelInfo& info() const;
+
+  /// The checkpoint's own generation settings (generation_config.json), greedy where it says nothing.
+  GenerateOptions default_options() const;
+
+  /// Ids of a text, with the checkpoint's prefix tokens. Throws Error{kUnsupported} without a tokenizer.
+  std::vector<int> tokenize(std::string_view text) const;
+  std::string detokenize(std::span<const int> tokens) const;
+
+  /// Allocates a cache and a workspace, so it throws Error{kOutOfMemory} when they do not fit.
+  Session session(const SessionOptions& options = {}) const;
+
+  struct Impl;
+
+ private:
+  explicit Engine(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// The ledger such a model and session would have, from configuration and headers alone: reads no weights.
+MemoryLedger predict_memory(const std::string& model, const LoadOptions& load = {}, const SessionOptions& session = {});
+
+/// "nibble 0.1.0": the library's version.
+std::string_view version();
+
+}  // namespace nibble

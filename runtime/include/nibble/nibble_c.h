@@ -1,0 +1,75 @@
+/* nibble for C and every language that calls C. Handles are opaque; every function that can fail returns a status, and
+ * nibble_last_error() then has the sentence. Strings are UTF-8, owned as each function says. An engine may be shared by
+ * threads, a session not. */
+#ifndef NIBBLE_C_H
+#define NIBBLE_C_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct nibble_engine nibble_engine;
+typedef struct nibble_session nibble_session;
+
+typedef enum {
+  NIBBLE_OK = 0,
+  NIBBLE_INVALID_ARGUMENT,
+  NIBBLE_NOT_FOUND,
+  NIBBLE_IO,
+  NIBBLE_FORMAT,
+  NIBBLE_UNSUPPORTED,
+  NIBBLE_OUT_OF_MEMORY,
+  NIBBLE_INTERNAL
+} nibble_status;
+
+/* NULL or "" stands for the checkpoint's own where C++ has an absent optional. */
+typedef struct {
+  const char* scheme;        /* "none", "int8", "fp4", "nf4", "fp4-dq", "nf4-dq" */
+  const char* compute_dtype; /* "fp32", "fp16", "bf16" */
+  const char* device;        /* "cpu", "cuda"; NULL: "cpu" */
+  int threads;               /* 0: one a core */
+} nibble_load_options;
+
+typedef struct {
+  int max_tokens;
+  float temperature; /* 0: greedy */
+  int top_k;
+  float top_p;
+  float min_p;
+  float repetition_penalty;
+  uint64_t seed;
+  int ignore_eos;
+} nibble_generate_options;
+
+/* Receives whole characters as they come, not NUL-terminated; return 0 to stop. */
+typedef int (*nibble_on_text)(const char* text, size_t bytes, void* user);
+
+/* The sentence of the calling thread's last failure; valid until its next call. */
+const char* nibble_last_error(void);
+const char* nibble_version(void);
+
+nibble_status nibble_engine_open(const char* model, const nibble_load_options* options, nibble_engine** engine);
+void nibble_engine_free(nibble_engine* engine);
+
+/* The checkpoint's own generation settings. */
+nibble_status nibble_default_options(const nibble_engine* engine, nibble_generate_options* options);
+
+/* Writes up to `capacity` ids and in *count how many there are. */
+nibble_status nibble_tokenize(const nibble_engine* engine, const char* text, int32_t* tokens, size_t capacity,
+                              size_t* count);
+
+/* `context` 0: as many tokens as the model was made for. The session keeps its engine alive. */
+nibble_status nibble_session_open(const nibble_engine* engine, int context, nibble_session** session);
+void nibble_session_free(nibble_session* session);
+
+nibble_status nibble_generate(nibble_session* session, const char* prompt, const nibble_generate_options* options,
+                              nibble_on_text on_text, void* user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* NIBBLE_C_H */

@@ -1,0 +1,110 @@
+// A conversation with a model: the cache of what has been read, and generation from it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nibble/memory.h"
+
+namespace nibble {
+
+struct SessionOptions {
+  int context = 0;    ///< most tokens a sequence may have, prompt included; 0: as many as the model was made for
+  int sequences = 1;  ///< how many sequences are generated at once
+};
+
+/// Values as in transformers; applied in its order: repetition penalty, temperature, top-k, top-p, min-p.
+struct GenerateOptions {
+  int max_tokens = 128;           ///< new tokens a sequence; stops earlier where the context ends
+  float temperature = 0.0F;       ///< 0: greedy (the lowest id wins a tie)
+  int top_k = 0;                  ///< 0: off; ties with the k-th survive
+  float top_p = 1.0F;             ///< 1: off
+  float min_p = 0.0F;             ///< 0: off
+  float repetition_penalty = 1.0F;
+  std::uint64_t seed = 0;         ///< the same seed gives the same tokens; sequence i draws from its own stream
+  int logprobs = -1;              ///< -1: none; 0: of the chosen token; n: and of the n likeliest
+  bool ignore_eos = false;
+  std::vector<int> eos_tokens;    ///< ends a sequence when generated
+  std::vector<std::string> stop;  ///< ends a sequence when its text contains one; the text is cut before it
+};
+
+struct TokenLogprob {
+  int id;
+  float logprob;  ///< natural logarithm, of the distribution before sampling options
+};
+
+/// One step of one sequence, as it happens.
+struct Step {
+  int sequence;
+  int id;
+  std::string_view text;                  ///< whole characters only; may be empty; valid during the call
+  std::span<const TokenLogprob> logprobs; ///< the chosen token first, then the likeliest
+};
+
+/// Returns false to end that sequence.
+using OnStep = std::function<bool(const Step&)>;
+
+enum class FinishReason : std::uint8_t { kMaxTokens, kEndOfText, kStopString, kContextFull, kCancelled };
+std::string_view to_string(FinishReason reason);
+
+struct Completion {
+  std::vector<int> prompt;  ///< ids, as given
+  std::vector<int> tokens;  ///< ids generated, an end token included
+  std::string text;         ///< of the generated tokens; empty without a tokenizer
+  std::vector<std::vector<TokenLogprob>> logprobs;  ///< one a generated token, as in Step
+  FinishReason finish;
+};
+
+/// Seconds of wall time. Rates are tokens of all sequences together.
+struct GenerateStats {
+  int prompt_tokens = 0;         ///< given
+  int prefill_tokens = 0;        ///< computed: less what the cache already held
+  double prefill_seconds = 0;
+  int decode_tokens = 0;         ///< generated after the first of each sequence
+  double decode_seconds = 0;
+  double first_token_seconds = 0;  ///< TTFT: from the call to the first sampled token
+};
+
+/// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
+/// in parallel. Movable.
+class Session {
+ public:
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  /// Continues each prompt (ids), all at once, every one exactly as it would be alone. At most
+  /// SessionOptions::sequences prompts. What a prompt shares with the beginning of what its sequence last held is not
+  /// computed again. Throws Error{kInvalidArgument} for an empty prompt, an id outside the vocabulary, options out of
+  /// range, or a prompt longer than the context.
+  std::vector<Completion> generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
+                                   const OnStep& on_step = {});
+
+  /// The same for one prompt given as text.
+  Completion generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step = {});
+
+  /// Logits of every position, fp32, row-major [tokens, vocab_size]. `attention_mask`, when not empty, has one value a
+  /// token: a token under 0 is neither seen nor counted for positions, as if it were not there; its row is zero.
+  std::vector<float> logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask = {});
+
+  /// Forgets what the sequences hold.
+  void reset();
+
+  const GenerateStats& last_stats() const;
+
+  /// Measured from the buffers that exist.
+  MemoryLedger memory() const;
+
+  struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nibble

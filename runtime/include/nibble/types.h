@@ -1,0 +1,39 @@
+// The vocabulary every room shares: element types, quantization schemes, devices. Plain values, no behaviour.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace nibble {
+
+/// Element type of a tensor in a file or in memory. Compute dtypes are the first three.
+enum class DType : std::uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool };
+
+/// How the weights of the linear layers are stored. Names as in bitsandbytes' own benchmarks.
+enum class Scheme : std::uint8_t {
+  kNone,   ///< 16 or 32-bit floating point
+  kInt8,   ///< LLM.int8() weights: row absmax, one byte a weight (arXiv:2208.07339)
+  kFp4,    ///< 4-bit float codes, one absmax a block
+  kNf4,    ///< 4-bit NormalFloat codes, one absmax a block (QLoRA, arXiv:2305.14314)
+  kFp4Dq,  ///< fp4 with double quantization: the absmax values are themselves stored in 8 bits
+  kNf4Dq,  ///< nf4 with double quantization
+};
+
+enum class Device : std::uint8_t { kCpu, kCuda };
+
+/// Bytes of one element.
+std::size_t size_of(DType dtype);
+
+/// Short lower-case names: "fp32", "fp16", "bf16", "int8", "uint8", …; "nf4-dq", …; "cpu", "cuda".
+std::string_view to_string(DType dtype);
+std::string_view to_string(Scheme scheme);
+std::string_view to_string(Device device);
+
+/// The value with that name, or nothing. Compute dtypes only for `parse_compute_dtype`.
+std::optional<DType> parse_compute_dtype(std::string_view name);
+std::optional<Scheme> parse_scheme(std::string_view name);
+std::optional<Device> parse_device(std::string_view name);
+
+}  // namespace nibble
