@@ -55,6 +55,8 @@ class Backend {
 
   /// Moves a weight to the device, into the order its kernels read; on the CPU the weight itself.
   virtual Weight prepare(Weight weight) = 0;
+  /// Moves other parameters (biases, LayerNorms) to the device; on the CPU the buffer itself.
+  virtual Buffer upload(Buffer buffer) = 0;
   /// Working memory on the device, not initialised. Throws Error{kOutOfMemory}.
   virtual Buffer allocate(std::size_t bytes) = 0;
 

@@ -63,6 +63,8 @@ class Checkpoint {
   HostTensor read(const TensorInfo& info) const;
 
  private:
+  explicit Checkpoint(std::vector<std::unique_ptr<TensorFile>> files);
+
   struct Location {
     std::size_t file;
     std::size_t index;

@@ -21,8 +21,9 @@ std::filesystem::path directory_of(const std::filesystem::path& file) {
 /// Unique among live processes and within this one; O_EXCL catches what a crashed process left.
 std::filesystem::path partial_name(const std::filesystem::path& file) {
   static std::atomic<unsigned> counter = 0;
-  return directory_of(file) / ("." + file.filename().string() + "." + std::to_string(::getpid()) + "-" +
-                               std::to_string(counter++) + ".partial");
+  std::string name = ".";
+  name += file.filename().string() + "." + std::to_string(::getpid()) + "-" + std::to_string(counter++) + ".partial";
+  return directory_of(file) / name;
 }
 
 }  // namespace

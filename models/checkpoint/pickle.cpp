@@ -65,7 +65,8 @@ class Interpreter {
 
   Pickle run() {
     if (bytes_.size() > kMaxPickleBytes) fail("is larger than " + std::to_string(kMaxPickleBytes) + " bytes");
-    if (bytes_.empty() || Op{number<std::uint8_t>()} != Op::kProto) fail("does not begin as a pickle of protocol 2 or later");
+    if (bytes_.empty() || Op{number<std::uint8_t>()} != Op::kProto)
+      fail("does not begin as a pickle of protocol 2 or later");
     check_protocol();
     for (;;) {
       const Op op{number<std::uint8_t>()};
@@ -187,68 +188,113 @@ class Interpreter {
 
   bool constant(Op op) {
     switch (op) {
-      case Op::kNone: return push(PickleNone{});
-      case Op::kNewTrue: return push(true);
-      case Op::kNewFalse: return push(false);
-      case Op::kBinInt: return push(std::int64_t{number<std::int32_t>()});
-      case Op::kBinInt1: return push(std::int64_t{number<std::uint8_t>()});
-      case Op::kBinInt2: return push(std::int64_t{number<std::uint16_t>()});
-      case Op::kLong1: return push(long_integer());
-      case Op::kBinFloat: return push(big_endian_double());
-      case Op::kBinUnicode: return push(take(number<std::uint32_t>()));
+      case Op::kNone:
+        return push(PickleNone{});
+      case Op::kNewTrue:
+        return push(true);
+      case Op::kNewFalse:
+        return push(false);
+      case Op::kBinInt:
+        return push(std::int64_t{number<std::int32_t>()});
+      case Op::kBinInt1:
+        return push(std::int64_t{number<std::uint8_t>()});
+      case Op::kBinInt2:
+        return push(std::int64_t{number<std::uint16_t>()});
+      case Op::kLong1:
+        return push(long_integer());
+      case Op::kBinFloat:
+        return push(big_endian_double());
+      case Op::kBinUnicode:
+        return push(take(number<std::uint32_t>()));
       case Op::kShortBinUnicode:
-      case Op::kShortBinString: return push(take(number<std::uint8_t>()));
-      case Op::kBinUnicode8: return push(take(number<std::uint64_t>()));
-      case Op::kBinBytes: take(number<std::uint32_t>()); return push(PickleBytes{});
-      case Op::kShortBinBytes: take(number<std::uint8_t>()); return push(PickleBytes{});
-      default: return false;
+      case Op::kShortBinString:
+        return push(take(number<std::uint8_t>()));
+      case Op::kBinUnicode8:
+        return push(take(number<std::uint64_t>()));
+      case Op::kBinBytes:
+        take(number<std::uint32_t>());
+        return push(PickleBytes{});
+      case Op::kShortBinBytes:
+        take(number<std::uint8_t>());
+        return push(PickleBytes{});
+      default:
+        return false;
     }
   }
 
   bool container(Op op) {
     switch (op) {
-      case Op::kMark: marks_.push_back(stack_.size()); return true;
+      case Op::kMark:
+        marks_.push_back(stack_.size());
+        return true;
       case Op::kEmptySet:  // no operation that fills a set is known here, so it stays an empty sequence
-      case Op::kEmptyTuple: return push(PickleTuple{});
-      case Op::kTuple: return push(PickleTuple{pop_to_mark()});
-      case Op::kTuple1: return push(PickleTuple{pop_last(1)});
-      case Op::kTuple2: return push(PickleTuple{pop_last(2)});
-      case Op::kTuple3: return push(PickleTuple{pop_last(3)});
-      case Op::kEmptyList: return push(PickleList{});
-      case Op::kAppend: return append(pop_last(1));
-      case Op::kAppends: return append(pop_to_mark());
-      case Op::kEmptyDict: return push(PickleDict{});
-      case Op::kSetItem: return set_items(pop_last(2));
-      case Op::kSetItems: return set_items(pop_to_mark());
-      default: return false;
+      case Op::kEmptyTuple:
+        return push(PickleTuple{});
+      case Op::kTuple:
+        return push(PickleTuple{pop_to_mark()});
+      case Op::kTuple1:
+        return push(PickleTuple{pop_last(1)});
+      case Op::kTuple2:
+        return push(PickleTuple{pop_last(2)});
+      case Op::kTuple3:
+        return push(PickleTuple{pop_last(3)});
+      case Op::kEmptyList:
+        return push(PickleList{});
+      case Op::kAppend:
+        return append(pop_last(1));
+      case Op::kAppends:
+        return append(pop_to_mark());
+      case Op::kEmptyDict:
+        return push(PickleDict{});
+      case Op::kSetItem:
+        return set_items(pop_last(2));
+      case Op::kSetItems:
+        return set_items(pop_to_mark());
+      default:
+        return false;
     }
   }
 
   bool memo(Op op) {
     switch (op) {
-      case Op::kBinGet: return recall(number<std::uint8_t>());
-      case Op::kLongBinGet: return recall(number<std::uint32_t>());
-      case Op::kBinPut: return remember(number<std::uint8_t>());
-      case Op::kLongBinPut: return remember(number<std::uint32_t>());
-      case Op::kMemoize: return remember(memo_.size());
-      default: return false;
+      case Op::kBinGet:
+        return recall(number<std::uint8_t>());
+      case Op::kLongBinGet:
+        return recall(number<std::uint32_t>());
+      case Op::kBinPut:
+        return remember(number<std::uint8_t>());
+      case Op::kLongBinPut:
+        return remember(number<std::uint32_t>());
+      case Op::kMemoize:
+        return remember(memo_.size());
+      default:
+        return false;
     }
   }
 
   bool object(Op op) {
     switch (op) {
-      case Op::kProto: check_protocol(); return true;
-      case Op::kFrame: number<std::uint64_t>(); return true;  // a hint for buffering
+      case Op::kProto:
+        check_protocol();
+        return true;
+      case Op::kFrame:
+        number<std::uint64_t>();
+        return true;  // a hint for buffering
       case Op::kGlobal: {
         const std::string_view module = line();
         return push_global(module, line());
       }
-      case Op::kStackGlobal: return stack_global();
+      case Op::kStackGlobal:
+        return stack_global();
       case Op::kNewObj:
-      case Op::kReduce: return call();
-      case Op::kBuild: return build();
-      case Op::kBinPersId: return push(PicklePersistent{pop()});
-      default: return false;
+      case Op::kReduce:
+        return call();
+      case Op::kBuild:
+        return build();
+      case Op::kBinPersId:
+        return push(PicklePersistent{pop()});
+      default:
+        return false;
     }
   }
 
@@ -268,7 +314,8 @@ class Interpreter {
   }
 
   bool recall(std::uint64_t index) {
-    if (index >= memo_.size() || !memo_[index]) fail("recalls value " + std::to_string(index) + ", which it never kept");
+    if (index >= memo_.size() || !memo_[index])
+      fail("recalls value " + std::to_string(index) + ", which it never kept");
     stack_.push_back(*memo_[index]);
     return true;
   }
@@ -301,11 +348,12 @@ class Interpreter {
   }
 
   bool call() {
-    const auto* const arguments = std::get_if<PickleTuple>(&values_[pop()]);
+    const PickleRef tuple = pop();
+    const auto* const arguments = std::get_if<PickleTuple>(&values_[tuple]);
     const auto* const callable = std::get_if<const PickleGlobal*>(&values_[pop()]);
     if (!callable) fail("calls something that is not a known name; refusing to read it");
     if (!arguments) fail("calls " + quote((*callable)->name) + " with arguments that are not a tuple");
-    if ((*callable)->role != PickleGlobal::Role::kOrderedDict) return push(PickleCall{*callable, arguments->items});
+    if ((*callable)->role != PickleGlobal::Role::kOrderedDict) return push(PickleCall{*callable, tuple});
     if (!arguments->items.empty()) fail("makes an OrderedDict from arguments; expected it to be filled item by item");
     return push(PickleDict{});
   }

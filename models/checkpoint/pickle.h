@@ -36,7 +36,7 @@ struct PickleDict {
 /// What would have been `callable(*arguments)`.
 struct PickleCall {
   const PickleGlobal* callable;
-  std::vector<PickleRef> arguments;
+  PickleRef arguments;  ///< always a PickleTuple
 };
 /// What the pickle leaves to its container to find: for torch.save, a storage.
 struct PicklePersistent {

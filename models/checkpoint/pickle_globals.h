@@ -11,14 +11,14 @@ namespace nibble {
 
 struct PickleGlobal {
   enum class Role {
-    kOrderedDict,    ///< a dict
-    kTensor,         ///< (storage, offset, size, stride, ...): a view of a typed storage
-    kTypedTensor,    ///< (storage, offset, size, stride, requires_grad, hooks, dtype, ...): a view of untyped bytes
-    kParameter,      ///< (tensor, ...): the tensor
-    kStorage,        ///< the type of a storage
-    kElementType,    ///< torch.float16 and its kin
-    kSize,           ///< (tuple): the tuple
-    kIgnored,        ///< may occur beside tensors and means nothing to them
+    kOrderedDict,  ///< a dict
+    kTensor,       ///< (storage, offset, size, stride, ...): a view of a typed storage
+    kTypedTensor,  ///< (storage, offset, size, stride, requires_grad, hooks, dtype, ...): a view of untyped bytes
+    kParameter,    ///< (tensor, ...): the tensor
+    kStorage,      ///< the type of a storage
+    kElementType,  ///< torch.float16 and its kin
+    kSize,         ///< (tuple): the tuple
+    kIgnored,      ///< may occur beside tensors and means nothing to them
   };
   std::string_view module;
   std::string_view name;

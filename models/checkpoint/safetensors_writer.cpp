@@ -18,9 +18,9 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "both containers are little endian and so is every target");
 
 /// The reference writer's order of element types in the file (safetensors/src/tensor.rs, `Dtype`, from the last).
-constexpr std::array<DType, 13> kOrder = {DType::kU64, DType::kI64, DType::kF64,  DType::kF32, DType::kU32,
+constexpr std::array<DType, 13> kOrder = {DType::kU64, DType::kI64,  DType::kF64, DType::kF32, DType::kU32,
                                           DType::kI32, DType::kBF16, DType::kF16, DType::kU16, DType::kI16,
-                                          DType::kI8,  DType::kU8,  DType::kBool};
+                                          DType::kI8,  DType::kU8,   DType::kBool};
 
 std::string json_string(const std::string& text, const std::filesystem::path& file) {
   try {
@@ -31,11 +31,12 @@ std::string json_string(const std::string& text, const std::filesystem::path& fi
 }
 
 std::string metadata_json(const std::map<std::string, std::string>& metadata, const std::filesystem::path& file) {
-  std::string text;
+  std::string text = json_string(std::string(kSafetensorsMetadata), file) + ":{";
   for (const auto& [key, value] : metadata) {
-    text += (text.empty() ? "" : ",") + json_string(key, file) + ":" + json_string(value, file);
+    if (!text.ends_with('{')) text += ',';
+    text += json_string(key, file) + ":" + json_string(value, file);
   }
-  return json_string(std::string(kSafetensorsMetadata), file) + ":{" + text + "}";
+  return text + "}";
 }
 
 std::string tensor_json(const TensorInfo& tensor, std::uint64_t begin, std::uint64_t end,
@@ -47,8 +48,7 @@ std::string tensor_json(const TensorInfo& tensor, std::uint64_t begin, std::uint
 
 }  // namespace
 
-SafetensorsWriter::Layout SafetensorsWriter::lay_out(const std::filesystem::path& file,
-                                                     std::vector<TensorInfo> tensors,
+SafetensorsWriter::Layout SafetensorsWriter::lay_out(const std::filesystem::path& file, std::vector<TensorInfo> tensors,
                                                      const std::map<std::string, std::string>& metadata) {
   const auto fail = [&](const TensorInfo& tensor, const std::string& what) {
     throw Error(ErrorKind::kInvalidArgument, file.string() + ": tensor " + quote(tensor.name) + " " + what);
@@ -58,7 +58,8 @@ SafetensorsWriter::Layout SafetensorsWriter::lay_out(const std::filesystem::path
   });
 
   Layout layout;
-  std::string json = metadata.empty() ? "" : metadata_json(metadata, file);
+  std::string json = "{";
+  if (!metadata.empty()) json += metadata_json(metadata, file);
   std::uint64_t position = 0;
   for (const TensorInfo& tensor : tensors) {
     if (tensor.name == kSafetensorsMetadata) fail(tensor, "has the name reserved for metadata");
@@ -68,10 +69,11 @@ SafetensorsWriter::Layout SafetensorsWriter::lay_out(const std::filesystem::path
       fail(tensor, "of shape " + shape_text(tensor.shape) + " is too large for a file");
     }
     if (!layout.slots.emplace(tensor.name, Slot{position, *bytes}).second) fail(tensor, "is declared twice");
-    json += (json.empty() ? "" : ",") + tensor_json(tensor, position, end, file);
+    if (json.size() > 1) json += ',';
+    json += tensor_json(tensor, position, end, file);
     position = end;
   }
-  json = "{" + json + "}";
+  json += '}';
   json.append((sizeof(std::uint64_t) - json.size() % sizeof(std::uint64_t)) % sizeof(std::uint64_t), ' ');
   if (json.size() > kMaxSafetensorsHeader) {
     throw Error(ErrorKind::kInvalidArgument, file.string() + ": the header would take " + std::to_string(json.size()) +
@@ -88,9 +90,9 @@ SafetensorsWriter::Layout SafetensorsWriter::lay_out(const std::filesystem::path
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& file, std::vector<TensorInfo> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : SafetensorsWriter(file, lay_out(file, std::move(tensors), metadata)) {}
+    : SafetensorsWriter(lay_out(file, std::move(tensors), metadata), file) {}
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& file, Layout layout)
+SafetensorsWriter::SafetensorsWriter(Layout layout, const std::filesystem::path& file)
     : file_(file), slots_(std::move(layout.slots)), partial_(file, layout.bytes) {
   partial_.write(0, std::as_bytes(std::span(layout.header)));
 }

@@ -42,7 +42,7 @@ class SafetensorsWriter {
   };
   static Layout lay_out(const std::filesystem::path& file, std::vector<TensorInfo> tensors,
                         const std::map<std::string, std::string>& metadata);
-  SafetensorsWriter(const std::filesystem::path& file, Layout layout);
+  SafetensorsWriter(Layout layout, const std::filesystem::path& file);
 
   std::filesystem::path file_;
   std::map<std::string, Slot> slots_;

@@ -60,7 +60,9 @@ class Layer(nn.Module):
 class OPT(nn.Module):
     """OPT's network: pre-norm, learned positions, ReLU, biases, tied head."""
 
-    def __init__(self, vocab: int, positions: int, hidden: int, layers: int, heads: int, ffn: int, dropout: float) -> None:
+    def __init__(
+        self, vocab: int, positions: int, hidden: int, layers: int, heads: int, ffn: int, dropout: float
+    ) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocab, hidden)
         self.embed_positions = nn.Embedding(positions + POSITION_OFFSET, hidden)
@@ -196,7 +198,9 @@ def main() -> None:
     heldout = Corpus.load(args.heldout, args.tokenizer, args.processes).heldout_windows(args.context).to(device)
     probe = heldout[:: max(1, len(heldout) // args.eval_windows)]
 
-    model = OPT(args.vocab, args.context, args.hidden, args.layers, args.hidden // 64, args.ffn, args.dropout).to(device)
+    model = OPT(
+        args.vocab, args.context, args.hidden, args.layers, args.hidden // 64, args.ffn, args.dropout
+    ).to(device)
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(

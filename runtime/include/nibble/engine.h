@@ -18,11 +18,6 @@ namespace nibble {
 /// Called while work goes on with units done and units in all; monotonous, from one thread at a time.
 using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-enum class EmbeddingStorage : std::uint8_t {
-  kCompute,  ///< in the compute dtype, as bitsandbytes leaves it
-  kInt8,     ///< row-wise int8, as the linear layers of scheme int8; a tied output head with it
-};
-
 struct LoadOptions {
   std::optional<Scheme> scheme;        ///< absent: as the checkpoint stores its weights
   std::optional<DType> compute_dtype;  ///< fp32, fp16 or bf16; absent: the checkpoint's own

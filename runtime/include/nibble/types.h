@@ -21,6 +21,12 @@ enum class Scheme : std::uint8_t {
   kNf4Dq,  ///< nf4 with double quantization
 };
 
+/// How the token table (and the output head) is stored.
+enum class EmbeddingStorage : std::uint8_t {
+  kCompute,  ///< in the compute dtype, as bitsandbytes leaves it
+  kInt8,     ///< row-wise int8, as the linear layers of scheme int8
+};
+
 enum class Device : std::uint8_t { kCpu, kCuda };
 
 /// Bytes of one element.

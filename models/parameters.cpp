@@ -1,0 +1,139 @@
+#include "models/parameters.h"
+
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+using Kind = Parameter::Kind;
+
+constexpr const char* kTokenTable = "decoder.embed_tokens";
+constexpr const char* kHead = "lm_head";
+
+bool is_16bit(DType dtype) { return dtype == DType::kF16 || dtype == DType::kBF16; }
+
+/// Collects parameters; a linear and its bias, a LayerNorm and its two vectors.
+class Lister {
+ public:
+  explicit Lister(const ModelConfig& config) : config_(config) {}
+
+  void matrix(Kind kind, const std::string& name, int n, int k) { list_.push_back({kind, name, n, k}); }
+  void vector(const std::string& name, int size) { list_.push_back({Kind::kVector, name, 1, size}); }
+
+  void linear(const std::string& name, int n, int k) {
+    matrix(Kind::kLinear, name, n, k);
+    if (config_.enable_bias) vector(name + ".bias", n);
+  }
+
+  void layer_norm(const std::string& name) {
+    if (!config_.layer_norm_elementwise_affine) return;
+    vector(name + ".weight", config_.hidden_size);
+    vector(name + ".bias", config_.hidden_size);
+  }
+
+  void layer(int index) {
+    const std::string name = "decoder.layers." + std::to_string(index) + ".";
+    const int hidden = config_.hidden_size;
+    layer_norm(name + "self_attn_layer_norm");
+    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
+      linear(name + "self_attn." + projection, hidden, hidden);
+    }
+    layer_norm(name + "final_layer_norm");
+    linear(name + "fc1", config_.ffn_dim, hidden);
+    linear(name + "fc2", hidden, config_.ffn_dim);
+  }
+
+  std::vector<Parameter> list() { return std::move(list_); }
+
+ private:
+  const ModelConfig& config_;
+  std::vector<Parameter> list_;
+};
+
+}  // namespace
+
+MemoryClass Parameter::memory_class() const {
+  switch (kind) {
+    case Kind::kLinear: return MemoryClass::kLinear;
+    case Kind::kHead: return MemoryClass::kHead;
+    case Kind::kVector: return MemoryClass::kOther;
+    case Kind::kTokenTable:
+    case Kind::kPositions: break;
+  }
+  return MemoryClass::kEmbedding;
+}
+
+ModelConfig resolve_config(const ParameterSource& source) {
+  ModelConfig config = source.config();
+  config.enable_bias = source.has("decoder.layers.0.fc1.bias");
+  config.layer_norm_elementwise_affine = source.has("decoder.layers.0.final_layer_norm.weight");
+  const std::string beyond = "decoder.layers." + std::to_string(config.num_hidden_layers) + ".fc1.weight";
+  if (source.has(beyond)) {
+    throw Error(ErrorKind::kFormat, "config.json: num_hidden_layers: expected as many layers as the checkpoint has, " +
+                                        ("found " + std::to_string(config.num_hidden_layers)) + " but a tensor '" +
+                                        beyond + "'");
+  }
+  return config;
+}
+
+std::string token_table_name(const ParameterSource& source) {
+  return source.has(std::string(kTokenTable) + ".weight") || !source.has(std::string(kHead) + ".weight") ? kTokenTable
+                                                                                                         : kHead;
+}
+
+std::vector<Parameter> list_parameters(const ModelConfig& config, const ParameterSource& source) {
+  const int hidden = config.hidden_size;
+  const int embedding = config.word_embed_proj_dim;
+  Lister lister(config);
+  lister.matrix(Kind::kTokenTable, token_table_name(source), config.vocab_size, embedding);
+  lister.matrix(Kind::kPositions, "decoder.embed_positions", config.max_position_embeddings + kPositionOffset, hidden);
+  if (config.has_projection()) lister.matrix(Kind::kLinear, "decoder.project_in", hidden, embedding);
+  for (int i = 0; i < config.num_hidden_layers; ++i) lister.layer(i);
+  if (config.has_final_layer_norm()) lister.layer_norm("decoder.final_layer_norm");
+  if (config.has_projection()) lister.matrix(Kind::kLinear, "decoder.project_out", embedding, hidden);
+  if (!config.tie_word_embeddings) lister.matrix(Kind::kHead, kHead, config.vocab_size, embedding);
+  return lister.list();
+}
+
+Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored) {
+  const bool widening = policy.compute_dtype == DType::kF32 && is_16bit(stored.dtype);
+  const Storage dense{Scheme::kNone, widening ? stored.dtype : policy.compute_dtype, 0};
+  const Storage as_stored = stored.scheme == Scheme::kNone ? dense : stored;
+  switch (parameter.kind) {
+    case Kind::kLinear:
+      if (!policy.scheme || *policy.scheme == stored.scheme) return as_stored;
+      if (*policy.scheme == Scheme::kNone) return dense;
+      return {*policy.scheme, policy.compute_dtype, is_4bit(*policy.scheme) ? policy.blocksize : 0};
+    case Kind::kTokenTable:
+    case Kind::kHead:
+      if (!policy.embedding) return as_stored;
+      if (*policy.embedding == EmbeddingStorage::kCompute) return dense;
+      return {Scheme::kInt8, policy.compute_dtype, 0};
+    case Kind::kPositions:
+    case Kind::kVector: break;
+  }
+  return dense;
+}
+
+MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy) {
+  MemoryLedger ledger;
+  const std::uint64_t element = size_of(policy.compute_dtype);
+  for (const Parameter& parameter : list_parameters(resolve_config(source), source)) {
+    const auto elements = static_cast<std::uint64_t>(parameter.elements());
+    ledger.parameters += elements;
+    if (parameter.kind == Kind::kVector) {
+      ledger[MemoryClass::kOther] += elements * sizeof(float);
+      ledger.huggingface += elements * element;
+      continue;
+    }
+    const Storage storage = target_storage(policy, parameter, source.describe(parameter.name).storage);
+    const StorageBytes bytes = storage_bytes(storage, parameter.n, parameter.k);
+    ledger[parameter.memory_class()] += bytes.codes;
+    ledger[MemoryClass::kQuantState] += bytes.state;
+    const bool quantized = storage.scheme != Scheme::kNone;
+    ledger.huggingface += quantized ? bytes.codes : elements * element;
+  }
+  return ledger;
+}
+
+}  // namespace nibble

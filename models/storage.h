@@ -1,0 +1,44 @@
+// How a matrix is kept in memory, as a value: what was asked for at load, or what a checkpoint holds. Sizes follow from
+// it without any weights, and weights follow from it and what a file holds.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/layout/weight.h"
+#include "nibble/types.h"
+
+namespace nibble {
+
+struct Storage {
+  Scheme scheme;
+  DType dtype;    ///< of the values under scheme none; what they are rounded to before they are quantized otherwise
+  int blocksize;  ///< weights an absmax in 4-bit schemes; no meaning in the others
+
+  friend bool operator==(const Storage&, const Storage&) = default;
+};
+
+struct StorageBytes {
+  std::uint64_t codes;  ///< the weights themselves
+  std::uint64_t state;  ///< what decoding needs beside them
+};
+
+/// Whether weights of this scheme are 4-bit codes, and whether their absmax is double-quantized.
+bool is_4bit(Scheme scheme);
+bool is_nested(Scheme scheme);
+
+/// Throws Error{kInvalidArgument} unless bitsandbytes allows the block size.
+void check_blocksize(int blocksize);
+
+/// What an [n, k] matrix takes; equals code_bytes and state_bytes of the Weight that `store` makes.
+StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t k);
+
+/// What a weight in memory is. The dtype of a quantized weight is not in it and is given.
+Storage storage_of(const Weight& weight, DType dtype);
+
+/// Turns a floating-point weight into the storage asked for; one that is already so is returned as it is. `name` is for
+/// messages. Throws Error{kFormat} for values that are NaN or infinite, Error{kInvalidArgument} when a quantized weight
+/// would have to be quantized again.
+Weight store(Weight weight, const Storage& target, std::string_view name, ThreadPool& pool);
+
+}  // namespace nibble

@@ -1,0 +1,133 @@
+#include "nibble/engine.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "nibble/error.h"
+#include "runtime/engine_impl.h"
+#include "runtime/loading.h"
+#include "runtime/log.h"
+#include "runtime/process_memory.h"
+#include "runtime/session_impl.h"
+
+namespace nibble {
+namespace {
+
+std::unique_ptr<Tokenizer> find_tokenizer(const std::string& model) {
+  return is_synthetic(model) ? nullptr : open_tokenizer(model);
+}
+
+void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config, const std::string& model) {
+  if (tokenizer.vocab_size() <= config.vocab_size) return;
+  throw Error(ErrorKind::kFormat, model + ": the tokenizer and config.json disagree: expected at most " +
+                                      std::to_string(config.vocab_size) + " tokens (vocab_size), found " +
+                                      std::to_string(tokenizer.vocab_size()));
+}
+
+/// Tensors that are in the files and in no part of the model are worth a word: a wrong config shows in them.
+void report_unused(const ParameterSource& source, const ModelConfig& config) {
+  std::set<std::string> used{"lm_head.weight"};
+  for (const Parameter& p : list_parameters(config, source)) {
+    used.insert(p.kind == Parameter::Kind::kVector ? p.name : p.name + ".weight");
+  }
+  const auto is_used = [&](const std::string& name) {
+    const std::size_t state = name.rfind(".weight");  // X.weight.absmax, X.weight_format belong to X.weight
+    const bool scb = name.ends_with(".SCB");
+    return used.contains(name) || scb || (state != std::string::npos && used.contains(name.substr(0, state + 7)));
+  };
+  for (const std::string& name : source.tensors()) {
+    if (!is_used(name)) log(LogLevel::kWarning, "tensor '" + name + "' is not part of the model and is ignored");
+  }
+}
+
+ModelInfo describe(const std::string& model, const OptModel& opt, const StoragePolicy& policy,
+                   const ParameterSource& source, bool has_tokenizer) {
+  const ModelConfig& config = opt.config();
+  const bool int8_table = policy.embedding ? *policy.embedding == EmbeddingStorage::kInt8
+                                           : source.describe(token_table_name(source)).storage.scheme == Scheme::kInt8;
+  return {.name = is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string(),
+          .architecture = config.model_type,
+          .scheme = linear_scheme(policy, source),
+          .compute_dtype = policy.compute_dtype,
+          .embedding = int8_table ? EmbeddingStorage::kInt8 : EmbeddingStorage::kCompute,
+          .layers = config.num_hidden_layers,
+          .hidden_size = config.hidden_size,
+          .ffn_dim = config.ffn_dim,
+          .heads = config.num_attention_heads,
+          .vocab_size = config.vocab_size,
+          .context = config.max_position_embeddings,
+          .has_tokenizer = has_tokenizer};
+}
+
+}  // namespace
+
+const Tokenizer& Engine::Impl::require_tokenizer() const {
+  if (tokenizer == nullptr) {
+    throw Error(ErrorKind::kUnsupported, info.name + ": has no tokenizer; give token ids in place of text");
+  }
+  return *tokenizer;
+}
+
+Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) {
+  const auto source = open_source(model, options.seed);
+  const StoragePolicy policy = resolve_policy(options, *source);
+  require_memory(predict_weights(*source, policy).weights(), options.device, model);
+  auto tokenizer = find_tokenizer(model);
+  const auto backend = make_backend(options.device, 1);
+  ThreadPool pool(options.threads);
+  OptModel opt = OptModel::load(*source, policy, *backend, pool, progress);
+  if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);
+  report_unused(*source, opt.config());
+
+  ModelInfo info = describe(model, opt, policy, *source, tokenizer != nullptr);
+  log(LogLevel::kInfo, info.name + ": " + std::string(to_string(info.scheme)) + " weights, computing in " +
+                           std::string(to_string(info.compute_dtype)) + ", " +
+                           show_megabytes(opt.ledger().weights()));
+  return Engine(std::make_shared<const Impl>(Impl{std::move(info), std::move(opt), source->generation(),
+                                                  std::move(tokenizer), options.device, options.threads}));
+}
+
+const ModelInfo& Engine::info() const { return impl_->info; }
+
+GenerateOptions Engine::default_options() const {
+  const GenerationConfig& config = impl_->generation;
+  GenerateOptions options;
+  options.max_tokens = config.max_new_tokens.value_or(options.max_tokens);
+  options.repetition_penalty = config.repetition_penalty;
+  options.eos_tokens = config.eos_token_id;
+  if (config.do_sample) {
+    options.temperature = config.temperature;
+    options.top_k = config.top_k;
+    options.top_p = config.top_p;
+    options.min_p = config.min_p;
+  }
+  return options;
+}
+
+std::vector<int> Engine::tokenize(std::string_view text) const { return impl_->require_tokenizer().encode(text); }
+
+std::string Engine::detokenize(std::span<const int> tokens) const {
+  return decode(impl_->require_tokenizer(), tokens);
+}
+
+Session Engine::session(const SessionOptions& options) const {
+  return Session(std::make_unique<Session::Impl>(impl_, options));
+}
+
+MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, const SessionOptions& session) {
+  const auto source = open_source(model, load.seed);
+  const StoragePolicy policy = resolve_policy(load, *source);
+  const SessionPlan plan = plan_session(session, source->config());
+  MemoryLedger ledger = predict_weights(*source, policy);
+  ledger[MemoryClass::kKvCache] = cache_bytes(plan, source->config(), policy.compute_dtype);
+  ledger[MemoryClass::kWorkspace] = workspace_bytes(plan, source->config(), policy.compute_dtype, load.threads);
+  const auto tokenizer = find_tokenizer(model);
+  ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
+  ledger.process_resident = resident_memory();
+  return ledger;
+}
+
+std::string_view version() { return "nibble " NIBBLE_VERSION; }
+
+}  // namespace nibble

@@ -1,0 +1,42 @@
+// From a model's name and load options to its parameters' source and their storage: the way into models/ that loading,
+// prediction, inspection and quantization share.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "models/parameters.h"
+#include "nibble/engine.h"
+
+namespace nibble {
+
+/// A checkpoint directory or a synthetic model.
+std::unique_ptr<ParameterSource> open_source(const std::string& model, std::uint64_t seed);
+
+/// What the options ask for, with what they leave open filled in from the source.
+StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& source);
+
+/// How most linears are (or will be) kept.
+Scheme linear_scheme(const StoragePolicy& policy, const ParameterSource& source);
+
+/// Sizes of a session's memory, the context filled in from the configuration where it is 0. Throws
+/// Error{kInvalidArgument} for impossible options.
+struct SessionPlan {
+  int context;
+  int sequences;
+  int step_rows;   ///< most tokens one forward pass reads
+  int logit_rows;  ///< most rows of logits computed at once
+};
+SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config);
+
+/// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included.
+std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype);
+std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype, int threads);
+
+/// "1234.5 MB", decimal.
+std::string show_megabytes(std::uint64_t bytes);
+
+/// Throws Error{kOutOfMemory} when `needed` is more than the device has left.
+void require_memory(std::uint64_t needed, Device device, const std::string& what);
+
+}  // namespace nibble

@@ -1,0 +1,331 @@
+#include "nibble/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "nibble/error.h"
+#include "runtime/process_memory.h"
+#include "runtime/sampler.h"
+#include "runtime/session_impl.h"
+#include "runtime/stop_text.h"
+#include "tokenizer/stream_decoder.h"
+
+namespace nibble {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::size_t index(int value) { return static_cast<std::size_t>(value); }
+
+/// One sequence while it is generated.
+class Sequence {
+ public:
+  Sequence(int number, std::span<const int> prompt, const GenerateOptions& options, const Tokenizer* tokenizer,
+           int context)
+      : number_(number),
+        options_(options),
+        context_(context),
+        sampler_(options, number),
+        stop_text_(options.stop),
+        history_(prompt.begin(), prompt.end()) {
+    completion_.prompt = history_;
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, StreamDecoder::Start::kContinuation);
+  }
+
+  bool running() const { return !finish_; }
+  int number() const { return number_; }
+  std::span<const int> last_token() const { return std::span(history_).last(1); }
+
+  /// Chooses the next token from `logits` (overwritten), tells the caller, and decides whether it was the last.
+  void advance(std::span<float> logits, const OnStep& on_step) {
+    std::vector<TokenLogprob> logprobs;
+    const std::vector<float> unchanged(options_.logprobs >= 0 ? std::vector<float>(logits.begin(), logits.end())
+                                                              : std::vector<float>());
+    const int id = sampler_.sample(logits, history_);
+    if (options_.logprobs >= 0) logprobs = nibble::logprobs(unchanged, id, options_.logprobs);
+
+    history_.push_back(id);
+    completion_.tokens.push_back(id);
+    const std::string text = take_text(id);
+    completion_.text += text;
+    const bool wanted = !on_step || on_step({number_, id, text, logprobs});
+    if (options_.logprobs >= 0) completion_.logprobs.push_back(std::move(logprobs));
+    if (!wanted && running()) finish_ = FinishReason::kCancelled;
+  }
+
+  Completion take_completion() {
+    completion_.finish = *finish_;
+    return std::move(completion_);
+  }
+
+ private:
+  /// The text that token `id` lets out; sets finish_.
+  std::string take_text(int id) {
+    std::string text = decoder_ ? stop_text_.push(decoder_->push(id)) : std::string();
+    finish_ = reason_to_finish(id);
+    if (finish_ && decoder_ && !stop_text_.stopped()) {
+      text += stop_text_.push(decoder_->finish());
+      text += stop_text_.finish();
+    }
+    return text;
+  }
+
+  std::optional<FinishReason> reason_to_finish(int id) const {
+    if (stop_text_.stopped()) return FinishReason::kStopString;
+    if (!options_.ignore_eos && std::ranges::find(options_.eos_tokens, id) != options_.eos_tokens.end()) {
+      return FinishReason::kEndOfText;
+    }
+    if (static_cast<int>(completion_.tokens.size()) >= options_.max_tokens) return FinishReason::kMaxTokens;
+    if (static_cast<int>(history_.size()) >= context_) return FinishReason::kContextFull;
+    return std::nullopt;
+  }
+
+  int number_;
+  const GenerateOptions& options_;
+  int context_;
+  Sampler sampler_;
+  StopText stop_text_;
+  std::optional<StreamDecoder> decoder_;
+  std::vector<int> history_;
+  Completion completion_;
+  std::optional<FinishReason> finish_;
+};
+
+/// Packs feeds into steps of at most `most_rows` tokens, in order.
+class Packer {
+ public:
+  explicit Packer(std::span<const Session::Impl::Feed> feeds) : feeds_(feeds) {}
+
+  bool done() const { return feed_ == feeds_.size(); }
+
+  /// The next step: its tokens, positions and segments, given what each sequence already holds.
+  Batch next(int most_rows, std::span<const std::vector<int>> held) {
+    tokens_.clear();
+    positions_.clear();
+    segments_.clear();
+    while (!done() && static_cast<int>(tokens_.size()) < most_rows) {
+      const auto& feed = feeds_[feed_];
+      const std::size_t room = index(most_rows) - tokens_.size();
+      const std::span<const int> part = feed.tokens.subspan(offset_, std::min(room, feed.tokens.size() - offset_));
+      const auto past = static_cast<int>(held[index(feed.sequence)].size());
+      segments_.push_back({feed.sequence, static_cast<int>(tokens_.size()), static_cast<int>(part.size()), past});
+      for (std::size_t i = 0; i < part.size(); ++i) positions_.push_back(past + static_cast<int>(i));
+      tokens_.insert(tokens_.end(), part.begin(), part.end());
+      offset_ += part.size();
+      if (offset_ < feed.tokens.size()) break;
+      ++feed_;
+      offset_ = 0;
+    }
+    return {tokens_, positions_, segments_};
+  }
+
+ private:
+  std::span<const Session::Impl::Feed> feeds_;
+  std::size_t feed_ = 0;
+  std::size_t offset_ = 0;
+  std::vector<int> tokens_, positions_;
+  std::vector<Segment> segments_;
+};
+
+}  // namespace
+
+std::string_view to_string(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kMaxTokens: return "max_tokens";
+    case FinishReason::kEndOfText: return "end_of_text";
+    case FinishReason::kStopString: return "stop_string";
+    case FinishReason::kContextFull: return "context_full";
+    case FinishReason::kCancelled: break;
+  }
+  return "cancelled";
+}
+
+Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOptions& options)
+    : engine(std::move(shared)), plan(plan_session(options, engine->model.config())) {
+  const ModelConfig& config = engine->model.config();
+  const DType dtype = engine->model.compute_dtype();
+  const std::uint64_t cached = cache_bytes(plan, config, dtype);
+  require_memory(cached + workspace_bytes(plan, config, dtype, engine->threads), engine->device,
+                 "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
+  backend = make_backend(engine->device, engine->threads);
+  backend->reserve(plan.step_rows, std::max(config.hidden_size, config.ffn_dim), plan.context);
+  cache = {backend->allocate(cached / 2),     backend->allocate(cached / 2), dtype,        config.num_hidden_layers,
+           plan.sequences, config.num_attention_heads,    plan.context, config.head_dim()};
+  workspace = backend->allocate(OptModel::workspace_bytes(config, dtype, plan.step_rows, plan.logit_rows));
+  logits.resize(index(plan.logit_rows) * index(config.vocab_size));
+  held.resize(index(plan.sequences));
+}
+
+void Session::Impl::check_tokens(std::span<const int> tokens) const {
+  if (tokens.empty()) throw Error(ErrorKind::kInvalidArgument, "prompt: expected at least one token, found none");
+  if (static_cast<int>(tokens.size()) > plan.context) {
+    throw Error(ErrorKind::kInvalidArgument, "prompt: expected at most " + std::to_string(plan.context) +
+                                                 " tokens (the context), found " + std::to_string(tokens.size()));
+  }
+  const int vocabulary = engine->info.vocab_size;
+  const auto wrong = std::ranges::find_if(tokens, [&](int id) { return id < 0 || id >= vocabulary; });
+  if (wrong != tokens.end()) {
+    throw Error(ErrorKind::kInvalidArgument, "prompt: expected token ids from 0 to " + std::to_string(vocabulary - 1) +
+                                                 ", found " + std::to_string(*wrong));
+  }
+}
+
+template <class F>
+void Session::Impl::read(std::span<const Feed> feeds, F&& on_hidden) {
+  Packer packer(feeds);
+  while (!packer.done()) {
+    const Batch batch = packer.next(plan.step_rows, held);
+    const Tensor hidden = engine->model.forward(*backend, batch, cache, workspace);
+    for (const Segment& segment : batch.segments) {
+      const auto tokens = batch.tokens.subspan(index(segment.first_row), index(segment.rows));
+      auto& sequence = held[index(segment.sequence)];
+      sequence.insert(sequence.end(), tokens.begin(), tokens.end());
+    }
+    on_hidden(hidden, batch);
+  }
+}
+
+void Session::Impl::read_for_last_logits(std::span<const Feed> feeds) {
+  std::vector<std::size_t> left(held.size());  // tokens of each sequence still to come
+  for (const Feed& feed : feeds) left[index(feed.sequence)] = feed.tokens.size();
+  int finished = 0;
+  read(feeds, [&](Tensor hidden, const Batch& batch) {
+    std::vector<int> last_rows;
+    for (const Segment& segment : batch.segments) {
+      left[index(segment.sequence)] -= index(segment.rows);
+      if (left[index(segment.sequence)] == 0) last_rows.push_back(segment.first_row + segment.rows - 1);
+    }
+    if (last_rows.empty()) return;
+    const auto count = static_cast<int>(last_rows.size());
+    const auto values = std::span(logits).subspan(index(finished) * index(engine->info.vocab_size),
+                                                  index(count) * index(engine->info.vocab_size));
+    engine->model.logits(*backend, hidden, last_rows, workspace, values);
+    finished += count;
+  });
+}
+
+std::span<const int> Session::Impl::keep_prefix(int sequence, std::span<const int> tokens) {
+  auto& have = held[index(sequence)];
+  const auto common = std::ranges::mismatch(have, tokens.first(tokens.size() - 1)).in1 - have.begin();
+  have.resize(static_cast<std::size_t>(common));
+  return tokens.subspan(static_cast<std::size_t>(common));
+}
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+std::vector<Completion> Session::generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
+                                          const OnStep& on_step) {
+  check_options(options);
+  if (prompts.empty() || prompts.size() > index(impl_->plan.sequences)) {
+    throw Error(ErrorKind::kInvalidArgument, "prompts: expected 1 to " + std::to_string(impl_->plan.sequences) +
+                                                 " (the session's sequences), found " + std::to_string(prompts.size()));
+  }
+  for (const auto& prompt : prompts) impl_->check_tokens(prompt);
+  if (!options.stop.empty()) impl_->engine->require_tokenizer();
+
+  impl_->stats = {};
+  GenerateStats& stats = impl_->stats;
+  const auto start = Clock::now();
+  std::vector<Sequence> sequences;
+  std::vector<Impl::Feed> feeds;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto number = static_cast<int>(i);
+    sequences.emplace_back(number, prompts[i], options, impl_->engine->tokenizer.get(), impl_->plan.context);
+    feeds.push_back({number, impl_->keep_prefix(number, prompts[i])});
+    stats.prompt_tokens += static_cast<int>(prompts[i].size());
+    stats.prefill_tokens += static_cast<int>(feeds.back().tokens.size());
+  }
+
+  impl_->read_for_last_logits(feeds);
+  stats.prefill_seconds = seconds_since(start);
+  for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i].advance(impl_->logits_row(static_cast<int>(i)), on_step);
+  stats.first_token_seconds = seconds_since(start);
+
+  const auto decode_start = Clock::now();
+  while (std::ranges::any_of(sequences, &Sequence::running)) {
+    feeds.clear();
+    std::vector<Sequence*> stepping;
+    for (Sequence& sequence : sequences) {
+      if (!sequence.running()) continue;
+      stepping.push_back(&sequence);
+      feeds.push_back({sequence.number(), sequence.last_token()});
+    }
+    impl_->read_for_last_logits(feeds);
+    for (std::size_t i = 0; i < stepping.size(); ++i) {
+      stepping[i]->advance(impl_->logits_row(static_cast<int>(i)), on_step);
+    }
+    stats.decode_tokens += static_cast<int>(stepping.size());
+  }
+  stats.decode_seconds = seconds_since(decode_start);
+
+  std::vector<Completion> completions;
+  for (Sequence& sequence : sequences) completions.push_back(sequence.take_completion());
+  return completions;
+}
+
+Completion Session::generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step) {
+  const std::vector<std::vector<int>> prompts{impl_->engine->require_tokenizer().encode(prompt)};
+  return std::move(generate(prompts, options, on_step).front());
+}
+
+std::vector<float> Session::logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask) {
+  if (!attention_mask.empty() && attention_mask.size() != tokens.size()) {
+    throw Error(ErrorKind::kInvalidArgument, "attention_mask: expected one value a token (" +
+                                                 std::to_string(tokens.size()) + "), found " +
+                                                 std::to_string(attention_mask.size()));
+  }
+  std::vector<int> seen;
+  std::vector<std::size_t> places;  // of the seen tokens among all
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (!attention_mask.empty() && attention_mask[i] == 0) continue;
+    seen.push_back(tokens[i]);
+    places.push_back(i);
+  }
+  impl_->check_tokens(seen);
+
+  const std::size_t vocabulary = index(impl_->engine->info.vocab_size);
+  std::vector<float> result(tokens.size() * vocabulary);
+  impl_->held[0].clear();
+  std::size_t done = 0;
+  const Impl::Feed feed{0, seen};
+  impl_->read({&feed, 1}, [&](Tensor hidden, const Batch& batch) {
+    const auto count = static_cast<int>(batch.tokens.size());
+    for (int first = 0; first < count; first += impl_->plan.logit_rows) {
+      std::vector<int> rows(index(std::min(impl_->plan.logit_rows, count - first)));
+      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = first + static_cast<int>(i);
+      const std::span<float> values = std::span(impl_->logits).first(rows.size() * vocabulary);
+      impl_->engine->model.logits(*impl_->backend, hidden, rows, impl_->workspace, values);
+      for (std::size_t i = 0; i < rows.size(); ++i, ++done) {
+        std::ranges::copy(values.subspan(i * vocabulary, vocabulary),
+                          result.begin() + static_cast<std::ptrdiff_t>(places[done] * vocabulary));
+      }
+    }
+  });
+  return result;
+}
+
+void Session::reset() {
+  for (auto& tokens : impl_->held) tokens.clear();
+}
+
+const GenerateStats& Session::last_stats() const { return impl_->stats; }
+
+MemoryLedger Session::memory() const {
+  MemoryLedger ledger = impl_->engine->model.ledger();
+  ledger[MemoryClass::kKvCache] = impl_->cache.keys.size() + impl_->cache.values.size();
+  ledger[MemoryClass::kWorkspace] =
+      impl_->workspace.size() + impl_->logits.size() * sizeof(float) + impl_->backend->scratch_bytes();
+  const Tokenizer* tokenizer = impl_->engine->tokenizer.get();
+  ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
+  ledger.process_resident = resident_memory();
+  return ledger;
+}
+
+}  // namespace nibble
