@@ -59,6 +59,11 @@ class Backend {
   virtual Buffer upload(Buffer buffer) = 0;
   /// Working memory on the device, not initialised. Throws Error{kOutOfMemory}.
   virtual Buffer allocate(std::size_t bytes) = 0;
+  /// Makes the backend's own working memory large enough for calls of up to `max_rows` rows of up to `max_cols` columns
+  /// and a cache of `context` tokens, so that none is allocated later. Larger calls grow it.
+  virtual void reserve(int max_rows, int max_cols, int context) = 0;
+  /// Bytes of that working memory now.
+  virtual std::size_t scratch_bytes() const = 0;
 
   /// y[r] = table[ids[r]]. Ids must be inside the table.
   void embed(const Weight& table, std::span<const int> ids, Tensor y);
@@ -93,6 +98,9 @@ class Backend {
 /// machine has none.
 std::unique_ptr<Backend> make_backend(Device device, int threads);
 std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+/// What a CPU backend's scratch_bytes() is after reserve(max_rows, max_cols, context).
+std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context);
 std::unique_ptr<Backend> make_cuda_backend();
 
 }  // namespace nibble

@@ -28,7 +28,7 @@ JsonValue JsonValue::parse(std::string_view text, const std::string& file) {
   try {
     document->root = json::parse(text);
   } catch (const json::parse_error& error) {
-    throw Error(ErrorKind::kFormat, file + " is not valid JSON: the fault is at byte " + std::to_string(error.byte) +
+    throw Error(ErrorKind::kFormat, file + " is not valid JSON: the fault is at byte " + std::to_string(std::min(error.byte, text.size())) +
                                         " of " + std::to_string(text.size()) + ".");
   } catch (const json::exception&) {  // a number beyond the range of double
     throw Error(ErrorKind::kFormat, file + " is not valid JSON: a number in it is out of range.");

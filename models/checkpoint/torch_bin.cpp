@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -200,15 +201,15 @@ class Archive {
   std::unique_ptr<zip_t, Discard> archive_;
 };
 
-/// Refuses, each by its name, the other things that are called pytorch_model.bin.
-void check_container(std::span<const std::byte> bytes, const std::filesystem::path& file) {
+/// The bytes of a zip archive as they are; refuses, each by its name, the other things called pytorch_model.bin.
+std::span<const std::byte> zip_bytes(std::span<const std::byte> bytes, const std::filesystem::path& file) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   constexpr std::size_t kTarMagic = 257;
   const auto convert = [](const char* weights_only) {
     return "; convert it with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], weights_only=" +
            std::string(weights_only) + "), sys.argv[2])\" OLD NEW";
   };
-  if (text.starts_with("PK\x03\x04"sv)) return;
+  if (text.starts_with("PK\x03\x04"sv)) return bytes;
   // The magic number 0x1950a86a20f9469cfc6c, pickled (torch/serialization.py, MAGIC_NUMBER).
   if (text.starts_with("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv)) {
     fail(file, "is in the legacy (not zip) format that torch.save wrote before version 1.6" + convert("True"),
@@ -225,19 +226,18 @@ void check_container(std::span<const std::byte> bytes, const std::filesystem::pa
 
 class TorchBin : public TensorFile {
  public:
-  explicit TorchBin(const std::filesystem::path& file) : file_(file), mapping_(MappedFile::open(file)) {
-    check_container(mapping_->bytes(), file_);
-    Archive archive(mapping_->bytes(), file_);
-    const auto records = archive.records();
-    const std::string_view first = archive.first_name();
+  explicit TorchBin(const std::filesystem::path& file)
+      : file_(file), mapping_(MappedFile::open(file)), archive_(zip_bytes(mapping_->bytes(), file_), file_) {
+    const Records records = archive_.records();
+    const std::string_view first = archive_.first_name();
     const std::size_t slash = first.find('/');
     if (slash == first.npos) fail("holds no folder; expected an archive written by torch.save");
     const std::string folder(first.substr(0, slash + 1));
-    check_kind(archive, records, folder);
-    const HostBuffer pickle = read_pickle(archive, records, folder);
+    check_kind(records, folder);
+    const HostBuffer pickle = read_pickle(records, folder);
     views_ = parse_state_dict(pickle.data, file_);
     for (const StateTensor& view : views_) {
-      locate(archive, records, folder, view);
+      locate(records, folder, view);
       tensors_.push_back(view.info);
     }
     check_overlaps();
@@ -268,7 +268,7 @@ class TorchBin : public TensorFile {
     nibble::fail(file_, what, kind);
   }
 
-  void check_kind(const Archive& archive, const Records& records, const std::string& folder) const {
+  void check_kind(const Records& records, const std::string& folder) const {
     const auto code = records.lower_bound(folder + "code/");
     if (records.contains(folder + "constants.pkl") ||
         (code != records.end() && code->first.starts_with(folder + "code/"))) {
@@ -280,7 +280,7 @@ class TorchBin : public TensorFile {
     std::array<char, 6> text = {};
     const std::size_t length = std::min<std::size_t>(order->second.bytes, text.size());
     if (order->second.bytes <= text.size())
-      archive.read(order->second, std::as_writable_bytes(std::span(text).first(length)));
+      archive_.read(order->second, std::as_writable_bytes(std::span(text).first(length)));
     const std::string_view found(text.data(), length);
     if (found == "little") return;
     fail(found == "big" ? "was written on a big-endian machine; only little-endian files can be read"
@@ -288,7 +288,7 @@ class TorchBin : public TensorFile {
          ErrorKind::kUnsupported);
   }
 
-  HostBuffer read_pickle(const Archive& archive, const Records& records, const std::string& folder) const {
+  HostBuffer read_pickle(const Records& records, const std::string& folder) const {
     const auto found = records.find(folder + "data.pkl");
     if (found == records.end())
       fail("has no record " + quote(folder + "data.pkl") + "; it was not written by torch.save");
@@ -297,12 +297,12 @@ class TorchBin : public TensorFile {
            std::to_string(kMaxPickleBytes) + " are expected");
     }
     const HostBuffer buffer = allocate(found->second.bytes, file_.string() + ": data.pkl");
-    archive.read(found->second, buffer.data);
+    archive_.read(found->second, buffer.data);
     return buffer;
   }
 
   /// Finds the record of the view's storage and checks that it is as long as the pickle says.
-  void locate(Archive& archive, const Records& records, const std::string& folder, const StateTensor& view) {
+  void locate(const Records& records, const std::string& folder, const StateTensor& view) {
     const auto found = records.find(folder + "data/" + view.storage);
     const std::string tensor = "tensor " + quote(view.info.name);
     if (found == records.end()) {
@@ -314,7 +314,7 @@ class TorchBin : public TensorFile {
            " bytes; it has " + std::to_string(record.bytes));
     }
     if (storages_.contains(view.storage)) return;
-    storages_.emplace(view.storage, Storage{record, record.stored ? archive.payload_offset(record) : 0});
+    storages_.emplace(view.storage, Storage{record, record.stored ? archive_.payload_offset(record) : 0});
   }
 
   void check_overlaps() const {
@@ -332,14 +332,16 @@ class TorchBin : public TensorFile {
 
   HostTensor read_storage(const Storage& storage, const std::string& what) const {
     if (storage.record.stored) return {mapping_->bytes().subspan(storage.offset, storage.record.bytes), mapping_};
-    // A handle of its own for each read keeps this thread-safe; torch.save itself never compresses.
     const HostBuffer buffer = allocate(storage.record.bytes, what);
-    Archive(mapping_->bytes(), file_).read(storage.record, buffer.data);
+    const std::scoped_lock lock(reading_);
+    archive_.read(storage.record, buffer.data);
     return {buffer.data, buffer.owner};
   }
 
   std::filesystem::path file_;
   std::shared_ptr<const MappedFile> mapping_;
+  Archive archive_;
+  mutable std::mutex reading_;  ///< guards archive_ once the file is open
   std::vector<StateTensor> views_;
   std::vector<TensorInfo> tensors_;  ///< parallel to views_
   std::map<std::string, Storage, std::less<>> storages_;

@@ -48,13 +48,25 @@ def save_base_model(model: OPTForCausalLM, folder: Path) -> None:
     model.model.save_pretrained(folder)
 
 
+def sort_metadata(path: Path) -> None:
+    """Puts __metadata__ in a fixed order, which the writer leaves to a hash table; the header keeps its length."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(end - 8)
+    path.write_bytes(content[:8] + text + content[end:])
+
+
 def save_lm_head_only(model: OPTForCausalLM, folder: Path) -> None:
     """Keeps the tied matrix under the head's name and the removed name in the metadata, as the hub's converter did."""
     model.save_pretrained(folder)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     removed = "model.decoder.embed_tokens.weight"
     del state[removed]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt", removed: "lm_head.weight"})
+    path = folder / "model.safetensors"
+    save_file(state, path, metadata={"format": "pt", removed: "lm_head.weight"})
+    sort_metadata(path)
 
 
 def save_lying_config(model: OPTForCausalLM, folder: Path) -> None:

@@ -1,0 +1,170 @@
+// Checkpoints that contradict themselves: one sentence each, naming the file and the tensor.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+
+#include "models/checkpoint/safetensors_writer.h"
+#include "models/opt.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Contents {
+  TensorInfo info;
+  std::vector<std::byte> data;
+};
+using Change = std::function<void(std::map<std::string, Contents>&)>;
+
+/// A copy of a golden checkpoint with its tensors changed; gone at the end.
+class Changed {
+ public:
+  Changed(const std::string& golden, const Change& change)
+      : path_(fs::temp_directory_path() / ("nibble-damaged-" + std::to_string(::getpid()))) {
+    const fs::path source = fs::path(NIBBLE_FIXTURES_DIR) / "models" / golden;
+    fs::create_directories(path_);
+    fs::copy_file(source / "config.json", path_ / "config.json");
+    const Checkpoint checkpoint = Checkpoint::open(source);
+    std::map<std::string, Contents> tensors;
+    for (const TensorInfo& info : checkpoint.tensors()) {
+      const HostTensor tensor = checkpoint.read(info);
+      tensors.emplace(info.name, Contents{info, {tensor.data.begin(), tensor.data.end()}});
+    }
+    change(tensors);
+    std::vector<TensorInfo> infos;
+    for (const auto& [name, contents] : tensors) infos.push_back(contents.info);
+    SafetensorsWriter writer(path_ / "model.safetensors", infos);
+    for (const auto& [name, contents] : tensors) writer.write(name, contents.data);
+    writer.commit();
+  }
+  ~Changed() { fs::remove_all(path_); }
+  Changed(const Changed&) = delete;
+  Changed& operator=(const Changed&) = delete;
+
+  /// What loading it says.
+  std::string refusal(std::optional<Scheme> scheme = {}) const {
+    try {
+      const auto source = open_checkpoint_source(path_);
+      const auto backend = make_backend(Device::kCpu, 1);
+      ThreadPool pool(1);
+      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, pool, {});
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  }
+
+ private:
+  fs::path path_;
+};
+
+void expect_in_order(const std::string& sentence, std::initializer_list<const char*> parts) {
+  std::size_t from = 0;
+  for (const char* part : parts) {
+    from = sentence.find(part, from);
+    ASSERT_NE(from, std::string::npos) << "'" << part << "' is not in: " << sentence;
+  }
+}
+
+constexpr const char* kFc1 = "model.decoder.layers.0.fc1.weight";
+
+TEST(DamagedCheckpoint, UnchangedCopyLoads) {
+  EXPECT_EQ(Changed("pre_norm", [](auto&) {}).refusal(), "no error");
+  EXPECT_EQ(Changed("post_norm_350m_nf4", [](auto&) {}).refusal(), "no error");
+}
+
+TEST(DamagedCheckpoint, NamesAMissingWeight) {
+  const Changed missing("pre_norm", [](auto& t) { t.erase(kFc1); });
+  expect_in_order(missing.refusal(), {"no tensor", "decoder.layers.0.fc1.weight"});
+}
+
+TEST(DamagedCheckpoint, NamesAMissingBiasAmongOthers) {
+  const Changed missing("pre_norm", [](auto& t) { t.erase("model.decoder.layers.1.fc2.bias"); });
+  expect_in_order(missing.refusal(), {"no tensor", "decoder.layers.1.fc2.bias"});
+}
+
+TEST(DamagedCheckpoint, NamesAWrongShape) {
+  const Changed wrong("pre_norm", [](auto& t) { std::swap(t.at(kFc1).info.shape[0], t.at(kFc1).info.shape[1]); });
+  expect_in_order(wrong.refusal(), {"decoder.layers.0.fc1.weight", "expected [", "config.json", "found ["});
+}
+
+TEST(DamagedCheckpoint, NamesAWrongDtype) {
+  const Changed wrong("pre_norm", [](auto& t) { t.at(kFc1).info.dtype = DType::kI32; });
+  expect_in_order(wrong.refusal(), {"model.safetensors", kFc1, "expected", "found int32"});
+}
+
+TEST(DamagedCheckpoint, NamesWeightsThatAreNotNumbers) {
+  const Changed nan("pre_norm", [](auto& t) {
+    const float value = std::nanf("");
+    std::memcpy(t.at(kFc1).data.data() + 400, &value, sizeof value);
+  });
+  for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4}) {
+    expect_in_order(nan.refusal(scheme), {kFc1, "expected finite", "found"});
+  }
+}
+
+TEST(DamagedCheckpoint, NamesMoreLayersThanTheConfigHas) {
+  const Changed more("pre_norm", [](auto& t) {
+    for (const int layer : {1, 2, 3}) {
+      Contents copy = t.at(kFc1);
+      copy.info.name = "model.decoder.layers." + std::to_string(layer) + ".fc1.weight";
+      t.insert_or_assign(copy.info.name, copy);
+    }
+  });
+  expect_in_order(more.refusal(), {"num_hidden_layers", "decoder.layers."});
+}
+
+TEST(DamagedCheckpoint, NamesMissingQuantizationState) {
+  const Changed missing("post_norm_350m_nf4", [](auto& t) { t.erase(std::string(kFc1) + ".absmax"); });
+  expect_in_order(missing.refusal(), {"no tensor", "fc1.weight.absmax"});
+  const Changed bare("post_norm_350m_nf4",
+                     [](auto& t) { t.erase(std::string(kFc1) + ".quant_state.bitsandbytes__nf4"); });
+  expect_in_order(bare.refusal(), {kFc1, "expected", "found uint8"});
+}
+
+TEST(DamagedCheckpoint, NamesAQuantStateThatIsNotOne) {
+  const std::string key = std::string(kFc1) + ".quant_state.bitsandbytes__nf4";
+  const auto with_text = [&](const std::string& text) {
+    return Changed("post_norm_350m_nf4", [&](auto& t) {
+             Contents& contents = t.at(key);
+             contents.data.resize(text.size());
+             std::memcpy(contents.data.data(), text.data(), text.size());
+             contents.info.shape = {static_cast<std::int64_t>(text.size())};
+           })
+        .refusal();
+  };
+  expect_in_order(with_text("not json"), {key.c_str(), "expected a JSON object"});
+  expect_in_order(with_text("{}"), {key.c_str(), "expected a key"});
+  expect_in_order(with_text(R"({"quant_type":"af4","blocksize":64,"dtype":"float16","shape":[4,4]})"),
+                  {key.c_str(), "quant_type", "af4"});
+  expect_in_order(with_text(R"({"quant_type":"nf4","blocksize":63,"dtype":"float16","shape":[4,4]})"),
+                  {key.c_str(), "blocksize", "63"});
+  expect_in_order(with_text(R"({"quant_type":"nf4","blocksize":64,"dtype":"float16","shape":[4,4]})"),
+                  {kFc1, "expected", "bytes of packed codes"});
+}
+
+TEST(DamagedCheckpoint, NamesScalesThatAreNotNumbers) {
+  const Changed nan("post_norm_350m_nf4", [](auto& t) {
+    const float value = INFINITY;
+    std::memcpy(t.at(std::string(kFc1) + ".absmax").data.data(), &value, sizeof value);
+  });
+  expect_in_order(nan.refusal(), {"fc1.weight.absmax", "expected finite scales"});
+}
+
+TEST(DamagedCheckpoint, RefusesGpuTileOrders) {
+  const Changed tiled("post_norm_350m_int8", [](auto& t) {
+    t.at("model.decoder.layers.0.fc1.weight_format").data[0] = std::byte{3};
+  });
+  expect_in_order(tiled.refusal(), {"fc1.weight_format", "expected 0", "found 3"});
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,94 @@
+// Every variant of the architecture against transformers: logits in every compute dtype, greedy tokens, padded batches.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+
+#include "golden.h"
+#include "nibble/nibble.h"
+
+namespace nibble::testing {
+namespace {
+
+Engine open(const std::string& name, DType dtype) {
+  return Engine::open(golden_model(name), {.compute_dtype = dtype, .threads = 2});
+}
+
+const char* logits_key(DType dtype) {
+  return dtype == DType::kF32 ? "logits" : dtype == DType::kF16 ? "logits_fp16" : "logits_bf16";
+}
+
+std::vector<std::string> cases() {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden_model(""))) {
+    if (entry.is_directory()) names.insert(entry.path().filename().string());
+  }
+  return {names.begin(), names.end()};
+}
+
+class Golden : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Golden, LogitsEqualTransformersInEveryDtype) {
+  const Expected expected(GetParam());
+  // A quantized checkpoint is compared with the same model whose weights bitsandbytes dequantized.
+  const std::string kind = expected.has("logits_weight_only.0") ? "_weight_only" : "";
+  int compared = 0;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (int prompt = 0; prompt < 2; ++prompt) {
+      const std::string suffix = "." + std::to_string(prompt);
+      const std::string key = dtype == DType::kF32 ? "logits" + kind + suffix : logits_key(dtype) + suffix;
+      if (!expected.has(key) || (dtype != DType::kF32 && !kind.empty())) continue;
+      const Engine engine = open(GetParam(), dtype);
+      const std::vector<float> logits = engine.session().logits(expected.ints("tokens" + suffix));
+      const std::vector<float> wanted = expected.floats(key);
+      ASSERT_EQ(logits.size(), wanted.size());
+      EXPECT_LT(relative_error(logits, wanted), tolerance(dtype, engine.info().layers)) << key;
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 2);
+}
+
+TEST_P(Golden, GreedyTokensEqualTransformers) {
+  const Expected expected(GetParam());
+  if (!expected.has("greedy.0")) GTEST_SKIP() << "no greedy tokens in this case";
+  const Engine engine = open(GetParam(), DType::kF32);
+  Session session = engine.session({.sequences = 2});
+  GenerateOptions options;
+  options.max_tokens = static_cast<int>(expected.ints("greedy.0").size());
+  options.ignore_eos = true;
+  const std::vector<std::vector<int>> prompts{expected.ints("tokens.0"), expected.ints("tokens.1")};
+  const auto completions = session.generate(prompts, options);
+  EXPECT_EQ(completions[0].tokens, expected.ints("greedy.0"));
+  EXPECT_EQ(completions[1].tokens, expected.ints("greedy.1"));
+}
+
+TEST_P(Golden, MaskedTokensAreAsIfTheyWereNotThere) {
+  const Expected expected(GetParam());
+  if (!expected.has("batch_logits")) GTEST_SKIP() << "no padded batch in this case";
+  const Engine engine = open(GetParam(), DType::kF32);
+  for (const char* kind : {"batch", "holes"}) {
+    const std::vector<int> tokens = expected.ints("batch_tokens");
+    const std::vector<int> mask = expected.ints(std::string(kind) + "_mask");
+    const std::vector<float> wanted = expected.floats(std::string(kind) + "_logits");
+    const auto columns = static_cast<std::size_t>(expected.shape("batch_tokens")[1]);
+    const auto vocabulary = static_cast<std::size_t>(engine.info().vocab_size);
+    for (std::size_t row = 0; row < tokens.size() / columns; ++row) {
+      const std::vector<std::uint8_t> row_mask(mask.begin() + static_cast<std::ptrdiff_t>(row * columns),
+                                               mask.begin() + static_cast<std::ptrdiff_t>((row + 1) * columns));
+      const std::vector<float> logits =
+          engine.session().logits(std::span(tokens).subspan(row * columns, columns), row_mask);
+      for (std::size_t i = 0; i < columns; ++i) {
+        if (row_mask[i] == 0) continue;
+        const auto found = std::span(logits).subspan(i * vocabulary, vocabulary);
+        const auto reference = std::span(wanted).subspan((row * columns + i) * vocabulary, vocabulary);
+        EXPECT_LT(relative_error(found, reference), tolerance(DType::kF32, engine.info().layers)) << kind << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden, ::testing::ValuesIn(cases()), [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace nibble::testing

@@ -1,0 +1,164 @@
+// `quantize` and quantizing at load against what transformers + bitsandbytes saved (tests/golden/models).
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "golden.h"
+#include "nibble/nibble.h"
+
+namespace nibble::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A directory that is gone at the end of the test.
+class Scratch {
+ public:
+  Scratch() : path_(fs::temp_directory_path() / ("nibble-quantize-" + std::to_string(::getpid()) + "-" + next())) {}
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+  const fs::path& path() const { return path_; }
+
+ private:
+  static std::string next() {
+    static int count = 0;
+    return std::to_string(++count);
+  }
+  fs::path path_;
+};
+
+struct Case {
+  std::string source, saved;
+  Scheme scheme;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const std::string source : {"pre_norm_fp16", "post_norm_350m", "odd_dims"}) {
+    for (const Scheme scheme : {Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+      std::string suffix(to_string(scheme));
+      std::replace(suffix.begin(), suffix.end(), '-', '_');
+      const std::string saved = source + "_" + suffix;
+      if (fs::exists(golden_model(saved))) all.push_back({source, saved, scheme});
+    }
+  }
+  return all;
+}
+
+/// Names that differ between a tied pair's two ends are compared once, under the table's name.
+std::map<std::string, const TensorInfo*> by_name(const Checkpoint& checkpoint) {
+  std::map<std::string, const TensorInfo*> result;
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    if (info.name != "lm_head.weight") result.emplace(info.name, &info);
+  }
+  return result;
+}
+
+class Quantize : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Quantize, WritesTheBytesThatBitsandbytesWrites) {
+  const Scratch scratch;
+  quantize(golden_model(GetParam().source), scratch / "out", {.scheme = GetParam().scheme, .threads = 2});
+  const Checkpoint ours = Checkpoint::open(scratch / "out");
+  const Checkpoint theirs = Checkpoint::open(golden_model(GetParam().saved));
+  const auto mine = by_name(ours);
+  const auto wanted = by_name(theirs);
+  ASSERT_EQ(mine.size(), wanted.size());
+  for (const auto& [name, info] : wanted) {
+    ASSERT_TRUE(mine.contains(name)) << name;
+    const TensorInfo& found = *mine.at(name);
+    EXPECT_EQ(found.dtype, info->dtype) << name;
+    EXPECT_EQ(found.shape, info->shape) << name;
+    const HostTensor a = ours.read(found);
+    const HostTensor b = theirs.read(*info);
+    ASSERT_EQ(a.data.size(), b.data.size()) << name;
+    EXPECT_EQ(std::memcmp(a.data.data(), b.data.data(), a.data.size()), 0) << name;
+  }
+}
+
+TEST_P(Quantize, AtLoadAndFromFileGiveTheSameLogits) {
+  const Scratch scratch;
+  quantize(golden_model(GetParam().source), scratch / "out", {.scheme = GetParam().scheme});
+  const std::vector<int> tokens{2, 5, 9, 11, 3};
+  const auto from_file = Engine::open(scratch / "out").session().logits(tokens);
+  const auto at_load = Engine::open(golden_model(GetParam().source), {.scheme = GetParam().scheme}).session().logits(tokens);
+  EXPECT_EQ(from_file, at_load);
+}
+
+INSTANTIATE_TEST_SUITE_P(Saved, Quantize, ::testing::ValuesIn(cases()), [](const auto& info) { return info.param.saved; });
+
+TEST(QuantizeDirectory, ShardsAreNamedAndIndexed) {
+  const Scratch scratch;
+  quantize(golden_model("pre_norm_fp16"), scratch / "out", {.scheme = Scheme::kNf4, .shard_bytes = 20'000});
+  const auto index = nlohmann::json::parse(std::ifstream(scratch / "out/model.safetensors.index.json"));
+  EXPECT_GT(index["weight_map"].size(), 10U);
+  const std::vector<int> tokens{2, 5, 9};
+  EXPECT_EQ(Engine::open(scratch / "out").session().logits(tokens),
+            Engine::open(golden_model("pre_norm_fp16"), {.scheme = Scheme::kNf4}).session().logits(tokens));
+}
+
+TEST(QuantizeDirectory, EmbeddingInInt8HalvesTheTable) {
+  const Scratch scratch;
+  quantize(golden_model("pre_norm_fp16"), scratch / "out",
+           {.scheme = Scheme::kNf4, .embedding = EmbeddingStorage::kInt8});
+  const MemoryLedger plain = predict_memory(golden_model("pre_norm_fp16"), {.scheme = Scheme::kNf4});
+  const MemoryLedger smaller = predict_memory(scratch / "out");
+  EXPECT_LT(smaller[MemoryClass::kEmbedding], plain[MemoryClass::kEmbedding]);
+  EXPECT_EQ(Engine::open(scratch / "out").info().embedding, EmbeddingStorage::kInt8);
+}
+
+TEST(QuantizeDirectory, LeavesNothingBehindWhenItFails) {
+  const Scratch scratch;
+  fs::create_directories(scratch.path());
+  const auto message = [&](const std::string& source, const std::string& destination, QuantizeOptions options = {}) {
+    try {
+      quantize(source, destination, options);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_NE(message(golden_model("pre_norm_fp16"), scratch.path().string()).find("found it exists"), std::string::npos);
+  EXPECT_NE(message(golden_model("pre_norm_fp16"), scratch / "out", {.blocksize = 48}).find("blocksize: expected"),
+            std::string::npos);
+  EXPECT_NE(message(golden_model("absent"), scratch / "out").find("no such checkpoint directory"), std::string::npos);
+  if (fs::exists(golden_model("post_norm_350m_nf4"))) {
+    EXPECT_NE(message(golden_model("post_norm_350m_nf4"), scratch / "out", {.scheme = Scheme::kInt8})
+                  .find("is already quantized to nf4"),
+              std::string::npos);
+  }
+  EXPECT_TRUE(fs::is_empty(scratch.path()));
+}
+
+TEST(InspectTensor, ShowsTheNotebooksNumbers) {
+  const TensorReport report = inspect_tensor(golden_model("post_norm_350m"), "decoder.project_in.weight",
+                                             {.scheme = Scheme::kNf4});
+  EXPECT_EQ(report.stored_shape[1], 1);
+  EXPECT_EQ(report.stored_shape[0], report.shape[0] * report.shape[1] / 2);
+  ASSERT_EQ(report.first_codes.size(), 8U);
+  EXPECT_EQ(report.first_bytes[0], report.first_codes[0] * 16 + report.first_codes[1]);
+  EXPECT_GT(report.snr_db, 15);
+  EXPECT_LT(report.max_error, 1);
+  std::uint64_t counted = 0;
+  for (const std::uint64_t count : report.histogram) counted += count;
+  EXPECT_EQ(counted, static_cast<std::uint64_t>(report.shape[0] * report.shape[1]));
+}
+
+TEST(InspectModel, PacksA1024x512WeightTo262144Rows) {
+  const auto reports = inspect_model("synthetic:opt-350m", {.scheme = Scheme::kNf4});
+  const auto it = std::ranges::find(reports, "decoder.project_in.weight", &ParameterReport::name);
+  ASSERT_NE(it, reports.end());
+  EXPECT_EQ(it->shape, (std::vector<std::int64_t>{1024, 512}));
+  EXPECT_EQ(it->stored_shape, (std::vector<std::int64_t>{262144, 1}));
+  EXPECT_EQ(it->dtype, "uint8");
+}
+
+}  // namespace
+}  // namespace nibble::testing

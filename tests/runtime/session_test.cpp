@@ -1,0 +1,156 @@
+#include <gtest/gtest.h>
+
+#include "golden.h"
+#include "nibble/nibble.h"
+
+namespace nibble::testing {
+namespace {
+
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+Engine tiny(DType dtype = DType::kF32) { return Engine::open(golden_model("pre_norm"), {.compute_dtype = dtype, .threads = 2}); }
+
+const std::vector<int> kPrompt{2, 17, 9, 33, 5};
+
+GenerateOptions greedy(int tokens) {
+  GenerateOptions options;
+  options.max_tokens = tokens;
+  options.ignore_eos = true;
+  return options;
+}
+
+TEST(SessionBatch, GivesEverySequenceExactlyWhatItGivesAlone) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Engine engine = tiny(dtype);
+    const std::vector<std::vector<int>> prompts{{2, 17, 9}, {2}, {2, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49}, {2, 8}};
+    GenerateOptions options = greedy(20);
+    options.logprobs = 3;
+    const auto together = engine.session({.sequences = 4}).generate(prompts, options);
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+      const auto alone = engine.session().generate(std::span(prompts).subspan(i, 1), options).front();
+      EXPECT_EQ(together[i].tokens, alone.tokens);
+      ASSERT_EQ(together[i].logprobs.size(), 20U);
+      for (std::size_t t = 0; t < 20; ++t) {
+        EXPECT_EQ(together[i].logprobs[t][0].logprob, alone.logprobs[t][0].logprob) << "bit for bit";
+      }
+    }
+  }
+}
+
+TEST(SessionBatch, DoesNotDependOnTheNumberOfThreads) {
+  const std::vector<float> one =
+      Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt);
+  const std::vector<float> three =
+      Engine::open(golden_model("pre_norm"), {.threads = 3}).session().logits(kPrompt);
+  EXPECT_EQ(one, three);
+}
+
+TEST(Session, ComputesOnlyWhatAPromptAddsToWhatIsHeld) {
+  const Engine engine = tiny();
+  Session session = engine.session();
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  const auto first = session.generate(prompts, greedy(4)).front();
+  EXPECT_EQ(session.last_stats().prefill_tokens, 5);
+  std::vector<int> longer = kPrompt;
+  longer.insert(longer.end(), first.tokens.begin(), first.tokens.end());
+  longer.push_back(7);
+  const std::vector<std::vector<int>> more{longer};
+  const auto continued = session.generate(more, greedy(6)).front();
+  EXPECT_EQ(session.last_stats().prefill_tokens, 2) << "the last generated token was never read, and the new one";
+  session.reset();
+  EXPECT_EQ(session.generate(more, greedy(6)).front().tokens, continued.tokens);
+  EXPECT_EQ(session.last_stats().prefill_tokens, 10);
+}
+
+TEST(Session, SameSeedGivesSameTokensAndAnotherSeedOthers) {
+  const Engine engine = tiny();
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  GenerateOptions options = greedy(30);
+  options.temperature = 1.5F;
+  options.seed = 7;
+  const auto first = engine.session().generate(prompts, options).front().tokens;
+  EXPECT_EQ(engine.session().generate(prompts, options).front().tokens, first);
+  options.seed = 8;
+  EXPECT_NE(engine.session().generate(prompts, options).front().tokens, first);
+}
+
+TEST(Session, StopsAtEndTokensMaximumAndContext) {
+  const Engine engine = tiny();
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  const auto free = engine.session().generate(prompts, greedy(10)).front();
+  EXPECT_EQ(free.finish, FinishReason::kMaxTokens);
+  GenerateOptions options = greedy(10);
+  options.ignore_eos = false;
+  options.eos_tokens = {free.tokens[0]};
+  EXPECT_EQ(engine.session().generate(prompts, options).front().finish, FinishReason::kEndOfText);
+  const auto full = engine.session({.context = 8}).generate(prompts, greedy(10)).front();
+  EXPECT_EQ(full.finish, FinishReason::kContextFull);
+  EXPECT_EQ(full.tokens.size(), 3U);
+}
+
+TEST(Session, EndsASequenceWhoseStepIsRefused) {
+  int steps = 0;
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  const auto completion =
+      tiny().session().generate(prompts, greedy(10), [&](const Step&) { return ++steps < 3; }).front();
+  EXPECT_EQ(completion.finish, FinishReason::kCancelled);
+  EXPECT_EQ(completion.tokens.size(), 3U);
+}
+
+TEST(Session, RefusesWhatItCannotReadInASentence) {
+  const Engine engine = tiny();
+  Session session = engine.session({.context = 4});
+  const auto generate = [&](std::vector<int> prompt) {
+    const std::vector<std::vector<int>> prompts{std::move(prompt)};
+    return error_of([&] { session.generate(prompts, greedy(1)); });
+  };
+  EXPECT_EQ(generate({}), "prompt: expected at least one token, found none");
+  EXPECT_EQ(generate({2, 3, 4, 5, 6}), "prompt: expected at most 4 tokens (the context), found 5");
+  EXPECT_EQ(generate({2, 1000}), "prompt: expected token ids from 0 to 95, found 1000");
+  EXPECT_EQ(generate({2, -1}), "prompt: expected token ids from 0 to 95, found -1");
+  EXPECT_NE(error_of([&] { session.generate("text", greedy(1)); }).find("has no tokenizer"), std::string::npos);
+  EXPECT_NE(error_of([&] { engine.session({.context = 100000}); }).find("context: expected"), std::string::npos);
+  EXPECT_NE(error_of([&] { engine.session({.sequences = 0}); }).find("sequences: expected"), std::string::npos);
+}
+
+TEST(SessionMemory, IsWhatWasPredicted) {
+  for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
+    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq}) {
+      const LoadOptions load{.scheme = scheme, .compute_dtype = DType::kF16, .threads = 2};
+      const SessionOptions options{.context = 32, .sequences = 2};
+      const MemoryLedger predicted = predict_memory(golden_model(name), load, options);
+      const MemoryLedger measured = Engine::open(golden_model(name), load).session(options).memory();
+      EXPECT_EQ(predicted.bytes, measured.bytes) << name << " " << to_string(scheme);
+      EXPECT_EQ(predicted.huggingface, measured.huggingface);
+      EXPECT_EQ(predicted.parameters, measured.parameters);
+    }
+  }
+}
+
+TEST(Memory, OfA350mShapeIsWhatTheSeedPrinted) {
+  const auto predict = [](Scheme scheme, DType dtype) {
+    return predict_memory("synthetic:opt-350m", {.scheme = scheme, .compute_dtype = dtype});
+  };
+  EXPECT_EQ(predict(Scheme::kNone, DType::kF32).huggingface, 1'324'785'664U);
+  EXPECT_EQ(predict(Scheme::kNone, DType::kF16).huggingface, 662'392'832U);
+  EXPECT_EQ(predict(Scheme::kInt8, DType::kF16).huggingface, 359'354'368U);
+  for (const Scheme scheme : {Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+    EXPECT_EQ(predict(scheme, DType::kF16).huggingface, 207'835'136U);
+  }
+  // With quantization state: absmax of 4,734,976 blocks, and 16 levels for each of the 146 matrices.
+  EXPECT_EQ(predict(Scheme::kNf4, DType::kF16)[MemoryClass::kQuantState], 18'939'904U + 146U * 64U);
+  EXPECT_EQ(predict(Scheme::kNf4Dq, DType::kF16)[MemoryClass::kQuantState],
+            4'734'976U + 73'984U + 146U * (64U + 1024U + 4U));
+  EXPECT_EQ(predict(Scheme::kInt8, DType::kF16)[MemoryClass::kQuantState], 890'880U);
+}
+
+}  // namespace
+}  // namespace nibble::testing
