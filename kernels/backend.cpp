@@ -10,7 +10,9 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& sentence) { throw Error(ErrorKind::kInvalidArgument, sentence); }
 
-std::string shape(int rows, int cols) { return "[" + std::to_string(rows) + ", " + std::to_string(cols) + "]"; }
+std::string shape(int rows, int cols) {
+  return std::string("[").append(std::to_string(rows)).append(", ").append(std::to_string(cols)).append("]");
+}
 
 std::string describe(DType dtype, int rows, int cols) { return std::string(to_string(dtype)) + " " + shape(rows, cols); }
 

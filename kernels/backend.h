@@ -36,7 +36,7 @@ struct LayerNorm {
 struct Epilogue {
   float scale = 1.0F;
   Activation activation = Activation::kIdentity;
-  std::optional<Tensor> residual;
+  std::optional<Tensor> residual = {};
 };
 
 /// Consecutive rows of a batch that belong to one sequence: rows [first_row, first_row + rows) are its tokens

@@ -52,7 +52,9 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
   }
   const int context = options.context == 0 ? most : options.context;
   const int step_rows = std::max(options.sequences, std::min(context, kPrefillRows));
-  return {context, options.sequences, step_rows, std::max(options.sequences, std::min(context, kLogitRows))};
+  const int logit_rows = std::max(options.sequences, std::min(context, kLogitRows));
+  const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
+  return {context, options.sequences, step_rows, logit_rows, widest};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {
@@ -64,7 +66,7 @@ std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config
   const std::uint64_t logits_on_host =
       static_cast<std::uint64_t>(plan.logit_rows) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
   return OptModel::workspace_bytes(config, compute_dtype, plan.step_rows, plan.logit_rows) + logits_on_host +
-         cpu_scratch_bytes(threads, plan.step_rows, std::max({config.hidden_size, config.ffn_dim}), plan.context);
+         cpu_scratch_bytes(threads, plan.step_rows, plan.widest, plan.context);
 }
 
 std::string show_megabytes(std::uint64_t bytes) {

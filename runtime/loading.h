@@ -26,6 +26,7 @@ struct SessionPlan {
   int sequences;
   int step_rows;   ///< most tokens one forward pass reads
   int logit_rows;  ///< most rows of logits computed at once
+  int widest;      ///< most columns an activation has
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config);
 

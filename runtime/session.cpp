@@ -152,7 +152,7 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   require_memory(cached + workspace_bytes(plan, config, dtype, engine->threads), engine->device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
   backend = make_backend(engine->device, engine->threads);
-  backend->reserve(plan.step_rows, std::max(config.hidden_size, config.ffn_dim), plan.context);
+  backend->reserve(plan.step_rows, plan.widest, plan.context);
   cache = {backend->allocate(cached / 2),     backend->allocate(cached / 2), dtype,        config.num_hidden_layers,
            plan.sequences, config.num_attention_heads,    plan.context, config.head_dim()};
   workspace = backend->allocate(OptModel::workspace_bytes(config, dtype, plan.step_rows, plan.logit_rows));

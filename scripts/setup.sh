@@ -6,7 +6,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config git python3 xz-utils nlohmann-json3-dev libspdlog-dev libsentencepiece-dev
-          libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libzip-dev libedit-dev)
+          libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libicu-dev libzip-dev libedit-dev)
 [[ "${1:-}" == fuzz ]] && packages+=(clang libclang-rt-14-dev)
 
 missing=()

@@ -91,7 +91,7 @@ std::size_t AddedTokens::Group::memory_bytes() const {
 // \w of Rust's regex crate: Unicode Technical Standard 18, Annex C.
 AddedTokens::AddedTokens(const std::vector<AddedToken>& tokens, Normalizer normalizer)
     : normalizer_(normalizer),
-      word_(R"([\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", Regex::Syntax::kOniguruma, "added tokens") {
+      word_(R"([\p{L}\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}])", Regex::Syntax::kOniguruma, "added tokens") {
   for (const AddedToken& token : tokens) {
     if (token.normalized) {
       normalized_.add(normalizer(token.content), token);

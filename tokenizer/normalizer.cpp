@@ -18,11 +18,11 @@ void check(UErrorCode status) {
   }
 }
 
-const icu::Normalizer2& nfkc_of_unicode_12() {
+const icu::Normalizer2& nfkc_of_unicode_9() {
   static const icu::FilteredNormalizer2 normalizer = [] {
     UErrorCode status = U_ZERO_ERROR;
     const auto* newest = icu::Normalizer2::getNFKCInstance(status);
-    static const icu::UnicodeSet known(u"[:age=12.0:]", status);
+    static const icu::UnicodeSet known(u"[:age=9.0:]", status);
     check(status);
     return icu::FilteredNormalizer2(*newest, known);
   }();
@@ -42,7 +42,7 @@ std::string nfkc(std::string_view text) {
   }
   UErrorCode status = U_ZERO_ERROR;
   const auto utf16 = icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())});
-  const icu::UnicodeString normalized = nfkc_of_unicode_12().normalize(utf16, status);
+  const icu::UnicodeString normalized = nfkc_of_unicode_9().normalize(utf16, status);
   check(status);
   std::string out;
   normalized.toUTF8String(out);

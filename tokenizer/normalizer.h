@@ -11,7 +11,7 @@ using Normalizer = std::string (*)(std::string_view text);
 
 std::string keep_as_written(std::string_view text);
 
-/// Compatibility composition (Unicode Standard Annex 15), of the characters of Unicode 12.0 alone: Hugging Face's
+/// Compatibility composition (Unicode Standard Annex 15), of the characters of Unicode 9.0 alone: Hugging Face's
 /// tokenizers carries the tables of that version. Galactica uses it.
 std::string nfkc(std::string_view text);
 

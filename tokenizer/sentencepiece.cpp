@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "nibble/error.h"
+#include "tokenizer/charsmap.h"
 #include "tokenizer/piece_table.h"
 #include "tokenizer/utf8.h"
 
@@ -20,6 +21,7 @@ constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581, a space in
 constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
 
 std::unique_ptr<SentencePieceProcessor> load(const std::string& model, const std::string& file) {
+  check_charsmap(model, file);
   auto processor = std::make_unique<SentencePieceProcessor>();
   const auto status = processor->LoadFromSerializedProto(model);
   if (!status.ok()) {
@@ -113,9 +115,11 @@ class SentencePieceTokenizer : public Tokenizer {
   int vocab_size() const override { return pieces_.size(); }
 
   std::size_t memory_bytes() const override {
-    // Each processor keeps the model's pieces and builds a hash map and a trie over them, measured at about three times
-    // the size of the file together.
-    return sizeof *this + 2 * 4 * model_bytes_ + added_.memory_bytes() + pieces_.memory_bytes();
+    // What a processor keeps of a piece: its proto, its place in a hash map and in a trie. Measured as heap in use with
+    // SentencePiece 0.1.97 and 8,192 pieces.
+    constexpr std::size_t kBytesAPiece = 180;
+    const std::size_t processor_bytes = model_bytes_ + kBytesAPiece * static_cast<std::size_t>(pieces_.size());
+    return sizeof *this + 2 * processor_bytes + added_.memory_bytes() + pieces_.memory_bytes();
   }
 
  private:

@@ -1,7 +1,10 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <utility>
+
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "nibble/error.h"
 

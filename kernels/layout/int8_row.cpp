@@ -23,7 +23,9 @@ void encode_int8_rows(std::span<const float> weights, int cols, std::span<std::i
   for (std::size_t row = 0; row < scb.size(); ++row) {
     const auto source = weights.subspan(row * k, k);
     scb[row] = row_absmax(source);
-    const float scale = 127.0F / scb[row];
+    // Both of bitsandbytes' paths multiply by the reciprocal: torch divides a number by a tensor so, and CUDA's
+    // __fdividef does.
+    const float scale = (1.0F / scb[row]) * 127.0F;
     for (std::size_t i = 0; i < k; ++i) codes[row * k + i] = nearest_code(rounded<Half>(source[i]) * scale);
   }
 }

@@ -3,6 +3,10 @@
 On a CPU with AVX512-BF16, Linear4bit repacks its weight at the first forward, rounds absmax to bfloat16, computes in
 bfloat16 whatever the compute dtype, and refuses widths that are not multiples of 32. The packed form also loses the
 nested statistics, so a model must be saved before its first forward.
+
+Its CPU dequantizer (0.50.2) counts blocks row by row, so a weight whose rows are not whole blocks comes out with the
+wrong scales; its quantizer and its CUDA kernels count them over the flattened weight. Here such a weight is
+dequantized as one long row, where the two agree.
 """
 
 from __future__ import annotations
@@ -38,8 +42,18 @@ def block_scales(state: QuantState) -> torch.Tensor:
 
 
 def dequantized_4bit(packed: torch.Tensor, state: QuantState, dtype: torch.dtype) -> torch.Tensor:
-    return torch.ops.bitsandbytes.dequantize_4bit.default(
-        packed, block_scales(state), state.blocksize, state.quant_type, state.shape, dtype
+    flat = torch.ops.bitsandbytes.dequantize_4bit.default(
+        packed, block_scales(state), state.blocksize, state.quant_type, [state.shape.numel()], dtype
+    )
+    return flat.reshape(state.shape)
+
+
+def rows_are_whole_blocks(model: nn.Module) -> bool:
+    """Whether bitsandbytes' own forward on the CPU is right for every 4-bit layer of the model."""
+    return all(
+        module.in_features % module.weight.quant_state.blocksize == 0
+        for _, module in quantized_modules(model)
+        if isinstance(module, bnb.nn.Linear4bit)
     )
 
 

@@ -229,7 +229,7 @@ def train_sentencepiece(text: str, **options: object) -> bytes:
 
 
 def make_sentencepiece(out: Path, text: str) -> None:
-    """Write `sentencepiece_bpe`, as the bundled model has it, and `sentencepiece_unigram`, without any setting."""
+    """Write `sentencepiece_bpe`, as the bundled model has it, and `sentencepiece_unigram`, with rules of normalization alone."""
     bpe = out / "sentencepiece_bpe"
     bpe.mkdir(parents=True)
     model = train_sentencepiece(
@@ -244,7 +244,10 @@ def make_sentencepiece(out: Path, text: str) -> None:
 
     unigram = out / "sentencepiece_unigram"
     unigram.mkdir(parents=True)
-    model = train_sentencepiece(text, model_type="unigram", vocab_size=600, normalization_rule_name="identity")
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        rules.write("FF21\t41\nBD\t31 2044 32\nFB01\t66 69\n")  # code points: from, to
+        rules.flush()
+        model = train_sentencepiece(text, model_type="unigram", vocab_size=600, normalization_rule_tsv=rules.name)
     (unigram / "spiece.model").write_bytes(model)
     processor = spm.SentencePieceProcessor(model_proto=model)
     # The library does not look for control pieces in a text: its ids are those of the text as text.

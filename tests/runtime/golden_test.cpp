@@ -14,8 +14,8 @@ Engine open(const std::string& name, DType dtype) {
   return Engine::open(golden_model(name), {.compute_dtype = dtype, .threads = 2});
 }
 
-const char* logits_key(DType dtype) {
-  return dtype == DType::kF32 ? "logits" : dtype == DType::kF16 ? "logits_fp16" : "logits_bf16";
+const char* dtype_suffix(DType dtype) {
+  return dtype == DType::kF32 ? "" : dtype == DType::kF16 ? "_fp16" : "_bf16";
 }
 
 std::vector<std::string> cases() {
@@ -31,13 +31,13 @@ class Golden : public ::testing::TestWithParam<std::string> {};
 TEST_P(Golden, LogitsEqualTransformersInEveryDtype) {
   const Expected expected(GetParam());
   // A quantized checkpoint is compared with the same model whose weights bitsandbytes dequantized.
-  const std::string kind = expected.has("logits_weight_only.0") ? "_weight_only" : "";
+  const std::string kind = expected.has("logits_weight_only.0") ? "logits_weight_only" : "logits";
   int compared = 0;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (int prompt = 0; prompt < 2; ++prompt) {
       const std::string suffix = "." + std::to_string(prompt);
-      const std::string key = dtype == DType::kF32 ? "logits" + kind + suffix : logits_key(dtype) + suffix;
-      if (!expected.has(key) || (dtype != DType::kF32 && !kind.empty())) continue;
+      const std::string key = kind + dtype_suffix(dtype) + suffix;
+      if (!expected.has(key)) continue;
       const Engine engine = open(GetParam(), dtype);
       const std::vector<float> logits = engine.session().logits(expected.ints("tokens" + suffix));
       const std::vector<float> wanted = expected.floats(key);

@@ -5,6 +5,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/byte_level.h"
+#include "tokenizer/charsmap.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/utf8.h"
@@ -104,7 +105,7 @@ TEST(Regex, GivesUpOnAPatternThatBacktracksWithoutEnd) {
   EXPECT_NE(sentence.find("gives up on this text"), std::string::npos) << sentence;
 }
 
-TEST(Nfkc, ComposesAndKeepsCharactersNewerThanUnicode12) {
+TEST(Nfkc, ComposesAndKeepsCharactersNewerThanUnicode9) {
   EXPECT_EQ(nfkc("\ufb01e\u0301\u00bd"), "fi\u00e91\u20442");
   EXPECT_EQ(nfkc("\u32ff\U0001e030"), "\u32ff\U0001e030");
 }
@@ -114,6 +115,32 @@ TEST(AddedTokens, TakesTheLongestAtTheLeftmostPlace) {
   std::vector<int> ids;
   for (const auto& section : tokens.split("x<a><b><a>b<")) ids.push_back(section.token ? section.token->id : 0);
   EXPECT_EQ(ids, (std::vector<int>{0, 2, 1, 3, 0}));
+}
+
+/// A ModelProto with nothing but this table of normalized characters, shorter than 124 bytes.
+std::string model_with(const std::string& charsmap) {
+  const std::string field = std::string("\x12") + static_cast<char>(charsmap.size()) + charsmap;
+  return std::string("\x1A") + static_cast<char>(field.size()) + field;
+}
+
+TEST(Charsmap, MayBeAbsentOrEmpty) {
+  EXPECT_NO_THROW(check_charsmap("", "some.model"));
+  EXPECT_NO_THROW(check_charsmap(model_with(""), "some.model"));
+}
+
+TEST(Charsmap, IsRefusedWhereItLeadsOutsideOfItself) {
+  using namespace std::string_literals;
+  for (const std::string& charsmap :
+       {"\x04"s, "\x08\0\0\0\0\0\0\0"s, "\x04\0\0\0\0\x04\0\0x\0"s, "\xFF\xFF\xFF\xFF"s}) {
+    const auto sentence = sentence_of([&] { check_charsmap(model_with(charsmap), "some.model"); });
+    EXPECT_NE(sentence.find("some.model is not a SentencePiece model: its table"), std::string::npos) << sentence;
+  }
+}
+
+TEST(Charsmap, IsNotLookedForInWhatIsNoMessage) {
+  EXPECT_NE(sentence_of([] { check_charsmap("\x1A\x7F", "some.model"); }).find("ends in the middle"),
+            std::string::npos);
+  EXPECT_NE(sentence_of([] { check_charsmap("\x0B", "some.model"); }).find("wire type 3"), std::string::npos);
 }
 
 std::vector<int> merge(const Bpe& bpe, std::string_view piece) {

@@ -47,7 +47,7 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
 struct QuantizeOptions {
   Scheme scheme = Scheme::kNf4;
   int blocksize = 64;
-  std::optional<DType> dtype;  ///< of what is not quantized; absent: the checkpoint's own
+  std::optional<DType> dtype = {};  ///< of what is not quantized; absent: the checkpoint's own
   /// kInt8 makes files smaller that transformers cannot load.
   EmbeddingStorage embedding = EmbeddingStorage::kCompute;
   std::uint64_t shard_bytes = 5'000'000'000;  ///< largest file

@@ -29,8 +29,8 @@ struct GenerateOptions {
   std::uint64_t seed = 0;         ///< the same seed gives the same tokens; sequence i draws from its own stream
   int logprobs = -1;              ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
-  std::vector<int> eos_tokens;    ///< ends a sequence when generated
-  std::vector<std::string> stop;  ///< ends a sequence when its text contains one; the text is cut before it
+  std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
+  std::vector<std::string> stop = {};  ///< ends a sequence when its text contains one; the text is cut before it
 };
 
 struct TokenLogprob {

@@ -1,0 +1,233 @@
+#include "kernels/cpu/backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "kernels/dispatch.h"
+
+namespace nibble {
+namespace {
+
+/// Elements of a row operation that are worth a task of their own.
+constexpr int kTaskElements = 1 << 14;
+
+/// Queries of one head in one task.
+constexpr int kQueries = 16;
+
+constexpr std::size_t kCacheLine = 64;
+
+std::size_t packed_bytes(int rows, int cols) {
+  return static_cast<std::size_t>(std::min(rows, kPackedRows)) * packed_row_bytes(cols);
+}
+
+std::size_t panel_bytes(int cols) { return static_cast<std::size_t>(panel_rows(cols)) * packed_row_bytes(cols); }
+
+std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
+
+/// What one thread needs; a head is no wider than a row.
+std::size_t thread_bytes(int cols, int context) {
+  return whole_lines(std::max(panel_bytes(cols), attend_scratch_bytes(context, cols)));
+}
+
+const float* parameters(const Buffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.as<float>(); }
+
+}  // namespace
+
+CpuBackend::CpuBackend(int threads, CpuTarget target)
+    : target_(target), kernels_(cpu_kernels(target)), pool_(threads) {}
+
+Weight CpuBackend::prepare(Weight weight) { return weight; }
+
+Buffer CpuBackend::upload(Buffer buffer) { return buffer; }
+
+Buffer CpuBackend::allocate(std::size_t bytes) { return Buffer::allocate(bytes); }
+
+void CpuBackend::reserve(int max_rows, int max_cols, int context) {
+  grow_scratch(packed_bytes(max_rows, max_cols), thread_bytes(max_cols, context));
+}
+
+std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
+
+std::string CpuBackend::description() const {
+  return "CPU, " + std::string(to_string(target_)) + ", " + std::to_string(pool_.threads()) +
+         (pool_.threads() == 1 ? " thread" : " threads");
+}
+
+void CpuBackend::grow_scratch(std::size_t packed, std::size_t thread) {
+  if (packed > packed_.size()) {
+    packed_ = {};
+    packed_ = Buffer::allocate(packed);
+  }
+  if (thread > thread_bytes_) {
+    scratch_ = {};
+    thread_bytes_ = 0;
+    scratch_ = Buffer::allocate(static_cast<std::size_t>(pool_.threads()) * thread);
+    thread_bytes_ = thread;
+  }
+}
+
+std::byte* CpuBackend::thread_scratch(int thread) {
+  return scratch_.mutable_as<std::byte>() + static_cast<std::size_t>(thread) * thread_bytes_;
+}
+
+/// Calls f(row) for rows of `cols` elements, several rows a task.
+template <class F>
+void CpuBackend::for_rows(int rows, int cols, F&& f) {
+  const int step = std::max(1, kTaskElements / std::max(cols, 1));
+  pool_.run((rows + step - 1) / step, [&](int task) {
+    const int last = std::min(rows, (task + 1) * step);
+    for (int row = task * step; row < last; ++row) f(row);
+  });
+}
+
+void CpuBackend::do_embed(const Weight& table, std::span<const int> ids, Tensor y) {
+  with_dtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    with_layout(table, [&]<class Layout>(const Layout& layout) {
+      const LinearKernels<Layout, T>& kernels = loops<T>();
+      for_rows(y.rows, y.cols, [&](int row) {
+        kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], y.row<T>(row));
+      });
+    });
+  });
+}
+
+void CpuBackend::do_add_embedding(const Weight& table, std::span<const int> ids, Tensor y) {
+  const std::size_t row_bytes = whole_lines(static_cast<std::size_t>(y.cols) * size_of(y.dtype));
+  grow_scratch(0, row_bytes);
+  with_dtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    with_layout(table, [&]<class Layout>(const Layout& layout) {
+      const LinearKernels<Layout, T>& kernels = loops<T>();
+      pool_.run(y.rows, [&](int row, int thread) {
+        auto* position = reinterpret_cast<T*>(thread_scratch(thread));
+        kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], position);
+        loops<T>().add(position, y.cols, y.row<T>(row));
+      });
+    });
+  });
+}
+
+void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for_rows(x.rows, x.cols, [&](int row) {
+      loops<T>().layer_norm(x.row<T>(row), parameters(norm.weight), parameters(norm.bias), x.cols, y.row<T>(row));
+    });
+  });
+}
+
+void CpuBackend::do_linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) {
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    with_layout(linear.weight, [&](const auto& weight) { multiply<T>(weight, linear.bias, x, y, epilogue); });
+  });
+}
+
+template <class T, class Layout>
+void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Tensor y, const Epilogue& epilogue) {
+  const LinearKernels<Layout, T>& kernels = loops<T>();
+  grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(x.cols, 0));
+  auto* packed = packed_.mutable_as<std::byte>();
+  const std::size_t row_bytes = packed_row_elements(x.cols) * kernels.packed_element_bytes;
+  for (int first = 0; first < x.rows; first += kPackedRows) {
+    const int rows = std::min(kPackedRows, x.rows - first);
+    for_rows(rows, x.cols, [&](int row) {
+      kernels.pack(x.row<T>(first + row), x.cols, packed + static_cast<std::size_t>(row) * row_bytes);
+    });
+    const LinearTask<Layout, T> task{weight.view(),
+                                     packed,
+                                     rows,
+                                     parameters(bias),
+                                     epilogue.scale,
+                                     epilogue.activation,
+                                     epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
+                                     y.row<T>(first)};
+    const int step = panel_rows(x.cols);
+    pool_.run((y.cols + step - 1) / step, [&](int block, int thread) {
+      kernels.multiply(task, block * step, std::min(y.cols, (block + 1) * step), thread_scratch(thread));
+    });
+  }
+}
+
+void CpuBackend::do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
+                           Tensor y) {
+  with_dtype(q.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    append<T>(k, segments, layer, cache, cache.keys);
+    append<T>(v, segments, layer, cache, cache.values);
+    attend<T>(q, segments, layer, cache, y);
+  });
+}
+
+/// Copies rows [tokens, heads * head_dim] to where the cache keeps each head's.
+template <class T>
+void CpuBackend::append(Tensor rows, std::span<const Segment> segments, int layer, const KvCache& cache,
+                        Buffer& destination) {
+  const std::ptrdiff_t head_dim = cache.head_dim;
+  for (const Segment& segment : segments) {
+    for_rows(segment.rows, rows.cols, [&](int row) {
+      const T* source = rows.row<T>(segment.first_row + row);
+      for (int head = 0; head < cache.heads; ++head) {
+        T* place = destination.mutable_as<T>() + cache.offset(layer, segment.sequence, head);
+        std::memcpy(place + (segment.past + row) * head_dim, source + head * head_dim,
+                    static_cast<std::size_t>(head_dim) * sizeof(T));
+      }
+    });
+  }
+}
+
+template <class T>
+void CpuBackend::attend(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y) {
+  grow_scratch(0, whole_lines(attend_scratch_bytes(cache.context, cache.head_dim)));
+  int most_rows = 0;
+  for (const Segment& segment : segments) most_rows = std::max(most_rows, segment.rows);
+  const int blocks = (most_rows + kQueries - 1) / kQueries;
+  const int tasks_a_segment = cache.heads * blocks;
+  pool_.run(static_cast<int>(segments.size()) * tasks_a_segment, [&](int task, int thread) {
+    const Segment& segment = segments[static_cast<std::size_t>(task / tasks_a_segment)];
+    const int head = task % cache.heads;
+    // The last queries see the most keys and come first, so that no thread is left with a long task at the end.
+    const int block = blocks - 1 - task % tasks_a_segment / cache.heads;
+    const int first = block * kQueries;
+    if (first >= segment.rows) return;
+    const std::int64_t place = cache.offset(layer, segment.sequence, head);
+    const std::ptrdiff_t column = static_cast<std::ptrdiff_t>(head) * cache.head_dim;
+    loops<T>().attend({q.row<T>(segment.first_row + first) + column, cache.keys.as<T>() + place,
+                       cache.values.as<T>() + place, y.row<T>(segment.first_row + first) + column, q.cols,
+                       cache.head_dim, std::min(kQueries, segment.rows - first), segment.past + first},
+                      reinterpret_cast<float*>(thread_scratch(thread)));
+  });
+}
+
+void CpuBackend::do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) {
+  const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
+  for_rows(y.rows, y.cols, [&](int row) {
+    std::memcpy(static_cast<std::byte*>(y.data) + static_cast<std::size_t>(row) * bytes,
+                static_cast<const std::byte*>(x.data) +
+                    static_cast<std::size_t>(rows[static_cast<std::size_t>(row)]) * bytes,
+                bytes);
+  });
+}
+
+void CpuBackend::do_copy_to_host(Tensor x, std::span<float> values) {
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for_rows(x.rows, x.cols, [&](int row) {
+      const auto cols = static_cast<std::size_t>(x.cols);
+      loops<T>().widen(x.row<T>(row), cols, values.data() + static_cast<std::size_t>(row) * cols);
+    });
+  });
+}
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) {
+  return std::make_unique<CpuBackend>(threads, available_targets().back());
+}
+
+std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context) {
+  return packed_bytes(max_rows, max_cols) +
+         static_cast<std::size_t>(resolve_threads(threads)) * thread_bytes(max_cols, context);
+}
+
+}  // namespace nibble

@@ -1,0 +1,55 @@
+// The CPU backend: a thread pool, one table of loops, and working memory. Weights stay as they are.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace nibble {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int threads, CpuTarget target);
+
+  Weight prepare(Weight weight) override;
+  Buffer upload(Buffer buffer) override;
+  Buffer allocate(std::size_t bytes) override;
+  void reserve(int max_rows, int max_cols, int context) override;
+  std::size_t scratch_bytes() const override;
+  std::string description() const override;
+
+ private:
+  void do_embed(const Weight& table, std::span<const int> ids, Tensor y) override;
+  void do_add_embedding(const Weight& table, std::span<const int> ids, Tensor y) override;
+  void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) override;
+  void do_linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) override;
+  void do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
+                 Tensor y) override;
+  void do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) override;
+  void do_copy_to_host(Tensor x, std::span<float> values) override;
+
+  template <class T, class Layout>
+  void multiply(const Layout& weight, const Buffer& bias, Tensor x, Tensor y, const Epilogue& epilogue);
+  template <class T>
+  void append(Tensor rows, std::span<const Segment> segments, int layer, const KvCache& cache, Buffer& destination);
+  template <class T>
+  void attend(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y);
+
+  template <class F>
+  void for_rows(int rows, int cols, F&& f);
+  template <class T>
+  const DTypeKernels<T>& loops() const {
+    return kernels_;
+  }
+  std::byte* thread_scratch(int thread);
+  void grow_scratch(std::size_t packed, std::size_t thread);
+
+  CpuTarget target_;
+  const CpuKernels& kernels_;
+  ThreadPool pool_;
+  Buffer packed_;                 // rows of x in the order the loops read
+  Buffer scratch_;                // a stretch for each thread
+  std::size_t thread_bytes_ = 0;  // of that stretch
+};
+
+}  // namespace nibble

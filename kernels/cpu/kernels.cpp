@@ -1,0 +1,59 @@
+#include "kernels/cpu/kernels.h"
+
+#include <array>
+#include <string>
+
+#include "kernels/cpu/targets.h"
+#include "nibble/error.h"
+
+namespace nibble {
+namespace {
+
+struct TargetRow {
+  CpuTarget target;
+  const CpuKernels* kernels;
+  bool (*available)();
+};
+
+#if defined(__x86_64__)
+/// F16C came before AVX2 in every family of processors, and not every compiler can ask for it.
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+constexpr TargetRow kTargets[] = {
+    {CpuTarget::kPortable, &kPortableKernels, [] { return true; }},
+#if defined(__x86_64__)
+    {CpuTarget::kAvx2, &kAvx2Kernels, has_avx2},
+    {CpuTarget::kAvx512, &kAvx512Kernels, has_avx512},
+    {CpuTarget::kAvx512Bf16, &kAvx512Bf16Kernels, has_avx512_bf16},
+#endif
+};
+
+constexpr std::array<std::string_view, 4> kNames = {"portable", "AVX2", "AVX-512", "AVX512-BF16"};
+
+}  // namespace
+
+std::string_view to_string(CpuTarget target) { return kNames[static_cast<std::size_t>(target)]; }
+
+std::vector<CpuTarget> available_targets() {
+  std::vector<CpuTarget> targets;
+  for (const TargetRow& row : kTargets) {
+    if (row.available()) targets.push_back(row.target);
+  }
+  return targets;
+}
+
+const CpuKernels& cpu_kernels(CpuTarget target) {
+  for (const TargetRow& row : kTargets) {
+    if (row.target == target && row.available()) return *row.kernels;
+  }
+  throw Error(ErrorKind::kUnsupported, "instruction set " + std::string(to_string(target)) +
+                                           ": expected a machine that has it, found one that has not");
+}
+
+}  // namespace nibble

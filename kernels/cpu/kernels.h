@@ -1,0 +1,113 @@
+// The loops of the CPU backend as a table of functions, one table for each instruction set. The text of the loops is
+// compiled once per instruction set (target_*.cpp) and the table is chosen at run time.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace nibble {
+
+enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+
+/// Columns are handled in groups of 32: one group is 16 bytes of 4-bit codes, and one register of bf16 pairs.
+inline constexpr int kGroup = 32;
+/// Rows of x that are packed at once; more are done in turns.
+inline constexpr int kPackedRows = 256;
+/// Up to this many rows of x the weights are decoded in registers; beyond, once into a panel.
+inline constexpr int kFusedRows = 4;
+/// Rows of w in one task.
+inline constexpr int kPanelRows = 32;
+/// A decoded panel should leave room for x in a second-level cache.
+inline constexpr std::size_t kPanelBytes = std::size_t{512} << 10;
+
+constexpr int padded_to(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+/// Elements of one packed row of x, or of one decoded row of w, and the bytes they take at most (as fp32).
+constexpr std::size_t packed_row_elements(int k) { return static_cast<std::size_t>(padded_to(k, kGroup)); }
+constexpr std::size_t packed_row_bytes(int k) { return packed_row_elements(k) * sizeof(float); }
+
+/// Rows of w that a panel holds: a multiple of 4, at least 4.
+constexpr int panel_rows(int k) {
+  const auto fitting = static_cast<int>(kPanelBytes / std::max<std::size_t>(packed_row_bytes(k), 1));
+  return std::clamp(fitting / 4 * 4, 4, kPanelRows);
+}
+
+/// y[rows, n] = epilogue(x w^T + bias) for packed rows of x.
+template <class Layout, class T>
+struct LinearTask {
+  typename Layout::View weight;  // [n, k]
+  const void* x;                 // packed[rows, padded k]
+  int rows;
+  const float* bias;  // [n], or null
+  float scale;
+  Activation activation;
+  const T* residual;  // [rows, n], or null
+  T* y;               // [rows, n]
+};
+
+/// What a layout can do in compute dtype T.
+template <class Layout, class T>
+struct LinearKernels {
+  /// Packs one row of x as `multiply` reads it: packed_row_elements(k) of packed_element_bytes each.
+  void (*pack)(const T* x, int k, void* packed);
+  std::size_t packed_element_bytes;
+  /// Fills columns [first, last) of y, for as many rows of w as a panel holds or, up to kFusedRows rows of x, any
+  /// number. `scratch` has a panel's bytes.
+  void (*multiply)(const LinearTask<Layout, T>& task, int first, int last, void* scratch);
+  /// y[k] = a row of the weight
+  void (*decode_row)(const typename Layout::View& weight, int row, T* y);
+};
+
+/// Queries of one sequence and one head, which see the keys up to themselves.
+template <class T>
+struct AttendTask {
+  const T* q;       // rows `stride` apart
+  const T* keys;    // [context, head_dim]
+  const T* values;  // [context, head_dim]
+  T* y;             // rows `stride` apart
+  std::ptrdiff_t stride;
+  int head_dim;
+  int queries;
+  int past;  // keys before the first query's own
+};
+
+/// fp32 numbers that `attend` needs beside its task: a query, an output and the scores.
+constexpr std::size_t attend_scratch_bytes(int context, int head_dim) {
+  return (static_cast<std::size_t>(padded_to(context, 16)) + 2 * static_cast<std::size_t>(padded_to(head_dim, 16))) *
+         sizeof(float);
+}
+
+template <class T>
+struct RowKernels {
+  /// One row; weight and bias may be null.
+  void (*layer_norm)(const T* x, const float* weight, const float* bias, int cols, T* y);
+  void (*attend)(const AttendTask<T>& task, float* scratch);
+  /// y[i] = round(y[i] + x[i])
+  void (*add)(const T* x, int count, T* y);
+  void (*widen)(const T* x, std::size_t count, float* y);
+};
+
+/// One LinearKernels for each layout of a variant.
+template <class T, class Variant>
+struct LayoutTable;
+template <class T, class... Layouts>
+struct LayoutTable<T, std::variant<Layouts...>> : LinearKernels<Layouts, T>... {};
+
+template <class T>
+struct DTypeKernels : RowKernels<T>, LayoutTable<T, Weight> {};
+
+struct CpuKernels : DTypeKernels<float>, DTypeKernels<Half>, DTypeKernels<BFloat16> {};
+
+std::string_view to_string(CpuTarget target);
+
+/// The targets this machine can run, from the plainest to the best.
+std::vector<CpuTarget> available_targets();
+
+/// Throws Error{kUnsupported} for a target that is not available.
+const CpuKernels& cpu_kernels(CpuTarget target);
+
+}  // namespace nibble

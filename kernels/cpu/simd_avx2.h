@@ -1,0 +1,105 @@
+// Sixteen fp32 lanes in two AVX2 registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/numeric.h"
+
+namespace nibble {
+namespace {
+
+struct F32x16 {
+  __m256 low, high;
+};
+
+NIBBLE_HD F32x16 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+
+NIBBLE_HD __m256i words(const void* values) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(values)));
+}
+NIBBLE_HD __m256 bytes_to_floats(const std::int8_t* values) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(values))));
+}
+
+NIBBLE_HD F32x16 load(const float* values) { return {_mm256_loadu_ps(values), _mm256_loadu_ps(values + 8)}; }
+NIBBLE_HD F32x16 load(const Half* values) {
+  const auto* v = reinterpret_cast<const __m128i*>(values);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(v)), _mm256_cvtph_ps(_mm_loadu_si128(v + 1))};
+}
+NIBBLE_HD F32x16 load(const BFloat16* values) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(words(values), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(words(values + 8), 16))};
+}
+NIBBLE_HD F32x16 load(const std::int8_t* values) { return {bytes_to_floats(values), bytes_to_floats(values + 8)}; }
+
+/// The upper halves of the lanes, rounded to nearest even, as 32-bit numbers.
+NIBBLE_HD __m256i rounded_upper_halves(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i upper = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i nearest = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+  return _mm256_blendv_epi8(nearest, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+}
+
+NIBBLE_HD void store(float* values, const F32x16& v) {
+  _mm256_storeu_ps(values, v.low);
+  _mm256_storeu_ps(values + 8, v.high);
+}
+NIBBLE_HD void store(Half* values, const F32x16& v) {
+  auto* out = reinterpret_cast<__m128i*>(values);
+  _mm_storeu_si128(out, _mm256_cvtps_ph(v.low, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(out + 1, _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT));
+}
+NIBBLE_HD void store(BFloat16* values, const F32x16& v) {
+  const __m256i packed = _mm256_packus_epi32(rounded_upper_halves(v.low), rounded_upper_halves(v.high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm256_permute4x64_epi64(packed, 0b11'01'10'00));
+}
+
+NIBBLE_HD F32x16 operator+(const F32x16& a, const F32x16& b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+NIBBLE_HD F32x16 operator-(const F32x16& a, const F32x16& b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+NIBBLE_HD F32x16 operator*(const F32x16& a, const F32x16& b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+/// a * b + c
+NIBBLE_HD F32x16 fma(const F32x16& a, const F32x16& b, const F32x16& c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+/// b where a is NaN
+NIBBLE_HD F32x16 max(const F32x16& a, const F32x16& b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+
+NIBBLE_HD float sum(const F32x16& v) {
+  const __m256 eight = _mm256_add_ps(v.low, v.high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+NIBBLE_HD __m256 power_of_two(__m256 n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+/// 2^n for whole n, -126 to 127
+NIBBLE_HD F32x16 power_of_two(const F32x16& n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+
+/// table[index mod 16]: the sign bit of a lane chooses the half of the table, so bit 3 of the index is moved there.
+NIBBLE_HD __m256 lookup(const F32x16& table, __m256i index) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+/// table[high nibble] and table[low nibble] of 16 bytes
+NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
+  const __m256i first = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+  const __m256i last = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + 8)));
+  high = {lookup(table, _mm256_srli_epi32(first, 4)), lookup(table, _mm256_srli_epi32(last, 4))};
+  low = {lookup(table, first), lookup(table, last)};
+}
+
+}  // namespace
+}  // namespace nibble

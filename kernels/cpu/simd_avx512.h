@@ -1,0 +1,81 @@
+// Sixteen fp32 lanes in one AVX-512 register.
+#pragma once
+
+// GCC 12 takes its own headers' "undefined" registers for mistakes (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+
+#include "kernels/numeric.h"
+
+namespace nibble {
+namespace {
+
+struct F32x16 {
+  __m512 lanes;
+};
+
+NIBBLE_HD F32x16 broadcast(float value) { return {_mm512_set1_ps(value)}; }
+
+NIBBLE_HD F32x16 load(const float* values) { return {_mm512_loadu_ps(values)}; }
+NIBBLE_HD F32x16 load(const Half* values) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)))};
+}
+NIBBLE_HD F32x16 load(const BFloat16* values) {
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
+}
+NIBBLE_HD F32x16 load(const std::int8_t* values) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))))};
+}
+
+NIBBLE_HD void store(float* values, const F32x16& v) { _mm512_storeu_ps(values, v.lanes); }
+NIBBLE_HD void store(Half* values, const F32x16& v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtps_ph(v.lanes, _MM_FROUND_TO_NEAREST_INT));
+}
+NIBBLE_HD void store(BFloat16* values, const F32x16& v) {
+  const __m512i bits = _mm512_castps_si512(v.lanes);
+  const __m512i upper = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(v.lanes, v.lanes, _CMP_UNORD_Q);
+  const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, upper, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtepi32_epi16(words));
+}
+
+NIBBLE_HD F32x16 operator+(const F32x16& a, const F32x16& b) { return {_mm512_add_ps(a.lanes, b.lanes)}; }
+NIBBLE_HD F32x16 operator-(const F32x16& a, const F32x16& b) { return {_mm512_sub_ps(a.lanes, b.lanes)}; }
+NIBBLE_HD F32x16 operator*(const F32x16& a, const F32x16& b) { return {_mm512_mul_ps(a.lanes, b.lanes)}; }
+/// a * b + c
+NIBBLE_HD F32x16 fma(const F32x16& a, const F32x16& b, const F32x16& c) {
+  return {_mm512_fmadd_ps(a.lanes, b.lanes, c.lanes)};
+}
+/// b where a is NaN
+NIBBLE_HD F32x16 max(const F32x16& a, const F32x16& b) { return {_mm512_max_ps(a.lanes, b.lanes)}; }
+
+NIBBLE_HD float sum(const F32x16& v) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v.lanes), _mm512_extractf32x8_ps(v.lanes, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/// 2^n for whole n, -126 to 127
+NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.lanes), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+}
+
+/// table[high nibble] and table[low nibble] of 16 bytes; the lookup itself ignores all but four bits of an index.
+NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
+  const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  high = {_mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), table.lanes)};
+  low = {_mm512_permutexvar_ps(index, table.lanes)};
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,89 @@
+// Sixteen fp32 lanes as four vectors of four, which every compiler turns into whatever the machine has.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/numeric.h"
+
+namespace nibble {
+namespace {
+
+typedef float F32x4 __attribute__((vector_size(16)));
+typedef std::int32_t I32x4 __attribute__((vector_size(16)));
+
+struct F32x16 {
+  F32x4 part[4];
+};
+
+template <class F>
+NIBBLE_HD F32x16 lanes(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+
+NIBBLE_HD F32x16 broadcast(float value) {
+  return lanes([=](int) { return F32x4{value, value, value, value}; });
+}
+
+template <class T>
+NIBBLE_HD F32x16 load_each(const T* values) {
+  return lanes([=](int i) {
+    const T* v = values + 4 * i;
+    return F32x4{to_float(v[0]), to_float(v[1]), to_float(v[2]), to_float(v[3])};
+  });
+}
+NIBBLE_HD F32x16 load(const float* values) { return load_each(values); }
+NIBBLE_HD F32x16 load(const Half* values) { return load_each(values); }
+NIBBLE_HD F32x16 load(const BFloat16* values) { return load_each(values); }
+NIBBLE_HD F32x16 load(const std::int8_t* values) {
+  return lanes([=](int i) {
+    const std::int8_t* v = values + 4 * i;
+    return F32x4{static_cast<float>(v[0]), static_cast<float>(v[1]), static_cast<float>(v[2]), static_cast<float>(v[3])};
+  });
+}
+
+template <class T>
+NIBBLE_HD void store(T* values, const F32x16& v) {
+  for (int i = 0; i < 16; ++i) values[i] = round_to<T>(v.part[i / 4][i % 4]);
+}
+
+NIBBLE_HD F32x16 operator+(const F32x16& a, const F32x16& b) {
+  return lanes([&](int i) { return a.part[i] + b.part[i]; });
+}
+NIBBLE_HD F32x16 operator-(const F32x16& a, const F32x16& b) {
+  return lanes([&](int i) { return a.part[i] - b.part[i]; });
+}
+NIBBLE_HD F32x16 operator*(const F32x16& a, const F32x16& b) {
+  return lanes([&](int i) { return a.part[i] * b.part[i]; });
+}
+/// a * b + c, here with two roundings
+NIBBLE_HD F32x16 fma(const F32x16& a, const F32x16& b, const F32x16& c) { return a * b + c; }
+/// b where a is NaN
+NIBBLE_HD F32x16 max(const F32x16& a, const F32x16& b) {
+  return lanes([&](int i) { return a.part[i] > b.part[i] ? a.part[i] : b.part[i]; });
+}
+
+NIBBLE_HD float sum(const F32x16& v) {
+  const F32x4 s = (v.part[0] + v.part[2]) + (v.part[1] + v.part[3]);
+  return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+/// 2^n for whole n, -126 to 127
+NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
+  return lanes([&](int i) {
+    const I32x4 exponent = __builtin_convertvector(n.part[i], I32x4);
+    return reinterpret_cast<F32x4>((exponent + 127) << 23);
+  });
+}
+
+/// table[high nibble] and table[low nibble] of 16 bytes
+NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
+  float levels[16];
+  store(levels, table);
+  for (int i = 0; i < 16; ++i) {
+    high.part[i / 4][i % 4] = levels[bytes[i] >> 4];
+    low.part[i / 4][i % 4] = levels[bytes[i] & 15];
+  }
+}
+
+}  // namespace
+}  // namespace nibble

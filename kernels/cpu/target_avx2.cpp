@@ -1,0 +1,29 @@
+// The loops for AVX2 with FMA and F16C.
+#include "kernels/cpu/targets.h"
+
+#if defined(__x86_64__)
+#include "kernels/cpu/simd_avx2.h"
+#include "kernels/cpu/operand.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kTileRows = 3;
+constexpr int kTileColumns = 2;
+constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 1};
+
+template <class T>
+using OperandOf = F32x32;
+
+}  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/table-inl.h"
+
+namespace nibble {
+
+constinit const CpuKernels kAvx2Kernels = make_kernels();
+
+}  // namespace nibble
+
+#endif

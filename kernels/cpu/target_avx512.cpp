@@ -1,0 +1,29 @@
+// The loops for AVX-512 (F, BW, DQ, VL).
+#include "kernels/cpu/targets.h"
+
+#if defined(__x86_64__)
+#include "kernels/cpu/simd_avx512.h"
+#include "kernels/cpu/operand.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kTileRows = 4;
+constexpr int kTileColumns = 4;
+constexpr int kFusedColumns[kFusedRows] = {8, 4, 4, 4};
+
+template <class T>
+using OperandOf = F32x32;
+
+}  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/table-inl.h"
+
+namespace nibble {
+
+constinit const CpuKernels kAvx512Kernels = make_kernels();
+
+}  // namespace nibble
+
+#endif

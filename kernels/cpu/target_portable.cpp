@@ -1,0 +1,27 @@
+// The loops for any machine, with what the compiler assumes of it.
+#include "kernels/cpu/targets.h"
+
+#include "kernels/cpu/simd_portable.h"
+#include "kernels/cpu/operand.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kTileRows = 2;
+constexpr int kTileColumns = 2;
+constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2};
+
+template <class T>
+using OperandOf = F32x32;
+
+}  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/table-inl.h"
+
+namespace nibble {
+
+constinit const CpuKernels kPortableKernels = make_kernels();
+
+}  // namespace nibble
+

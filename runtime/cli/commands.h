@@ -1,0 +1,20 @@
+// What a command is, and the four there are. A command lives in the file of its name.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace nibble::cli {
+
+enum ExitCode { kSuccess = 0, kFailure = 1, kUsage = 2, kInterrupted = 130 };
+
+/// Does what the command line asks for. Throws Error, UsageError or Interrupted.
+using Action = std::function<ExitCode()>;
+
+// Each declares the command's flags on `app` and returns what is to be done once they are parsed.
+Action declare_generate(CLI::App& app);
+Action declare_logits(CLI::App& app);
+Action declare_quantize(CLI::App& app);
+Action declare_inspect(CLI::App& app);
+
+}  // namespace nibble::cli

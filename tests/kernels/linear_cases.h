@@ -1,0 +1,77 @@
+// The weights that tests and benchmarks of linear layers run over: every layout, with random contents.
+#pragma once
+
+#include <array>
+#include <random>
+#include <string_view>
+#include <vector>
+
+#include "kernels/layout/weight.h"
+
+namespace nibble {
+
+inline std::vector<float> random_values(std::size_t count, std::uint32_t seed, float deviation = 1.0F) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0F, deviation);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+/// Values as T in a buffer.
+template <class T>
+Buffer buffer_of(std::span<const float> values) {
+  Buffer buffer = Buffer::allocate(values.size() * sizeof(T));
+  for (std::size_t i = 0; i < values.size(); ++i) buffer.mutable_as<T>()[i] = round_to<T>(values[i]);
+  return buffer;
+}
+
+template <class T>
+Weight random_dense(int n, int k, std::uint32_t seed) {
+  const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
+  return Dense<T>{buffer_of<T>(random_values(count, seed, 0.05F)), n, k};
+}
+
+inline Weight random_int8(int n, int k, std::uint32_t seed) {
+  const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
+  const std::vector<float> values = random_values(count, seed, 0.05F);
+  Int8Row weight{Buffer::allocate(count), Buffer::allocate(static_cast<std::size_t>(n) * sizeof(float)), n, k};
+  encode_int8_rows(values, k, {weight.codes.mutable_as<std::int8_t>(), count},
+                   {weight.scb.mutable_as<float>(), static_cast<std::size_t>(n)});
+  return weight;
+}
+
+/// 4-bit codes in blocks of 64.
+template <class Scale>
+Weight random_lut4(int n, int k, std::uint32_t seed) {
+  constexpr std::size_t kBlocksize = 64;
+  const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
+  const std::vector<float> values = random_values(count, seed, 0.05F);
+  Buffer codes = Buffer::allocate((count + 1) / 2);
+  std::vector<float> absmax((count + kBlocksize - 1) / kBlocksize);
+  encode_nf4(values, kBlocksize, {codes.mutable_as<std::uint8_t>(), codes.size()}, absmax);
+  Scale scale;
+  if constexpr (std::is_same_v<Scale, F32Scale>) {
+    scale = {buffer_of<float>(absmax)};
+  } else {
+    scale = encode_nested(absmax);
+  }
+  return Lut4<Scale>{codes, buffer_of<float>(kNf4Levels), scale, kBlocksize, n, k};
+}
+
+struct WeightCase {
+  std::string_view name;
+  Weight (*make)(int n, int k, std::uint32_t seed);
+};
+
+/// One case for each alternative of Weight, in its order.
+inline constexpr std::array<WeightCase, std::variant_size_v<Weight>> kWeightCases = {{
+    {"fp32", random_dense<float>},
+    {"fp16", random_dense<Half>},
+    {"bf16", random_dense<BFloat16>},
+    {"int8", random_int8},
+    {"nf4", random_lut4<F32Scale>},
+    {"nf4-dq", random_lut4<NestedScale>},
+}};
+
+}  // namespace nibble
