@@ -28,8 +28,9 @@ JsonValue JsonValue::parse(std::string_view text, const std::string& file) {
   try {
     document->root = json::parse(text);
   } catch (const json::parse_error& error) {
-    throw Error(ErrorKind::kFormat, file + " is not valid JSON: the fault is at byte " + std::to_string(std::min(error.byte, text.size())) +
-                                        " of " + std::to_string(text.size()) + ".");
+    throw Error(ErrorKind::kFormat, file + " is not valid JSON: the fault is at byte " +
+                                        std::to_string(std::min(error.byte, text.size())) + " of " +
+                                        std::to_string(text.size()) + ".");
   } catch (const json::exception&) {  // a number beyond the range of double
     throw Error(ErrorKind::kFormat, file + " is not valid JSON: a number in it is out of range.");
   }
@@ -37,7 +38,6 @@ JsonValue JsonValue::parse(std::string_view text, const std::string& file) {
   return JsonValue(std::move(document), root, "");
 }
 
-bool JsonValue::is_object() const { return node(value_).is_object(); }
 bool JsonValue::is_array() const { return node(value_).is_array(); }
 bool JsonValue::is_string() const { return node(value_).is_string(); }
 
@@ -71,7 +71,7 @@ std::vector<JsonValue> JsonValue::items() const {
 }
 
 std::vector<std::pair<std::string, JsonValue>> JsonValue::members() const {
-  if (!is_object()) expected("an object");
+  if (!node(value_).is_object()) expected("an object");
   std::vector<std::pair<std::string, JsonValue>> all;
   all.reserve(node(value_).size());
   for (const auto& [key, value] : node(value_).items()) all.emplace_back(key, child(&value, "." + key));
@@ -79,7 +79,7 @@ std::vector<std::pair<std::string, JsonValue>> JsonValue::members() const {
 }
 
 std::optional<JsonValue> JsonValue::find(const std::string& key) const {
-  if (!is_object()) expected("an object");
+  if (!node(value_).is_object()) expected("an object");
   const auto found = node(value_).find(key);
   if (found == node(value_).end() || found->is_null()) return std::nullopt;
   return child(&*found, "." + key);

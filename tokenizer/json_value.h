@@ -19,7 +19,6 @@ class JsonValue {
   /// Throws Error naming `file` when `text` is not JSON.
   static JsonValue parse(std::string_view text, const std::string& file);
 
-  bool is_object() const;
   bool is_array() const;
   bool is_string() const;
 

@@ -1,7 +1,7 @@
 // Which tokenizer a checkpoint directory holds: one row per kind of file.
 #include <array>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "nibble/error.h"
 #include "tokenizer/bpe_tokenizer.h"
@@ -14,19 +14,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
+bool exists(const fs::path& path) {
+  std::error_code none;
+  return fs::exists(path, none);
+}
+
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw Error(ErrorKind::kIo, path.string() + " cannot be opened for reading.");
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (in.bad()) throw Error(ErrorKind::kIo, path.string() + " cannot be read to its end.");
-  return text;
+  std::ostringstream text;
+  text << in.rdbuf();
+  if (text.bad()) throw Error(ErrorKind::kIo, path.string() + " cannot be read to its end.");
+  return std::move(text).str();
 }
+
+std::string read_if_present(const fs::path& path) { return exists(path) ? read_file(path) : std::string(); }
 
 Settings read_settings(const fs::path& directory) {
   const fs::path config = directory / "tokenizer_config.json";
   const fs::path map = directory / "special_tokens_map.json";
-  return parse_settings(fs::exists(config) ? read_file(config) : std::string(),
-                        fs::exists(map) ? read_file(map) : std::string(), config.string());
+  return parse_settings(read_if_present(config), config.string(), read_if_present(map), map.string());
 }
 
 using Paths = std::vector<fs::path>;
@@ -68,7 +75,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
     Paths present;
     std::string missing;
     for (const std::string& file : kind.files) {
-      if (fs::exists(directory / file)) {
+      if (exists(directory / file)) {
         present.push_back(directory / file);
       } else {
         missing = file;

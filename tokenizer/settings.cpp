@@ -85,10 +85,11 @@ AddedToken parse_added_token(const JsonValue& object) {
   return token;
 }
 
-Settings parse_settings(std::string_view config, std::string_view special_tokens_map, const std::string& file) {
-  Settings settings{.file = file, .add_bos = {}, .add_eos = {}, .tokenizer_class = {}, .named = {}, .added = {}};
+Settings parse_settings(std::string_view config, const std::string& config_file, std::string_view map,
+                        const std::string& map_file) {
+  Settings settings{.file = config_file, .add_bos = {}, .add_eos = {}, .tokenizer_class = {}, .named = {}, .added = {}};
   if (!config.empty()) {
-    const JsonValue root = JsonValue::parse(config, file);
+    const JsonValue root = JsonValue::parse(config, config_file);
     if (const auto add_bos = root.find("add_bos_token")) settings.add_bos = add_bos->boolean();
     if (const auto add_eos = root.find("add_eos_token")) settings.add_eos = add_eos->boolean();
     settings.add_prefix_space = root.flag("add_prefix_space", false);
@@ -101,7 +102,7 @@ Settings parse_settings(std::string_view config, std::string_view special_tokens
       }
     }
   }
-  if (!special_tokens_map.empty()) parse_roles(JsonValue::parse(special_tokens_map, file), settings);
+  if (!map.empty()) parse_roles(JsonValue::parse(map, map_file), settings);
   return settings;
 }
 

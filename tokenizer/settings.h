@@ -37,7 +37,8 @@ struct Template {
 };
 
 /// Either text may be empty: the file is absent. tokenizer_config.json goes before special_tokens_map.json.
-Settings parse_settings(std::string_view config, std::string_view special_tokens_map, const std::string& file);
+Settings parse_settings(std::string_view config, const std::string& config_file, std::string_view map,
+                        const std::string& map_file);
 
 /// `tokens` with those of the settings, every id checked against the vocabulary: a token that is in both has the same
 /// id, and no id belongs to two. A named token that nothing gives an id is an Error.

@@ -5,8 +5,8 @@
 #include "kernels/layout/lut4.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <numeric>
 
 namespace nibble {
 namespace {
@@ -95,6 +95,46 @@ std::uint8_t dynamic_code(float value) {
   return 0.5F * (above[-1] + above[0]) < snapped ? index : static_cast<std::uint8_t>(index - 1);
 }
 
+// torch.mean of fp32 values, to the bit: bitsandbytes subtracts it, so the order of its additions is part of the format.
+// It is the cascade of ATen/native/cpu/SumKernel.cpp for 8-lane vectors: four interleaved sums a lane, each adding up
+// in four levels so that rounding errors grow slowly. The order on a GPU is another; the difference is in the last bit.
+
+/// The sum of `count` values that stand `stride` apart.
+float cascade_sum(const float* values, std::size_t stride, std::size_t count) {
+  constexpr std::size_t kLevels = 4;
+  const std::size_t power = std::max<std::size_t>(4, count < 2 ? 0 : std::bit_width(count - 1) / kLevels);
+  const std::size_t step = std::size_t{1} << power;
+  std::array<float, kLevels> levels{};
+  std::size_t done = 0;
+  while (done + step <= count) {
+    for (std::size_t i = 0; i < step; ++i) levels[0] += values[stride * done++];
+    for (std::size_t level = 1; level < kLevels; ++level) {
+      levels[level] += levels[level - 1];
+      levels[level - 1] = 0;
+      if ((done & ((step - 1) << (level * power))) != 0) break;
+    }
+  }
+  while (done < count) levels[0] += values[stride * done++];
+  return ((levels[0] + levels[1]) + levels[2]) + levels[3];
+}
+
+float torch_mean(std::span<const float> values) {
+  const std::size_t lanes = values.size() < 8 ? 1 : 8;
+  const std::size_t vectors = values.size() / lanes;
+  const std::size_t quarter = vectors / 4;
+  float sum = 0;
+  for (std::size_t i = vectors * lanes; i < values.size(); ++i) sum += values[i];
+  for (std::size_t lane = 0; lane < lanes; ++lane) {
+    std::array<float, 4> partial{};
+    for (std::size_t k = 0; k < 4; ++k) {
+      partial[k] = cascade_sum(values.data() + k * lanes + lane, 4 * lanes, quarter);
+    }
+    for (std::size_t v = 4 * quarter; v < vectors; ++v) partial[0] += values[v * lanes + lane];
+    sum += ((partial[0] + partial[1]) + partial[2]) + partial[3];
+  }
+  return sum / static_cast<float>(values.size());
+}
+
 }  // namespace
 
 constexpr std::array<float, 16> kNf4Levels = {
@@ -122,12 +162,10 @@ void encode_fp4(std::span<const float> weights, int blocksize, std::span<std::ui
 
 NestedScale encode_nested(std::span<const float> absmax) {
   constexpr std::size_t kBlock = NestedScale::kBlocksize;
-  // torch.mean adds in fp32 in an order that depends on its threads; the sum here is exact to fp32's last bit.
-  const double sum = std::accumulate(absmax.begin(), absmax.end(), 0.0);
   NestedScale scale{Buffer::allocate(absmax.size()),
                     Buffer::allocate((absmax.size() + kBlock - 1) / kBlock * sizeof(float)),
                     Buffer::allocate(sizeof kDynamicMap),
-                    absmax.empty() ? 0.0F : static_cast<float>(sum / static_cast<double>(absmax.size()))};
+                    torch_mean(absmax)};
   std::ranges::copy(kDynamicMap, scale.nested_table.mutable_as<float>());
   auto* codes = scale.absmax.mutable_as<std::uint8_t>();
   auto* nested_absmax = scale.nested_absmax.mutable_as<float>();

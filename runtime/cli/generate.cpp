@@ -1,133 +1,167 @@
-// nibble generate: continues prompts, once or in an interactive session.
+// nibble generate: goes on from a prompt, from many, or from what is typed.
+#include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
-#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 
+#include "nibble/error.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/interrupt.h"
+#include "runtime/cli/json.h"
 #include "runtime/cli/ledger.h"
+#include "runtime/cli/opening.h"
 #include "runtime/cli/prompt.h"
+#include "runtime/cli/render.h"
 #include "runtime/cli/repl.h"
-#include "runtime/cli/report.h"
+#include "runtime/cli/speed.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-struct GenerateFlags {
-  ModelFlags model;
-  PromptFlags prompt;
-  SamplingFlags sampling;
+struct GenerateArguments {
+  ModelArguments model;
   SessionOptions session;
-  bool hide_prompt = false;
+  PromptSource prompt;
+  std::vector<OptionChange> changes;
+  bool lines = false;
   bool json = false;
   bool dry_run = false;
+  bool hide_prompt = false;
 };
 
-void add_flags(CLI::App& app, GenerateFlags& flags) {
-  add_model_flags(app, flags.model);
-  add_prompt_flags(app, flags.prompt);
-  add_prompt_file_flags(app, flags.prompt);
-  constexpr int kMost = std::numeric_limits<int>::max();
-  add_number<int>(app, "-c,--ctx-size", "Most tokens of a sequence, prompt included (default 0: all the model was made for)",
-                  {0, kMost}, [&flags](int value) { flags.session.context = value; });
-  flags.sampling.add_to(app);
-  app.add_flag("--no-display-prompt", flags.hide_prompt, "Print the generated text alone");
-  CLI::Option* json = app.add_flag("--json", flags.json, "Print one JSON document: ids, text, speed, memory in bytes");
-  app.get_option("--logprobs")->needs(json);
-  CLI::Option* dry_run = app.add_flag("--dry-run", flags.dry_run,
-                                      "Print the memory it would take, from the files' headers alone, and do nothing");
-  add_number<int>(app, "--parallel", "With --dry-run: sequences generated at once; also -np (default 1)", {1, kMost},
-                  [&flags](int value) { flags.session.sequences = value; })
+void declare(CLI::App& app, GenerateArguments& a) {
+  add_model_flags(app, a.model);
+  add_device_flag(app, a.model.load);
+  add_prompt_flags(app, a.prompt);
+  app.add_flag("--lines", a.lines, "Take each line of the text as a prompt of its own and generate them all at once");
+  add_value(
+      app, "-c,--ctx-size", "N",
+      [&](const FlagValue& value) { a.session.context = value.number("a whole number of at least 0", 0); },
+      "Most tokens of prompt and generated text, 0: as many as the model was made for (default: 0)");
+  add_sampling_flags(app, a.changes);
+  CLI::Option* json = app.add_flag("--json", a.json, "Print one JSON document at the end in place of text");
+  add_value(
+      app, "--logprobs", "N",
+      [&](const FlagValue& value) {
+        const int count = value.number("a whole number of at least 0", 0);
+        a.changes.push_back([count](GenerateOptions& options) { options.logprobs = count; });
+      },
+      "Report natural log-probabilities of each token and of the N likeliest")
+      ->needs(json);
+  app.add_flag("--no-display-prompt", a.hide_prompt, "Print only what is generated");
+  CLI::Option* dry_run = app.add_flag("--dry-run", a.dry_run, "Print the memory it would take, and load nothing");
+  add_value(
+      app, "--parallel", "N",
+      [&](const FlagValue& value) { a.session.sequences = value.number("a whole number of at least 1", 1); },
+      "Sequences at once, also written -np (default: 1)")
       ->needs(dry_run);
+  app.footer("Without a prompt it reads standard input; from a terminal, line by line as an interactive session.");
 }
 
-int dry_run(const GenerateFlags& flags) {
-  const MemoryLedger ledger = predict_memory(flags.model.model, flags.model.load, flags.session);
-  if (flags.json) {
-    print_json({{"model", flags.model.model}, {"memory", {{"predicted", ledger_json(ledger)}}}});
-  } else {
-    print_ledger(std::cout, ledger);
+ExitCode dry_run(const GenerateArguments& a) {
+  const MemoryLedger ledger = predict_memory(a.model.model, a.model.load, a.session);
+  const std::uint64_t available = available_memory(a.model.load.device);
+  if (a.json) {
+    print_json({{"model", a.model.model}, {"memory", {{"predicted", ledger_json(ledger)}, {"available", available}}}});
+    return kSuccess;
   }
-  return 0;
+  print(fmt::format("{}: {} parameters\n{}It {}: the {} has {} MB left\n", a.model.model, ledger.parameters,
+                    ledger_text(ledger), ledger.total() <= available ? "fits" : "does not fit",
+                    to_string(a.model.load.device), megabytes(available)));
+  return kSuccess;
 }
 
-bool is_interactive(const PromptFlags& prompt) {
-  return !prompt.given && !prompt.file && isatty(STDIN_FILENO) != 0;
+GenerateOptions generate_options(const Engine& engine, const std::vector<OptionChange>& changes) {
+  GenerateOptions options = engine.default_options();
+  for (const OptionChange& change : changes) change(options);
+  return options;
 }
 
-/// What is shown of a step or a completion: text, or ids in place of it.
-std::string shown(const Completion& completion, bool has_tokenizer) {
-  return has_tokenizer ? completion.text : token_list(completion.tokens);
-}
+/// Prints what one sequence generates as it comes: text, or ids after those of the prompt where there is no tokenizer.
+class Stream {
+ public:
+  explicit Stream(bool has_tokenizer) : has_tokenizer_(has_tokenizer) {}
 
-/// Prints the prompt and its continuation as it comes.
-OnStep stream_to_stdout(const std::string& prompt, bool has_tokenizer, const InterruptGuard& guard) {
-  std::cout << prompt << std::flush;
-  return [&guard, has_tokenizer, separator = prompt.empty() ? "" : ","](const Step& step) mutable {
-    if (has_tokenizer) {
-      std::cout << step.text << std::flush;
-    } else {
-      std::cout << separator << step.id << std::flush;
-      separator = ",";
-    }
-    return !guard.interrupted();
-  };
-}
+  void show_prompt(const std::string& prompt) {
+    print(prompt);
+    between_ = ",";
+  }
+  void show(const Step& step) {
+    print(has_tokenizer_ ? std::string(step.text) : between_ + std::to_string(step.id));
+    between_ = ",";
+  }
 
-void print_batch(const GenerateFlags& flags, const Engine& engine, const std::vector<Prompt>& prompts,
-                 const std::vector<Completion>& completions) {
+ private:
+  bool has_tokenizer_;
+  std::string between_;
+};
+
+void print_lines(const Engine& engine, const std::vector<Prompt>& prompts, const std::vector<Completion>& completions,
+                 bool hide_prompt) {
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    if (!flags.hide_prompt) std::cout << prompt_text(prompts[i], engine) << '\n';
-    std::cout << shown(completions[i], engine.info().has_tokenizer) << "\n\n";
+    if (!hide_prompt) print(fmt::format("> {}\n", readable(engine, prompts[i])));
+    print(completions[i].text + (hide_prompt ? "\n" : "\n\n"));
   }
 }
 
-int run(GenerateFlags& flags) {
-  if (flags.dry_run) return dry_run(flags);
-  if (is_interactive(flags.prompt)) {
-    if (flags.json) throw UsageError("--json: expected a prompt (-p, -f, --tokens or standard input), found none");
-    LoadedModel model = load_model(flags.model, flags.session);
-    GenerateOptions options = model.engine.default_options();
-    flags.sampling.apply(options);
-    return run_repl(model, options);
-  }
+void print_document(const Opened& model, const GenerateOptions& options, const std::vector<Completion>& completions) {
+  Json document{{"model", model_json(model.engine.info())}, {"seed", options.seed}, {"completions", Json::array()}};
+  for (const Completion& completion : completions) document["completions"].push_back(completion_json(completion));
+  document["stats"] = stats_json(model.session.last_stats());
+  document["memory"] = {{"predicted", ledger_json(model.predicted)}, {"measured", ledger_json(model.session.memory())}};
+  print_json(document);
+}
 
-  const std::vector<Prompt> prompts = read_prompts(flags.prompt);
-  flags.session.sequences = static_cast<int>(prompts.size());
-  LoadedModel model = load_model(flags.model, flags.session);
-  GenerateOptions options = model.engine.default_options();
-  flags.sampling.apply(options);
+ExitCode generate_once(const GenerateArguments& a) {
+  const std::vector<Prompt> prompts =
+      a.lines ? read_prompt_lines(a.prompt) : std::vector<Prompt>{read_prompt(a.prompt)};
+  Opened model = open_model(a.model, {a.session.context, static_cast<int>(prompts.size())});
+  const GenerateOptions options = generate_options(model.engine, a.changes);
   std::vector<std::vector<int>> ids;
-  for (const Prompt& prompt : prompts) ids.push_back(prompt_tokens(prompt, model.engine));
+  for (const Prompt& prompt : prompts) ids.push_back(token_ids(model.engine, prompt));
 
-  const InterruptGuard guard(InterruptGuard::Again::kEndsTheProgram);
-  const bool streams = !flags.json && !flags.prompt.lines;
-  const bool has_tokenizer = model.engine.info().has_tokenizer;
-  const std::string echo = flags.hide_prompt ? "" : prompt_text(prompts.front(), model.engine);
-  const OnStep on_step = streams ? stream_to_stdout(echo, has_tokenizer, guard)
-                                 : [&guard](const Step&) { return !guard.interrupted(); };
-  const std::vector<Completion> completions = model.session.generate(ids, options, on_step);
+  const InterruptGuard guard;
+  const bool streams = !a.json && !a.lines;
+  Stream stream(model.engine.info().has_tokenizer);
+  if (streams && !a.hide_prompt) stream.show_prompt(readable(model.engine, prompts.front()));
+  const std::vector<Completion> completions = model.session.generate(ids, options, [&](const Step& step) {
+    if (streams) stream.show(step);
+    return !interrupted();
+  });
 
-  if (flags.json) {
-    print_json(generation_json(model, options, completions));
+  if (a.json) {
+    print_document(model, options, completions);
   } else {
-    if (streams) std::cout << std::endl;
-    else print_batch(flags, model.engine, prompts, completions);
-    std::cout.flush();
-    std::cerr << '\n';
-    if (options.temperature > 0) std::cerr << "seed = " << options.seed << '\n';
-    print_report(std::cerr, model);
+    if (streams) print("\n");
+    if (a.lines) print_lines(model.engine, prompts, completions, a.hide_prompt);
+    note("\n" + speed_line(model.session.last_stats()) + ledger_text(model.predicted, model.session.memory()));
   }
-  return guard.interrupted() ? kInterruptedStatus : 0;
+  return interrupted() ? kInterrupted : kSuccess;
+}
+
+ExitCode generate_interactively(const GenerateArguments& a) {
+  if (a.json || a.lines) {
+    throw UsageError(fmt::format("{}: expected a prompt (-p, -f, --tokens or standard input), found a terminal",
+                                 a.json ? "--json" : "--lines"));
+  }
+  Opened model = open_model(a.model, {a.session.context, 1});
+  run_repl(model, generate_options(model.engine, a.changes));
+  return kSuccess;
+}
+
+ExitCode generate(const GenerateArguments& a) {
+  if (a.dry_run) return dry_run(a);
+  const bool typed = std::holds_alternative<StandardInput>(a.prompt) && isatty(STDIN_FILENO) == 1;
+  return typed ? generate_interactively(a) : generate_once(a);
 }
 
 }  // namespace
 
-Action setup_generate(CLI::App& app) {
-  auto flags = std::make_shared<GenerateFlags>();
-  add_flags(app, *flags);
-  return [flags] { return run(*flags); };
+Action declare_generate(CLI::App& app) {
+  const auto arguments = std::make_shared<GenerateArguments>();
+  declare(app, *arguments);
+  return [arguments] { return generate(*arguments); };
 }
 
-}  // namespace nibble
+}  // namespace nibble::cli

@@ -1,67 +1,74 @@
 #include "runtime/cli/ledger.h"
 
-#include <ostream>
-#include <span>
-#include <string>
-#include <vector>
+#include <spdlog/fmt/fmt.h>
 
+#include <array>
+#include <span>
+
+#include "nibble/error.h"
 #include "runtime/cli/render.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-/// Classes, their total and the process, one column for each ledger.
-Table ledger_table(std::vector<std::string> header, std::span<const MemoryLedger> ledgers) {
-  const auto row = [&](std::string_view name, auto value_of) {
-    std::vector<std::string> cells{std::string(name)};
-    for (const MemoryLedger& ledger : ledgers) cells.push_back(megabytes(value_of(ledger)));
-    return cells;
+struct Column {
+  const char* title;
+  MemoryLedger ledger;
+  std::uint64_t process;  ///< the whole resident set
+};
+
+std::string text_of(std::span<const Column> columns) {
+  std::vector<std::string> header{"memory, MB"};
+  for (const Column& column : columns) header.emplace_back(column.title);
+  Table table(header);
+  const auto add = [&](std::string label, auto&& bytes) {
+    std::vector<std::string> row{std::move(label)};
+    for (const Column& column : columns) row.push_back(megabytes(bytes(column)));
+    table.add(std::move(row));
   };
-  Table table;
-  table.add(std::move(header));
-  table.rule();
   for (int i = 0; i < kMemoryClasses; ++i) {
     const auto memory_class = static_cast<MemoryClass>(i);
-    table.add(row(to_string(memory_class), [&](const MemoryLedger& ledger) { return ledger[memory_class]; }));
+    add(std::string(to_string(memory_class)), [&](const Column& column) { return column.ledger[memory_class]; });
+    if (memory_class == MemoryClass::kOther) {
+      add("= weights", [](const Column& column) { return column.ledger.weights(); });
+    }
   }
-  table.rule();
-  table.add(row("total", [](const MemoryLedger& ledger) { return ledger.total(); }));
-  table.add(row("of it weights", [](const MemoryLedger& ledger) { return ledger.weights(); }));
-  return table;
+  add("= total", [](const Column& column) { return column.ledger.total(); });
+  add("process, resident", [](const Column& column) { return column.process; });
+  const MemoryLedger& last = columns.back().ledger;
+  return table.text() +
+         fmt::format("Hugging Face would print {} MB: parameters and buffers, no quantization state, no cache\n",
+                     megabytes(last.huggingface));
 }
 
-void print_huggingface(std::ostream& out, const MemoryLedger& ledger) {
-  out << "Hugging Face would print " << megabytes(ledger.huggingface) << " MB (parameters and buffers, no "
-      << "quantization state)\n";
+/// What the process will be: what it is before loading and all that is loaded.
+Column predicted_column(const MemoryLedger& ledger) {
+  return {"predicted", ledger, ledger.process_resident + ledger.total()};
 }
 
 }  // namespace
 
-void print_ledger(std::ostream& out, const MemoryLedger& predicted) {
-  ledger_table({"memory [MB]", "predicted"}, {&predicted, 1}).print(out);
-  print_huggingface(out, predicted);
-}
-
-void print_ledger(std::ostream& out, const MemoryLedger& predicted, const MemoryLedger& measured) {
-  const std::vector<MemoryLedger> both{predicted, measured};
-  Table table = ledger_table({"memory [MB]", "predicted", "measured"}, both);
-  table.add({"process, resident", "", megabytes(measured.process_resident)});
-  table.print(out);
-  print_huggingface(out, measured);
-}
-
-nlohmann::ordered_json ledger_json(const MemoryLedger& ledger) {
-  nlohmann::ordered_json classes;
-  for (int i = 0; i < kMemoryClasses; ++i) {
-    const auto memory_class = static_cast<MemoryClass>(i);
-    classes[std::string(to_string(memory_class))] = ledger[memory_class];
+MemoryLedger require_memory(const ModelArguments& arguments, const SessionOptions& session) {
+  MemoryLedger ledger = predict_memory(arguments.model, arguments.load, session);
+  const std::uint64_t available = available_memory(arguments.load.device);
+  if (ledger.total() > available) {
+    const std::uint64_t cache = ledger[MemoryClass::kKvCache];
+    throw Error(ErrorKind::kOutOfMemory,
+                fmt::format("{}: needs {} MB ({} MB of weights, {} MB of cache), but the {} has {} MB left",
+                            arguments.model, megabytes(ledger.total()), megabytes(ledger.weights()), megabytes(cache),
+                            to_string(arguments.load.device), megabytes(available)));
   }
-  return {{"classes", classes},
-          {"weights", ledger.weights()},
-          {"total", ledger.total()},
-          {"huggingface", ledger.huggingface},
-          {"parameters", ledger.parameters},
-          {"process_resident", ledger.process_resident}};
+  return ledger;
 }
 
-}  // namespace nibble
+std::string ledger_text(const MemoryLedger& predicted) {
+  const std::array columns{predicted_column(predicted)};
+  return text_of(columns);
+}
+
+std::string ledger_text(const MemoryLedger& predicted, const MemoryLedger& measured) {
+  const std::array columns{predicted_column(predicted), Column{"measured", measured, measured.process_resident}};
+  return text_of(columns);
+}
+
+}  // namespace nibble::cli

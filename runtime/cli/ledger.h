@@ -1,18 +1,20 @@
-// The memory ledger as a table and as JSON.
+// The memory ledger as a person reads it, and the question it answers before anything is loaded.
 #pragma once
 
-#include <iosfwd>
-
-#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 
 #include "nibble/memory.h"
+#include "nibble/session.h"
+#include "runtime/cli/options.h"
 
-namespace nibble {
+namespace nibble::cli {
 
-/// Predicted figures alone: nothing has been loaded.
-void print_ledger(std::ostream& out, const MemoryLedger& predicted);
-void print_ledger(std::ostream& out, const MemoryLedger& predicted, const MemoryLedger& measured);
+/// The ledger predicted for such a load. Throws Error{kOutOfMemory} when the device does not have that much left.
+MemoryLedger require_memory(const ModelArguments& arguments, const SessionOptions& session);
 
-nlohmann::ordered_json ledger_json(const MemoryLedger& ledger);
+/// Predicted figures alone, then beside measured ones. In MB, by class.
+std::string ledger_text(const MemoryLedger& predicted);
+std::string ledger_text(const MemoryLedger& predicted, const MemoryLedger& measured);
 
-}  // namespace nibble
+}  // namespace nibble::cli

@@ -2,73 +2,80 @@
 
 #include <histedit.h>
 
-#include <cerrno>
 #include <cstdio>
+#include <cstdlib>
+#include <system_error>
 
-namespace nibble {
+#include "runtime/cli/interrupt.h"
 
-struct LineEditor::State {
-  std::filesystem::path file;
-  std::string prompt;
-  EditLine* editor = nullptr;
-  History* history = nullptr;
-  HistEvent event{};
+namespace nibble::cli {
+
+struct LineEditor::Impl {
+  std::filesystem::path history_file;
+  std::unique_ptr<EditLine, void (*)(EditLine*)> line{el_init("nibble", stdin, stdout, stderr), el_end};
+  std::unique_ptr<History, void (*)(History*)> past{history_init(), history_end};
+  const char* prompt = "";
+
+  static char* prompt_of(EditLine* line) {
+    Impl* impl = nullptr;
+    el_get(line, EL_CLIENTDATA, &impl);
+    return const_cast<char*>(impl->prompt);
+  }
+
+  void remember(const char* entry) {
+    HistEvent event;
+    history(past.get(), &event, H_ENTER, entry);
+    history(past.get(), &event, H_SAVE, history_file.c_str());
+  }
 };
 
-namespace {
-
-constexpr int kEntries = 1000;
-
-char* current_prompt(EditLine* editor) {
-  void* state = nullptr;
-  el_get(editor, EL_CLIENTDATA, &state);
-  return static_cast<LineEditor::State*>(state)->prompt.data();
-}
-
-}  // namespace
-
-LineEditor::LineEditor(std::filesystem::path history) : state_(std::make_unique<State>()) {
-  State& state = *state_;
-  state.file = std::move(history);
+LineEditor::LineEditor(std::filesystem::path history_file) : impl_(std::make_unique<Impl>()) {
+  impl_->history_file = std::move(history_file);
   std::error_code ignored;
-  std::filesystem::create_directories(state.file.parent_path(), ignored);
-  state.history = history_init();
-  ::history(state.history, &state.event, H_SETSIZE, kEntries);
-  ::history(state.history, &state.event, H_SETUNIQUE, 1);
-  ::history(state.history, &state.event, H_LOAD, state.file.c_str());
-  state.editor = el_init("nibble", stdin, stdout, stderr);
-  el_set(state.editor, EL_CLIENTDATA, &state);
-  el_set(state.editor, EL_PROMPT, current_prompt);
-  el_set(state.editor, EL_EDITOR, "emacs");
-  el_set(state.editor, EL_HIST, ::history, state.history);
-  el_set(state.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
+  std::filesystem::create_directories(impl_->history_file.parent_path(), ignored);
+
+  constexpr int kHistoryEntries = 1000;
+  HistEvent event;
+  history(impl_->past.get(), &event, H_SETSIZE, kHistoryEntries);
+  history(impl_->past.get(), &event, H_SETUNIQUE, 1);
+  history(impl_->past.get(), &event, H_LOAD, impl_->history_file.c_str());
+
+  EditLine* line = impl_->line.get();
+  el_set(line, EL_CLIENTDATA, impl_.get());
+  el_set(line, EL_PROMPT, &Impl::prompt_of);
+  el_set(line, EL_EDITOR, "emacs");
+  el_set(line, EL_HIST, history, impl_->past.get());
+  el_set(line, EL_SIGNAL, 1);
+  el_set(line, EL_BIND, "^R", "em-inc-search-prev", nullptr);
 }
 
-LineEditor::~LineEditor() {
-  el_end(state_->editor);
-  history_end(state_->history);
-}
+LineEditor::~LineEditor() = default;
 
-TypedLine LineEditor::read(const std::string& prompt) {
-  state_->prompt = prompt;
+LineEditor::Input LineEditor::read(const char* prompt) {
+  impl_->prompt = prompt;
+  forget_interrupt();
   int count = 0;
-  errno = 0;
-  const char* typed = el_gets(state_->editor, &count);
-  if (typed != nullptr && count > 0) {
-    std::string text(typed, static_cast<std::size_t>(count));
-    if (text.ends_with('\n')) text.pop_back();
-    return {TypedLine::Kind::kText, std::move(text)};
+  const char* typed = el_gets(impl_->line.get(), &count);
+  if (typed == nullptr || count <= 0) {
+    if (!interrupted()) return {Event::kEnd, ""};
+    const LineInfo* info = el_line(impl_->line.get());
+    std::string text(info->buffer, info->lastchar);
+    el_reset(impl_->line.get());
+    return {Event::kInterrupt, std::move(text)};
   }
-  if (errno != EINTR) return {TypedLine::Kind::kEnd, ""};
-  const LineInfo* left = el_line(state_->editor);
-  const bool empty = left->lastchar == left->buffer;
-  el_reset(state_->editor);
-  return {empty ? TypedLine::Kind::kCancelledEmpty : TypedLine::Kind::kCancelled, ""};
+  std::string text(typed, static_cast<std::size_t>(count));
+  if (text.ends_with('\n')) text.pop_back();
+  if (!text.empty()) impl_->remember(text.c_str());
+  return {Event::kLine, std::move(text)};
 }
 
-void LineEditor::remember(const std::string& entry) {
-  history(state_->history, &state_->event, H_ENTER, entry.c_str());
-  history(state_->history, &state_->event, H_SAVE, state_->file.c_str());
+std::filesystem::path history_file() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::filesystem::path(value == nullptr ? "" : value);
+  };
+  const std::filesystem::path state = variable("XDG_STATE_HOME");
+  return (state.is_absolute() ? state : variable("HOME") / ".local/state") / "nibble/history";
 }
 
-}  // namespace nibble
+}  // namespace nibble::cli

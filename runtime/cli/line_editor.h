@@ -1,32 +1,37 @@
-// Lines typed at a terminal, with editing and a history that outlives the program.
+// A line from the terminal, with editing and a history that outlives the program (libedit).
 #pragma once
 
 #include <filesystem>
 #include <memory>
 #include <string>
 
-namespace nibble {
+namespace nibble::cli {
 
-struct TypedLine {
-  enum class Kind { kText, kCancelled, kCancelledEmpty, kEnd };
-  Kind kind;         ///< cancelled: Ctrl-C, on a line with something on it or on an empty one; end: Ctrl-D
-  std::string text;  ///< without its line end
-};
-
-/// Owns the terminal's settings while a line is read. SIGINT must be caught by the host (InterruptGuard).
+/// One at a time: libedit asks for the prompt through a plain function. Ctrl-C must be held by an InterruptGuard.
 class LineEditor {
  public:
-  /// The history is read from `history`, which need not exist; a history that cannot be written is kept in memory.
-  explicit LineEditor(std::filesystem::path history);
+  enum class Event {
+    kLine,
+    kInterrupt,  ///< Ctrl-C; `text` is what had been typed
+    kEnd,        ///< Ctrl-D, or the terminal is gone
+  };
+  struct Input {
+    Event event;
+    std::string text;  ///< without the line end
+  };
+
+  /// The history is kept in `history_file`; where that cannot be written, it lasts as long as the editor.
+  explicit LineEditor(std::filesystem::path history_file);
   ~LineEditor();
 
-  TypedLine read(const std::string& prompt);
-  /// Adds an entry, which may be of several lines, and saves.
-  void remember(const std::string& entry);
+  Input read(const char* prompt);
 
  private:
-  struct State;
-  std::unique_ptr<State> state_;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace nibble
+/// $XDG_STATE_HOME/nibble/history, or ~/.local/state/nibble/history.
+std::filesystem::path history_file();
+
+}  // namespace nibble::cli

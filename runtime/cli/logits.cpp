@@ -1,45 +1,60 @@
-// nibble logits: the logits of every position of a prompt, as a safetensors file that anyone can compare.
+// nibble logits: what the model says after every token, as a file that anyone can compare.
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
 #include <memory>
 
-#include "nibble/nibble.h"
+#include "nibble/inspect.h"
 #include "runtime/cli/commands.h"
-#include "runtime/cli/model.h"
+#include "runtime/cli/opening.h"
 #include "runtime/cli/prompt.h"
+#include "runtime/cli/render.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-struct LogitsFlags {
-  ModelFlags model;
-  PromptFlags prompt;
-  std::vector<std::uint8_t> mask;
+struct LogitsArguments {
+  ModelArguments model;
+  PromptSource prompt;
+  std::vector<std::uint8_t> attention_mask;
   std::string output;
 };
 
-int run(const LogitsFlags& flags) {
-  const Prompt prompt = read_prompts(flags.prompt).front();
-  LoadedModel model = load_model(flags.model, {});
-  const std::vector<int> tokens = prompt_tokens(prompt, model.engine);
-  const std::vector<float> logits = model.session.logits(tokens, flags.mask);
-  save_tensor(flags.output, "logits", logits, static_cast<std::int64_t>(tokens.size()), model.engine.info().vocab_size);
-  return 0;
+void declare(CLI::App& app, LogitsArguments& a) {
+  add_model_flags(app, a.model);
+  add_device_flag(app, a.model.load);
+  add_prompt_flags(app, a.prompt);
+  add_value(
+      app, "--attention-mask", "BITS",
+      [&](const FlagValue& value) {
+        const std::vector<int> bits = value.list("0 or 1 for each token such as 0,1,1", 1);
+        a.attention_mask.assign(bits.begin(), bits.end());
+      },
+      "0 for each token that is not there, such as padding, 1 for the others: 0,1,1 (default: all are there)");
+  app.add_option("-o,--output", a.output, "Safetensors file to write: tensor logits, fp32, [tokens, vocabulary]")
+      ->type_name("FILE")
+      ->take_last()
+      ->required();
+}
+
+ExitCode logits(const LogitsArguments& a) {
+  const Prompt prompt = read_prompt(a.prompt);
+  Opened model = open_model(a.model, {});
+  const std::vector<int> tokens = token_ids(model.engine, prompt);
+  const std::vector<float> values = model.session.logits(tokens, a.attention_mask);
+  const auto rows = static_cast<std::int64_t>(tokens.size());
+  const std::int64_t columns = model.engine.info().vocab_size;
+  save_tensor(a.output, "logits", values, rows, columns);
+  print(fmt::format("{}: logits {}, fp32\n", a.output, shape_text({rows, columns})));
+  return kSuccess;
 }
 
 }  // namespace
 
-Action setup_logits(CLI::App& app) {
-  auto flags = std::make_shared<LogitsFlags>();
-  add_model_flags(app, flags->model);
-  add_prompt_flags(app, flags->prompt);
-  app.add_option("-o,--output", flags->output, "File to write: tensor logits, fp32, [tokens, vocabulary]")
-      ->type_name("FILE.safetensors")
-      ->required();
-  add_text(app, "--attention-mask", "BITS", "One 0 or 1 a token, as in 0,1,1; a token under 0 is not seen (default: all are)",
-           [mask = &flags->mask](const std::string& flag, const std::string& text) {
-             const std::vector<int> bits = parse_list(flag, text, {0, 1});
-             mask->assign(bits.begin(), bits.end());
-           });
-  return [flags] { return run(*flags); };
+Action declare_logits(CLI::App& app) {
+  const auto arguments = std::make_shared<LogitsArguments>();
+  declare(app, *arguments);
+  return [arguments] { return logits(*arguments); };
 }
 
-}  // namespace nibble
+}  // namespace nibble::cli

@@ -1,100 +1,118 @@
 #include "runtime/cli/prompt.h"
 
+#include <spdlog/fmt/fmt.h>
+
+#include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iostream>
-#include <iterator>
-#include <limits>
-#include <sstream>
+#include <memory>
+#include <string_view>
 
 #include "nibble/error.h"
-#include "runtime/cli/options.h"
+#include "runtime/cli/flags.h"
+#include "runtime/cli/render.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-/// All of a stream, less the line end that editors and echo put last.
-std::string read_all(std::istream& stream, const std::string& name) {
-  std::string text(std::istreambuf_iterator<char>(stream), {});
-  if (stream.bad() || stream.fail()) throw Error(ErrorKind::kIo, name + ": cannot be read: " + std::strerror(errno));
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
+
+[[noreturn]] void fail_to_read(const std::string& name) {
+  throw Error(errno == ENOENT ? ErrorKind::kNotFound : ErrorKind::kIo,
+              fmt::format("{}: cannot be read: {}", name, std::strerror(errno)));
+}
+
+std::string read_all(std::FILE* file, const std::string& name) {
+  std::string text;
+  std::array<char, 1 << 16> piece;
+  while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), file)) text.append(piece.data(), count);
+  if (std::ferror(file) != 0) fail_to_read(name);
   if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
   return text;
 }
 
 std::string read_file(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) throw Error(ErrorKind::kNotFound, path + ": cannot be read: " + std::strerror(errno));
-  stream.exceptions(std::ios::goodbit);
-  if (stream.peek(); stream.bad()) throw Error(ErrorKind::kIo, path + ": cannot be read: " + std::strerror(errno));
-  stream.clear();
-  return read_all(stream, path);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+  if (!file) fail_to_read(path);
+  return read_all(file.get(), path);
 }
 
-std::vector<Prompt> split_lines(const std::string& text, const std::string& name) {
-  std::vector<Prompt> prompts;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
-    if (line.empty()) {
-      throw Error(ErrorKind::kInvalidArgument,
-                  name + ": expected a prompt on each line, found line " + std::to_string(prompts.size() + 1) + " empty");
-    }
-    prompts.emplace_back(line);
-  }
-  return prompts;
+[[noreturn]] void fail_empty(const std::string& name) {
+  throw Error(ErrorKind::kInvalidArgument, name + ": expected a prompt of at least one character, found none");
 }
 
-void require_text(const std::string& text, const std::string& source) {
-  if (text.empty()) throw Error(ErrorKind::kInvalidArgument, source + ": expected a prompt, found an empty text");
+/// For messages.
+std::string name_of(const PromptSource& source) {
+  return std::visit(Overloaded{[](const StandardInput&) { return std::string("standard input"); },
+                               [](const File& file) { return file.path; },
+                               [](const std::string&) { return std::string("-p/--prompt"); },
+                               [](const std::vector<int>&) { return std::string("--tokens"); }},
+                    source);
 }
 
 }  // namespace
 
-void add_prompt_flags(CLI::App& app, PromptFlags& flags) {
-  CLI::Option* text = add_text(app, "-p,--prompt", "TEXT", "Text to continue",
-                               [&flags](const std::string&, const std::string& value) { flags.given = value; });
-  CLI::Option* tokens = add_text(app, "--tokens", "IDS", "Token ids in place of text, as in 2,17,9",
-                                 [&flags](const std::string& flag, const std::string& value) {
-                                   flags.given = parse_list(flag, value, {0, std::numeric_limits<int>::max()});
-                                 });
-  text->excludes(tokens);
+void add_prompt_flags(CLI::App& app, PromptSource& source) {
+  const auto choose = [&source](PromptSource chosen) {
+    if (!std::holds_alternative<StandardInput>(source)) {
+      throw UsageError(fmt::format("prompt: expected one of -p, -f and --tokens, found {} and {}", name_of(source),
+                                   name_of(chosen)));
+    }
+    source = std::move(chosen);
+  };
+  add_value(
+      app, "-p,--prompt", "TEXT", [=](const FlagValue& value) { choose(value.text()); }, "Text to go on from");
+  add_value(
+      app, "-f,--file", "FILE", [=](const FlagValue& value) { choose(File{value.text()}); },
+      "File with the text to go on from");
+  add_value(
+      app, "--tokens", "IDS", [=](const FlagValue& value) { choose(value.list("token ids such as 2,17,9")); },
+      "Token ids in place of text, taken as they are: 2,17,9");
 }
 
-void add_prompt_file_flags(CLI::App& app, PromptFlags& flags) {
-  CLI::Option* file = add_text(app, "-f,--file", "FILE", "File with the text to continue",
-                               [&flags](const std::string&, const std::string& value) { flags.file = value; });
-  file->excludes(app.get_option("--prompt"))->excludes(app.get_option("--tokens"));
-  app.add_flag("--lines", flags.lines, "Each line of the file is a prompt of its own; all are continued together")
-      ->needs(file);
+Prompt read_prompt(const PromptSource& source) {
+  Prompt prompt = std::visit(Overloaded{[](const StandardInput&) -> Prompt { return read_all(stdin, "standard input"); },
+                                        [](const File& file) -> Prompt { return read_file(file.path); },
+                                        [](const auto& given) -> Prompt { return given; }},
+                             source);
+  const auto* text = std::get_if<std::string>(&prompt);
+  if (text != nullptr && text->empty()) fail_empty(name_of(source));
+  return prompt;
 }
 
-std::vector<Prompt> read_prompts(const PromptFlags& flags) {
-  if (flags.given) {
-    if (const auto* text = std::get_if<std::string>(&*flags.given)) require_text(*text, "-p/--prompt");
-    return {*flags.given};
+std::vector<Prompt> read_prompt_lines(const PromptSource& source) {
+  const Prompt whole = read_prompt(source);
+  const auto* text = std::get_if<std::string>(&whole);
+  if (text == nullptr) throw UsageError("--lines: expected text (-p, -f or standard input), found --tokens");
+  std::vector<Prompt> lines;
+  std::string_view rest = *text;
+  while (true) {
+    const std::size_t end = rest.find('\n');
+    std::string_view line = rest.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.empty()) fail_empty(fmt::format("{}, line {}", name_of(source), lines.size() + 1));
+    lines.emplace_back(std::string(line));
+    if (end == std::string_view::npos) return lines;
+    rest.remove_prefix(end + 1);
   }
-  const std::string name = flags.file.value_or("standard input");
-  std::string text = flags.file ? read_file(*flags.file) : read_all(std::cin, name);
-  require_text(text, name);
-  if (flags.lines) return split_lines(text, name);
-  return {std::move(text)};
 }
 
-std::vector<int> prompt_tokens(const Prompt& prompt, const Engine& engine) {
-  if (const auto* tokens = std::get_if<std::vector<int>>(&prompt)) return *tokens;
-  return engine.tokenize(std::get<std::string>(prompt));
+std::vector<int> token_ids(const Engine& engine, const Prompt& prompt) {
+  const auto* text = std::get_if<std::string>(&prompt);
+  return text != nullptr ? engine.tokenize(*text) : std::get<std::vector<int>>(prompt);
 }
 
-std::string prompt_text(const Prompt& prompt, const Engine& engine) {
+std::string readable(const Engine& engine, const Prompt& prompt) {
   if (const auto* text = std::get_if<std::string>(&prompt)) return *text;
-  const auto& tokens = std::get<std::vector<int>>(prompt);
-  return engine.info().has_tokenizer ? engine.detokenize(tokens) : token_list(tokens);
+  const auto& ids = std::get<std::vector<int>>(prompt);
+  return engine.info().has_tokenizer ? engine.detokenize(ids) : list_text(ids);
 }
 
-std::string token_list(const std::vector<int>& tokens) {
-  std::string list;
-  for (const int id : tokens) list += (list.empty() ? "" : ",") + std::to_string(id);
-  return list;
-}
-
-}  // namespace nibble
+}  // namespace nibble::cli

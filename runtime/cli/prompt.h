@@ -1,41 +1,36 @@
-// What a command is asked to read: text, or token ids.
+// What a model is to go on from: text or ids, from the command line, a file or standard input.
 #pragma once
 
-#include <optional>
+#include <CLI/CLI.hpp>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include <CLI/App.hpp>
-
 #include "nibble/engine.h"
 
-namespace nibble {
+namespace nibble::cli {
 
-/// Text, or ids where there is no tokenizer or none is wanted.
+/// Text, or token ids in its place.
 using Prompt = std::variant<std::string, std::vector<int>>;
 
-struct PromptFlags {
-  std::optional<Prompt> given;  ///< -p or --tokens
-  std::optional<std::string> file;
-  bool lines = false;  ///< each line of the file is a prompt
+struct StandardInput {};
+struct File {
+  std::string path;
 };
+/// Where prompts come from: -p, -f, --tokens, or none of them.
+using PromptSource = std::variant<StandardInput, std::string, File, std::vector<int>>;
 
-/// -p and --tokens, of which one may be given.
-void add_prompt_flags(CLI::App& app, PromptFlags& flags);
-/// -f and --lines, in place of those.
-void add_prompt_file_flags(CLI::App& app, PromptFlags& flags);
+/// -p, -f and --tokens, of which one may be given.
+void add_prompt_flags(CLI::App& app, PromptSource& source);
 
-/// At least one prompt, none of them empty; from standard input when no flag names one. Throws Error.
-std::vector<Prompt> read_prompts(const PromptFlags& flags);
+/// One line end at the end of a file is not part of the prompt. Throws Error naming a file that cannot be read or an
+/// empty prompt.
+Prompt read_prompt(const PromptSource& source);
+/// Each line of the text is a prompt of its own.
+std::vector<Prompt> read_prompt_lines(const PromptSource& source);
 
-/// Throws Error for text without a tokenizer.
-std::vector<int> prompt_tokens(const Prompt& prompt, const Engine& engine);
+std::vector<int> token_ids(const Engine& engine, const Prompt& prompt);
+/// The prompt as a person reads it: its text, or ids where there is no tokenizer.
+std::string readable(const Engine& engine, const Prompt& prompt);
 
-/// The prompt as people read it: its text, or the ids' where they have one, or the ids.
-std::string prompt_text(const Prompt& prompt, const Engine& engine);
-
-/// "2,17,9", as --tokens takes them.
-std::string token_list(const std::vector<int>& tokens);
-
-}  // namespace nibble
+}  // namespace nibble::cli

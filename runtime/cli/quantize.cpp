@@ -1,60 +1,67 @@
-// nibble quantize: a checkpoint, written again with its weights quantized.
-#include <filesystem>
-#include <iostream>
+// nibble quantize: a checkpoint written again with quantized weights.
+#include <spdlog/fmt/fmt.h>
+
 #include <memory>
 
 #include "nibble/inspect.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
 #include "runtime/cli/options.h"
 #include "runtime/cli/render.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-struct QuantizeFlags {
+struct QuantizeArguments {
   std::string source, destination;
-  std::optional<Scheme> scheme;
-  std::optional<EmbeddingStorage> embedding;
-  QuantizeOptions options;
+  LoadOptions weights;
+  std::uint64_t shard_bytes = QuantizeOptions{}.shard_bytes;
+  bool quiet = false;
 };
 
-/// Bytes of the weight files of a checkpoint directory.
-std::uint64_t weight_file_bytes(const std::string& directory) {
-  std::uint64_t bytes = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
-    const std::string extension = entry.path().extension().string();
-    if (extension == ".safetensors" || extension == ".bin") bytes += entry.file_size();
-  }
-  return bytes;
+void declare(CLI::App& app, QuantizeArguments& a) {
+  app.add_option("SRC", a.source, "Checkpoint directory to read")->type_name("")->required();
+  app.add_option("DST", a.destination, "Directory to make; it appears when it is complete")->type_name("")->required();
+  add_weight_flags(app, a.weights)->required();
+  add_value(
+      app, "--max-shard-size", "SIZE", [&](const FlagValue& value) { a.shard_bytes = value.bytes(); },
+      "Largest weight file: 500MB, 5GB, 4GiB (default: 5GB)");
+  app.add_flag("-q,--quiet", a.quiet, "Show no progress and no summary");
 }
 
-int run(QuantizeFlags& flags) {
-  flags.options.scheme = *flags.scheme;
-  flags.options.embedding = flags.embedding.value_or(EmbeddingStorage::kCompute);
-  quantize(flags.source, flags.destination, flags.options, progress_bar("quantizing"));
-  const std::uint64_t before = weight_file_bytes(flags.source);
-  const std::uint64_t after = weight_file_bytes(flags.destination);
-  std::cout << flags.source << ": " << megabytes(before) << " MB\n"
-            << flags.destination << ": " << megabytes(after) << " MB (" << to_string(*flags.scheme) << "), "
-            << fixed(static_cast<double>(before) / static_cast<double>(after), 2) << " times smaller\n";
-  return 0;
+std::uint64_t weight_bytes(const std::string& model) { return predict_memory(model).weights(); }
+
+ExitCode quantize(const QuantizeArguments& a) {
+  QuantizeOptions options;
+  options.scheme = a.weights.scheme.value_or(options.scheme);
+  options.blocksize = a.weights.blocksize;
+  options.dtype = a.weights.compute_dtype;
+  options.embedding = a.weights.embedding.value_or(options.embedding);
+  options.shard_bytes = a.shard_bytes;
+  options.threads = a.weights.threads;
+  {
+    const InterruptGuard guard;
+    ProgressDisplay display("quantizing", a.quiet ? ProgressStyle::kNone : progress_style(ProgressStyle::kLines));
+    nibble::quantize(a.source, a.destination, options, [&](std::uint64_t done, std::uint64_t total) {
+      display.update(done, total);
+      if (interrupted()) throw Interrupted();
+    });
+  }
+  if (a.quiet) return kSuccess;
+  const std::uint64_t before = weight_bytes(a.source);
+  const std::uint64_t after = weight_bytes(a.destination);
+  print(fmt::format("{}: {}, weights {} MB, were {} MB: {:.2f} times smaller\n", a.destination,
+                    to_string(options.scheme), megabytes(after), megabytes(before),
+                    static_cast<double>(before) / static_cast<double>(after)));
+  return kSuccess;
 }
 
 }  // namespace
 
-Action setup_quantize(CLI::App& app) {
-  auto flags = std::make_shared<QuantizeFlags>();
-  QuantizeOptions& options = flags->options;
-  app.add_option("SRC", flags->source, "Checkpoint directory to read")->type_name("")->required();
-  app.add_option("DST", flags->destination, "Directory to write; must not exist")->type_name("")->required();
-  add_scheme(app, flags->scheme)->required();
-  add_blocksize(app, options.blocksize);
-  add_dtype(app, options.dtype);
-  add_embedding(app, flags->embedding);
-  add_threads(app, options.threads);
-  add_text(app, "--max-shard-size", "SIZE", "Largest file, in bytes or with KB, MB, GB, TB (default 5GB)",
-           [&options](const std::string& flag, const std::string& text) { options.shard_bytes = parse_bytes(flag, text); });
-  return [flags] { return run(*flags); };
+Action declare_quantize(CLI::App& app) {
+  const auto arguments = std::make_shared<QuantizeArguments>();
+  declare(app, *arguments);
+  return [arguments] { return quantize(*arguments); };
 }
 
-}  // namespace nibble
+}  // namespace nibble::cli

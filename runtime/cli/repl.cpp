@@ -1,175 +1,201 @@
 #include "runtime/cli/repl.h"
 
-#include <cstdlib>
-#include <iostream>
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <array>
 #include <optional>
+#include <string>
 
+#include "nibble/error.h"
 #include "runtime/cli/interrupt.h"
+#include "runtime/cli/ledger.h"
 #include "runtime/cli/line_editor.h"
-#include "runtime/cli/report.h"
+#include "runtime/cli/render.h"
+#include "runtime/cli/speed.h"
 
-namespace nibble {
+namespace nibble::cli {
 namespace {
 
-constexpr std::string_view kHelp =
-    "What you type is added to the text, and the model goes on from there; an empty line lets it go on by itself.\n"
-    "A line that ends in \\ continues on the next; \"\"\" begins and ends a text of several lines.\n"
-    "Ctrl-C stops the model; twice on an empty line, or Ctrl-D, leaves.\n"
-    "  /help   this\n"
-    "  /reset  begin a new text\n"
-    "  /stats  speed of the last answer, and memory\n"
-    "  /quit   leave\n";
 constexpr std::string_view kBlock = "\"\"\"";
 
-/// Where the XDG base directory specification puts what a program remembers.
-std::filesystem::path history_file() {
-  if (const char* state = std::getenv("XDG_STATE_HOME"); state != nullptr && *state == '/') {
-    return std::filesystem::path(state) / "nibble/history";
+class Repl {
+ public:
+  Repl(Opened& model, GenerateOptions options)
+      : model_(model), options_(std::move(options)), editor_(history_file()) {}
+
+  void run();
+
+ private:
+  struct Command {
+    std::string_view name;
+    std::string_view usage;
+    void (Repl::*run)(std::string_view argument);
+  };
+  static const std::array<Command, 5> kCommands;
+
+  /// What was typed: text for the model, or a command with its slash. Nothing when the user leaves.
+  struct Entry {
+    bool is_command;
+    std::string text;
+  };
+  std::optional<Entry> read_entry();
+  /// Reads on after the first line of an entry until `more` says that there are no more lines. Nothing when given up.
+  std::optional<std::string> read_block(std::string first);
+  std::optional<std::string> read_continued(std::string first);
+
+  void obey(std::string_view line);
+  void go_on(const std::string& typed);
+
+  void help(std::string_view);
+  void set(std::string_view argument);
+  void reset(std::string_view);
+  void stats(std::string_view);
+  void quit(std::string_view) { leaving_ = true; }
+
+  Opened& model_;
+  GenerateOptions options_;
+  std::string text_;  ///< the running text
+  bool leaving_ = false;
+  LineEditor editor_;
+};
+
+constexpr std::array<Repl::Command, 5> Repl::kCommands{{
+    {"/help", "/help             this list", &Repl::help},
+    {"/set", "/set NAME VALUE   change a setting: temp, top-k, top-p, min-p, repeat-penalty, n-predict, seed", &Repl::set},
+    {"/reset", "/reset            forget the text and start another", &Repl::reset},
+    {"/stats", "/stats            speed of the last generation, memory and context in use", &Repl::stats},
+    {"/quit", "/quit             leave (also Ctrl-D, or Ctrl-C twice)", &Repl::quit},
+}};
+
+std::optional<std::string> Repl::read_block(std::string first) {
+  std::string text = first.substr(kBlock.size());
+  while (!text.ends_with(kBlock)) {
+    const LineEditor::Input line = editor_.read(". ");
+    if (line.event != LineEditor::Event::kLine) return std::nullopt;
+    text += (text.empty() ? "" : "\n") + line.text;
   }
-  const char* home = std::getenv("HOME");
-  return std::filesystem::path(home == nullptr ? "." : home) / ".local/state/nibble/history";
+  text.resize(text.size() - kBlock.size());
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
 }
 
-/// Something typed, of one line or several.
-struct Entry {
-  std::string text;
-  bool is_command;
-};
+std::optional<std::string> Repl::read_continued(std::string first) {
+  while (first.ends_with('\\')) {
+    const LineEditor::Input line = editor_.read(". ");
+    if (line.event != LineEditor::Event::kLine) return std::nullopt;
+    first.back() = '\n';
+    first += line.text;
+  }
+  return first;
+}
 
-/// Reads entries, not lines: continuations, blocks, and the two ways to leave.
-class EntryReader {
- public:
-  explicit EntryReader(InterruptGuard& guard) : editor_(history_file()), guard_(guard) {}
-
-  /// Nothing when the user has left.
-  std::optional<Entry> next() {
-    for (bool warned = false;;) {
-      const TypedLine line = editor_.read("> ");
-      guard_.clear();
-      switch (line.kind) {
-        case TypedLine::Kind::kText: {
-          std::optional<std::string> text = complete(line.text);
-          if (!text) break;
-          if (!text->empty()) editor_.remember(*text);
-          return Entry{*text, line.text.starts_with('/')};
-        }
-        case TypedLine::Kind::kCancelled:
-          std::cout << '\n';
-          break;
-        case TypedLine::Kind::kCancelledEmpty:
-          std::cout << '\n';
-          if (warned) return std::nullopt;
-          std::cout << "Ctrl-C again, or Ctrl-D, leaves.\n";
-          warned = true;
-          continue;
-        case TypedLine::Kind::kEnd:
-          std::cout << '\n';
-          return std::nullopt;
-      }
-      warned = false;
+std::optional<Repl::Entry> Repl::read_entry() {
+  bool warned = false;
+  while (true) {
+    LineEditor::Input line = editor_.read("> ");
+    if (line.event == LineEditor::Event::kEnd) return std::nullopt;
+    if (line.event == LineEditor::Event::kInterrupt) {
+      print("\n");
+      if (warned && line.text.empty()) return std::nullopt;
+      warned = line.text.empty();
+      if (warned) print("(Ctrl-C again or Ctrl-D leaves)\n");
+      continue;
     }
+    warned = false;
+    const bool block = line.text.starts_with(kBlock);
+    if (!block && line.text.starts_with('/')) return Entry{true, std::move(line.text)};
+    std::optional<std::string> text = block ? read_block(std::move(line.text)) : read_continued(std::move(line.text));
+    if (text) return Entry{false, std::move(*text)};
+    print("\n");
   }
+}
 
- private:
-  /// The whole entry that begins with `line`; nothing when it was cancelled.
-  std::optional<std::string> complete(const std::string& line) {
-    const bool is_block = line.starts_with(kBlock);
-    std::string text = is_block ? line.substr(kBlock.size()) : line;
-    const std::string_view mark = is_block ? kBlock : std::string_view("\\");
-    // A block goes on until the mark, a line for as long as it ends in one.
-    while (text.ends_with(mark) != is_block) {
-      if (!is_block) text.pop_back();
-      const TypedLine more = editor_.read(". ");
-      guard_.clear();
-      if (more.kind != TypedLine::Kind::kText) {
-        std::cout << '\n';
-        return std::nullopt;
-      }
-      text += '\n' + more.text;
-    }
-    if (is_block) text.resize(text.size() - kBlock.size());
-    return text;
+void Repl::obey(std::string_view line) {
+  const std::size_t space = std::min(line.find(' '), line.size());
+  const std::string_view name = line.substr(0, space);
+  const auto command = std::ranges::find(kCommands, name, &Command::name);
+  if (command == kCommands.end()) {
+    print(fmt::format("{}: no such command; /help lists them\n", quoted(name)));
+    return;
   }
+  (this->*command->run)(line.substr(std::min(space + 1, line.size())));
+}
 
-  LineEditor editor_;
-  InterruptGuard& guard_;
-};
-
-/// The running text, as ids, and the model that continues it.
-class Conversation {
- public:
-  Conversation(LoadedModel& model, const GenerateOptions& options, const InterruptGuard& guard)
-      : model_(model), options_(options), guard_(guard), prefix_(model.engine.tokenize("")), tokens_(prefix_) {}
-
-  void reset() {
-    model_.session.reset();
-    tokens_ = prefix_;
-  }
-
-  void go_on_from(const std::string& typed) {
-    std::vector<int> tokens = tokens_;
-    const std::vector<int> added = typed.empty() ? std::vector<int>() : without_prefix(model_.engine.tokenize(typed));
-    tokens.insert(tokens.end(), added.begin(), added.end());
-    if (tokens.empty()) return;
-    if (static_cast<int>(tokens.size()) > context()) return say_full(tokens.size());
-
-    const std::vector<std::vector<int>> prompts{tokens};
-    const auto completions = model_.session.generate(prompts, options_, [&](const Step& step) {
-      std::cout << step.text << std::flush;
-      return !guard_.interrupted();
+void Repl::go_on(const std::string& typed) {
+  if (text_.empty() && typed.empty()) return;
+  forget_interrupt();
+  try {
+    const Completion completion = model_.session.generate(text_ + typed, options_, [](const Step& step) {
+      print(step.text);
+      return !interrupted();
     });
-    std::cout << std::endl;
-    const Completion& completion = completions.front();
-    tokens_ = std::move(tokens);
-    tokens_.insert(tokens_.end(), completion.tokens.begin(), completion.tokens.end());
-    if (completion.finish == FinishReason::kContextFull) say_full(tokens_.size());
-  }
-
- private:
-  int context() const { return model_.context; }
-
-  std::vector<int> without_prefix(std::vector<int> tokens) const {
-    if (tokens.size() >= prefix_.size() && std::equal(prefix_.begin(), prefix_.end(), tokens.begin())) {
-      tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(prefix_.size()));
+    text_ += typed + completion.text;
+    print("\n");
+    if (completion.finish == FinishReason::kContextFull) {
+      print("(the context is full: /reset starts another text)\n");
     }
-    return tokens;
+  } catch (const Error& error) {
+    print(fmt::format("nibble: {}\n", error.what()));
   }
+}
 
-  void say_full(std::size_t tokens) const {
-    std::cout << "The context of " << context() << " tokens is full (the text has " << tokens
-              << "); /reset begins a new text.\n";
+void Repl::help(std::string_view) {
+  print("What you type is added to the text as it is, and the model goes on from there; an empty line lets it go on.\n"
+        "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops the model.\n");
+  for (const Command& command : kCommands) print(fmt::format("  {}\n", command.usage));
+}
+
+void Repl::set(std::string_view argument) {
+  const std::size_t space = std::min(argument.find(' '), argument.size());
+  const auto flag = std::ranges::find(sampling_flags(), argument.substr(0, space), &SamplingFlag::name);
+  if (flag == sampling_flags().end()) {
+    print(fmt::format("{}: no such setting; /help lists them\n", quoted(argument.substr(0, space))));
+    return;
   }
+  try {
+    const std::string text(argument.substr(std::min(space + 1, argument.size())));
+    flag->read(FlagValue(std::string(flag->name()), text))(options_);
+  } catch (const UsageError& error) {
+    print(fmt::format("{}\n", error.what()));
+  }
+}
 
-  LoadedModel& model_;
-  const GenerateOptions& options_;
-  const InterruptGuard& guard_;
-  std::vector<int> prefix_;  ///< what the tokenizer puts before every text
-  std::vector<int> tokens_;
-};
+void Repl::reset(std::string_view) {
+  text_.clear();
+  model_.session.reset();
+}
+
+void Repl::stats(std::string_view) {
+  const std::size_t used = text_.empty() ? 0 : model_.engine.tokenize(text_).size();
+  print(speed_line(model_.session.last_stats()) + ledger_text(model_.predicted, model_.session.memory()) +
+        fmt::format("context: {} of {} tokens\n", used, model_.context));
+}
+
+void Repl::run() {
+  const ModelInfo& info = model_.engine.info();
+  print(fmt::format("{}: {}, {} weights, computing in {}\nType text and the model goes on from there; /help explains.\n",
+                    version(), info.name, to_string(info.scheme), to_string(info.compute_dtype)));
+  while (!leaving_) {
+    const std::optional<Entry> entry = read_entry();
+    if (!entry) break;
+    if (entry->is_command) {
+      obey(entry->text);
+    } else {
+      go_on(entry->text);
+    }
+  }
+}
 
 }  // namespace
 
-int run_repl(LoadedModel& model, const GenerateOptions& options) {
-  InterruptGuard guard(InterruptGuard::Again::kIsIgnored);
-  Conversation conversation(model, options, guard);
-  EntryReader reader(guard);
-  std::cout << model.engine.info().name << ", " << to_string(model.engine.info().scheme) << "; /help explains.\n";
-  while (const std::optional<Entry> entry = reader.next()) {
-    if (!entry->is_command) {
-      conversation.go_on_from(entry->text);
-    } else if (entry->text == "/help") {
-      std::cout << kHelp;
-    } else if (entry->text == "/reset") {
-      conversation.reset();
-    } else if (entry->text == "/stats") {
-      print_report(std::cout, model);
-    } else if (entry->text == "/quit") {
-      break;
-    } else {
-      std::cout << "There is no command " << entry->text << "; /help lists them.\n";
-    }
+void run_repl(Opened& model, GenerateOptions options) {
+  if (!model.engine.info().has_tokenizer) {
+    throw Error(ErrorKind::kUnsupported,
+                model.engine.info().name + ": has no tokenizer, which an interactive session needs; give --tokens");
   }
-  return 0;
+  const InterruptGuard guard;
+  Repl(model, std::move(options)).run();
 }
 
-}  // namespace nibble
+}  // namespace nibble::cli

@@ -1,11 +1,12 @@
-// The interactive session: what is typed is appended to one running text, which the model continues.
+// The interactive session: one running text that grows by what is typed and by what the model goes on with.
 #pragma once
 
-#include "runtime/cli/model.h"
+#include "runtime/cli/opening.h"
 
-namespace nibble {
+namespace nibble::cli {
 
-/// Reads standard input, a terminal, until it ends. Returns the exit status.
-int run_repl(LoadedModel& model, const GenerateOptions& options);
+/// Until the user leaves. Standard input must be a terminal. Throws Error when the terminal fails; what the model refuses
+/// is shown, and the session goes on.
+void run_repl(Opened& model, GenerateOptions options);
 
-}  // namespace nibble
+}  // namespace nibble::cli

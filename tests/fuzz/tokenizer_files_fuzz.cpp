@@ -29,8 +29,9 @@ std::unique_ptr<nibble::Tokenizer> parse(unsigned kind, std::string_view text) {
     case 2:
       return nibble::parse_vocab_and_merges(kVocab, "vocab.json", text, "merges.txt", {});
     case 3:
-      return nibble::parse_vocab_and_merges(kVocab, "vocab.json", kMerges, "merges.txt",
-                                            nibble::parse_settings(text, "", "tokenizer_config.json"));
+      return nibble::parse_vocab_and_merges(
+          kVocab, "vocab.json", kMerges, "merges.txt",
+          nibble::parse_settings(text, "tokenizer_config.json", text, "special_tokens_map.json"));
     default:
       return nibble::parse_sentencepiece(text, "tokenizer.model", {});
   }

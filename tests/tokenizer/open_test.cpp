@@ -144,6 +144,19 @@ TEST(Settings, NameAFieldOfTheWrongType) {
   copy.expect_error("tokenizer_config.json", "the top level must be an object, not array");
 }
 
+TEST(Settings, NameSpecialTokensMapWhenThatIsDamaged) {
+  const Copy copy("opt");
+  copy.write("special_tokens_map.json", "{");
+  copy.expect_error("special_tokens_map.json", "is not valid JSON");
+}
+
+TEST(OpenTokenizer, NamesAFileThatCannotBeRead) {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directory(directory.path() / "tokenizer.json");
+  const auto sentence = sentence_of([&] { open_tokenizer(directory.path()); });
+  EXPECT_NE(sentence.find("tokenizer.json cannot be read"), std::string::npos) << sentence;
+}
+
 TEST(VocabJson, NamesWhatIsDamaged) {
   const Copy copy("opt");
   copy.write("vocab.json", R"({"a": 0,)");

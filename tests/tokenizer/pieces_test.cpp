@@ -108,6 +108,7 @@ TEST(Regex, GivesUpOnAPatternThatBacktracksWithoutEnd) {
 TEST(Nfkc, ComposesAndKeepsCharactersNewerThanUnicode9) {
   EXPECT_EQ(nfkc("\ufb01e\u0301\u00bd"), "fi\u00e91\u20442");
   EXPECT_EQ(nfkc("\u32ff\U0001e030"), "\u32ff\U0001e030");
+  EXPECT_EQ(nfkc("\u0139\u0d3b\u0323"), "\u0139\u0d3b\u0323") << "U+0D3B came with Unicode 10";
 }
 
 TEST(AddedTokens, TakesTheLongestAtTheLeftmostPlace) {

@@ -1,0 +1,18 @@
+#include "runtime/cli/opening.h"
+
+#include "runtime/cli/ledger.h"
+#include "runtime/cli/render.h"
+
+namespace nibble::cli {
+
+Opened open_model(const ModelArguments& arguments, const SessionOptions& options) {
+  const MemoryLedger predicted = require_memory(arguments, options);
+  ProgressDisplay display("loading", progress_style(ProgressStyle::kNone));
+  Engine engine = Engine::open(arguments.model, arguments.load,
+                               [&](std::uint64_t done, std::uint64_t total) { display.update(done, total); });
+  Session session = engine.session(options);
+  const int context = options.context == 0 ? engine.info().context : options.context;
+  return {predicted, std::move(engine), std::move(session), context};
+}
+
+}  // namespace nibble::cli
