@@ -18,6 +18,12 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+void rename_file(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) throw Error(ErrorKind::kIo, to.string() + ": cannot be created: " + error.message());
+}
+
 /// A directory that takes its name only when everything is in it; before that it stands beside it under another.
 class AtomicDirectory {
  public:
@@ -42,9 +48,7 @@ class AtomicDirectory {
   const fs::path& path() const { return partial_; }
 
   void commit() {
-    std::error_code error;
-    fs::rename(partial_, target_, error);
-    if (error) throw Error(ErrorKind::kIo, target_.string() + ": cannot be created: " + error.message());
+    rename_file(partial_, target_);
     partial_.clear();
   }
 
@@ -71,12 +75,12 @@ class ShardWriter {
     flush();
     const std::size_t count = shards_.size();
     if (count == 1) {
-      fs::rename(directory_ / shard_name(0, 0), directory_ / "model.safetensors");
+      rename_file(directory_ / shard_name(0, 0), directory_ / "model.safetensors");
       return;
     }
     Json map = Json::object();
     for (std::size_t i = 0; i < count; ++i) {
-      fs::rename(directory_ / shard_name(i, 0), directory_ / shard_name(i, count));
+      rename_file(directory_ / shard_name(i, 0), directory_ / shard_name(i, count));
       for (const std::string& tensor : shards_[i]) map[tensor] = shard_name(i, count);
     }
     const Json index{{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", map}};

@@ -1,7 +1,6 @@
 // Which tokenizer a checkpoint directory holds: one row per kind of file.
 #include <array>
 #include <fstream>
-#include <sstream>
 
 #include "nibble/error.h"
 #include "tokenizer/bpe_tokenizer.h"
@@ -14,7 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code none;
   return fs::exists(path, none);
 }
@@ -22,13 +21,17 @@ bool exists(const fs::path& path) {
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw Error(ErrorKind::kIo, path.string() + " cannot be opened for reading.");
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (text.bad()) throw Error(ErrorKind::kIo, path.string() + " cannot be read to its end.");
-  return std::move(text).str();
+  std::string text;
+  std::array<char, 1 << 16> block;
+  do {
+    in.read(block.data(), block.size());
+    text.append(block.data(), static_cast<std::size_t>(in.gcount()));
+  } while (in);
+  if (in.bad()) throw Error(ErrorKind::kIo, path.string() + " cannot be read to its end.");
+  return text;
 }
 
-std::string read_if_present(const fs::path& path) { return exists(path) ? read_file(path) : std::string(); }
+std::string read_if_present(const fs::path& path) { return is_there(path) ? read_file(path) : std::string(); }
 
 Settings read_settings(const fs::path& directory) {
   const fs::path config = directory / "tokenizer_config.json";
@@ -75,7 +78,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
     Paths present;
     std::string missing;
     for (const std::string& file : kind.files) {
-      if (exists(directory / file)) {
+      if (is_there(directory / file)) {
         present.push_back(directory / file);
       } else {
         missing = file;

@@ -157,7 +157,7 @@ void CpuBackend::do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment
     using T = typename decltype(tag)::type;
     append<T>(k, segments, layer, cache, cache.keys);
     append<T>(v, segments, layer, cache, cache.values);
-    attend<T>(q, segments, layer, cache, y);
+    attend_heads<T>(q, segments, layer, cache, y);
   });
 }
 
@@ -179,7 +179,7 @@ void CpuBackend::append(Tensor rows, std::span<const Segment> segments, int laye
 }
 
 template <class T>
-void CpuBackend::attend(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y) {
+void CpuBackend::attend_heads(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y) {
   grow_scratch(0, whole_lines(attend_scratch_bytes(cache.context, cache.head_dim)));
   int most_rows = 0;
   for (const Segment& segment : segments) most_rows = std::max(most_rows, segment.rows);

@@ -33,7 +33,7 @@ class CpuBackend final : public Backend {
   template <class T>
   void append(Tensor rows, std::span<const Segment> segments, int layer, const KvCache& cache, Buffer& destination);
   template <class T>
-  void attend(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y);
+  void attend_heads(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y);
 
   template <class F>
   void for_rows(int rows, int cols, F&& f);

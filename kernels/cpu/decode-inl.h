@@ -5,19 +5,23 @@
 namespace nibble {
 namespace {
 
+/// Into the second-level cache: rows a power of two apart would push each other out of the first. A row of w is too
+/// short for the hardware to notice that it is being read in order.
+NIBBLE_HD void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
+
 /// The general case: no group has a fast path, and factors keep their order.
 template <class Layout>
 struct GroupDecoder {
   using View = typename Layout::View;
   /// Whether a packed group holds its even columns, then its odd ones.
   static constexpr bool kEvensFirst = false;
-  /// Groups at the beginning of a row that `decode` may be called for.
+  /// Groups at the beginning of a row that `decode` and `prefetch` may be called for.
   static int fast_groups(const View&) { return 0; }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int) {
     return {};
   }
-  NIBBLE_HD static const void* address(const View&, std::int64_t, int) { return nullptr; }
+  NIBBLE_HD static void prefetch(const View&, std::int64_t, int) {}
 };
 
 template <class T>
@@ -34,8 +38,8 @@ struct GroupDecoder<Dense<T>> {
       return make_operand<Operand>(load(values), load(values + 16));
     }
   }
-  NIBBLE_HD static const void* address(const View& w, std::int64_t row, int group) {
-    return w.values + row * w.k + group * kGroup;
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
+    prefetch_line(w.values + row * w.k + group * kGroup);
   }
 };
 
@@ -51,8 +55,8 @@ struct GroupDecoder<Int8Row> {
     const F32x16 inverse = broadcast(View::kInverse127);
     return make_operand<Operand>(load(codes) * scb * inverse, load(codes + 16) * scb * inverse);
   }
-  NIBBLE_HD static const void* address(const View& w, std::int64_t row, int group) {
-    return w.codes + row * w.k + group * kGroup;
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
+    prefetch_line(w.codes + row * w.k + group * kGroup);
   }
 };
 
@@ -70,8 +74,8 @@ struct GroupDecoder<Lut4<Scale>> {
     lookup_nibbles(table, w.codes + (flat >> 1), evens, odds);
     return make_operand<Operand>(evens, odds);
   }
-  NIBBLE_HD static const void* address(const View& w, std::int64_t row, int group) {
-    return w.codes + ((row * w.k + group * kGroup) >> 1);
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
+    prefetch_line(w.codes + ((row * w.k + group * kGroup) >> 1));
   }
 };
 

@@ -41,7 +41,7 @@ void multiply_fused(const typename Layout::View& w, int first, const typename Op
   };
   for (int group = 0; group < fast; ++group) {
     add_group(group, [&](int row, int g) __attribute__((always_inline)) {
-      __builtin_prefetch(GroupDecoder<Layout>::address(w, row + N, g));
+      GroupDecoder<Layout>::prefetch(w, row + N, g);
       return GroupDecoder<Layout>::template decode<Operand>(w, row, g);
     });
   }
@@ -108,6 +108,8 @@ void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
     for (int m = 0; m < M; ++m) finish<T>(task, sums[m], m, begin, count);
   }
 }
+
+static_assert(kPanelRows % kTileColumns == 0 && 4 % kTileColumns == 0, "panels hold whole tiles");
 
 /// Rows [first, first + count) of w, decoded and packed; then rows of zeros up to a multiple of a tile.
 template <class Layout, class Operand>

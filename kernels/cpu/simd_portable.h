@@ -24,21 +24,24 @@ NIBBLE_HD F32x16 broadcast(float value) {
   return lanes([=](int) { return F32x4{value, value, value, value}; });
 }
 
-template <class T>
-NIBBLE_HD F32x16 load_each(const T* values) {
+NIBBLE_HD F32x16 load(const float* values) {
   return lanes([=](int i) {
-    const T* v = values + 4 * i;
-    return F32x4{to_float(v[0]), to_float(v[1]), to_float(v[2]), to_float(v[3])};
+    F32x4 part;
+    __builtin_memcpy(&part, values + 4 * i, sizeof part);
+    return part;
   });
 }
-NIBBLE_HD F32x16 load(const float* values) { return load_each(values); }
-NIBBLE_HD F32x16 load(const Half* values) { return load_each(values); }
-NIBBLE_HD F32x16 load(const BFloat16* values) { return load_each(values); }
+/// Through an array, whose loop compilers know how to convert several values at a time.
+template <class T>
+NIBBLE_HD F32x16 load(const T* values) {
+  float widened[16];
+  for (int i = 0; i < 16; ++i) widened[i] = to_float(values[i]);
+  return load(widened);
+}
 NIBBLE_HD F32x16 load(const std::int8_t* values) {
-  return lanes([=](int i) {
-    const std::int8_t* v = values + 4 * i;
-    return F32x4{static_cast<float>(v[0]), static_cast<float>(v[1]), static_cast<float>(v[2]), static_cast<float>(v[3])};
-  });
+  float widened[16];
+  for (int i = 0; i < 16; ++i) widened[i] = static_cast<float>(values[i]);
+  return load(widened);
 }
 
 template <class T>

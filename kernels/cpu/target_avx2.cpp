@@ -8,8 +8,8 @@
 namespace nibble {
 namespace {
 
-constexpr int kTileRows = 3;
-constexpr int kTileColumns = 2;
+constexpr int kTileRows = 4;
+constexpr int kTileColumns = 1;
 constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 1};
 
 template <class T>

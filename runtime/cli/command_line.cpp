@@ -37,17 +37,20 @@ std::string sentence(const CLI::App& app, const CLI::ParseError& error) {
   const auto chosen = app.get_subcommands();
   if (chosen.empty()) {
     return fmt::format("expected a command ({}), found {}; nibble --help explains them",
-                       fmt::join([] {
-                         std::vector<const char*> names;
-                         for (const Command& command : kCommands) names.push_back(command.name);
-                         return names;
-                       }(), ", "),
-                       app.remaining().empty() ? "none" : quoted(app.remaining().front()));
+                       fmt::join(
+                           [] {
+                             std::vector<const char*> names;
+                             for (const Command& command : kCommands) names.push_back(command.name);
+                             return names;
+                           }(),
+                           ", "),
+                       app.remaining().empty() ? "none" : in_quotes(app.remaining().front()));
   }
   const std::string name = chosen.front()->get_name();
   const std::vector<std::string> unknown = app.remaining(true);
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !unknown.empty()) {
-    return fmt::format("{0}: does not know {1}; nibble {0} --help lists what it knows", name, quoted(unknown.front()));
+    return fmt::format("{0}: does not know {1}; nibble {0} --help lists what it knows", name,
+                       in_quotes(unknown.front()));
   }
   return fmt::format("{}: {}", name, error.what());
 }

@@ -8,7 +8,7 @@
 
 namespace nibble::cli {
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr std::size_t kMost = 60;
   std::string shown = "'";
   for (const char c : text.substr(0, kMost)) {
@@ -43,14 +43,15 @@ std::uint64_t FlagValue::bytes() const {
   constexpr std::string_view kExpected = "a size above 0 such as 500MB, 5GB or 4GiB";
   const std::size_t digits = std::min(text_.find_first_not_of("0123456789"), text_.size());
   const auto count = parse<std::uint64_t>(std::string_view(text_).substr(0, digits));
-  const auto unit = std::ranges::find(kUnits, std::string_view(text_).substr(digits), &decltype(kUnits)::value_type::first);
+  const auto unit =
+      std::ranges::find(kUnits, std::string_view(text_).substr(digits), &decltype(kUnits)::value_type::first);
   if (!count || *count == 0 || unit == kUnits.end()) fail(kExpected);
   if (*count > std::numeric_limits<std::uint64_t>::max() / unit->second) fail(kExpected);
   return *count * unit->second;
 }
 
 void FlagValue::fail(std::string_view expected) const {
-  throw UsageError(fmt::format("{}: expected {}, found {}", flag_, expected, quoted(text_)));
+  throw UsageError(fmt::format("{}: expected {}, found {}", flag_, expected, in_quotes(text_)));
 }
 
 CLI::Option* add_value(CLI::App& app, const std::string& names, const std::string& type,

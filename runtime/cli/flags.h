@@ -1,5 +1,5 @@
-// Flags with values, read strictly: the whole text must be the value and lie in its range. Nothing here is shared between
-// threads. What a person typed wrong is thrown as UsageError, one sentence naming the flag.
+// Flags with values, read strictly: the whole text must be the value and lie in its range. Nothing here is shared
+// between threads. What a person typed wrong is thrown as UsageError, one sentence naming the flag.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -24,7 +24,7 @@ class UsageError : public std::runtime_error {
 };
 
 /// `text` in quotes on one line: control characters escaped, a long text cut.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 /// The text given to a flag, and ways to read it. Each throws UsageError saying what was expected and what was found.
 class FlagValue {

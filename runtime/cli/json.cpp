@@ -45,14 +45,10 @@ Json ledger_json(const MemoryLedger& ledger) {
 }
 
 Json stats_json(const GenerateStats& stats) {
-  return {{"prompt_tokens", stats.prompt_tokens},
-          {"prefill_tokens", stats.prefill_tokens},
-          {"prefill_seconds", stats.prefill_seconds},
-          {"prefill_tokens_per_second", prefill_rate(stats)},
-          {"decode_tokens", stats.decode_tokens},
-          {"decode_seconds", stats.decode_seconds},
-          {"decode_tokens_per_second", decode_rate(stats)},
-          {"first_token_seconds", stats.first_token_seconds}};
+  return {{"prompt_tokens", stats.prompt_tokens},           {"prefill_tokens", stats.prefill_tokens},
+          {"prefill_seconds", stats.prefill_seconds},       {"prefill_tokens_per_second", prefill_rate(stats)},
+          {"decode_tokens", stats.decode_tokens},           {"decode_seconds", stats.decode_seconds},
+          {"decode_tokens_per_second", decode_rate(stats)}, {"first_token_seconds", stats.first_token_seconds}};
 }
 
 Json completion_json(const Completion& completion) {

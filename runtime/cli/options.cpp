@@ -13,8 +13,8 @@ OptionChange set(T GenerateOptions::*member, T value) {
 
 OptionChange read_max_tokens(const FlagValue& value) {
   constexpr int kUnlimited = std::numeric_limits<int>::max();
-  const int count = value.text() == "-1" ? kUnlimited
-                                         : value.number<int>("a whole number of at least 1, or -1 for no limit", 1);
+  const int count =
+      value.text() == "-1" ? kUnlimited : value.number<int>("a whole number of at least 1, or -1 for no limit", 1);
   return set(&GenerateOptions::max_tokens, count);
 }
 
@@ -47,14 +47,15 @@ OptionChange read_repeat_penalty(const FlagValue& value) {
 }
 
 constexpr std::array<SamplingFlag, 7> kSamplingFlags{{
-    {"-n,--n-predict", "N", "Most tokens to generate, -1: until the context is full (default: the checkpoint's, else 128)",
-     read_max_tokens},
+    {"-n,--n-predict", "N",
+     "Most tokens to generate, -1: until the context is full (default: the checkpoint's, else 128)", read_max_tokens},
     {"-s,--seed", "N", "Seed of the draws, -1: a new one each time (default: 0)", read_seed},
     {"--temp", "T", "Temperature, 0: always the likeliest token (default: the checkpoint's, else 0)", read_temperature},
     {"--top-k", "K", "Draw from the K likeliest tokens, 0: from all (default: the checkpoint's, else 0)", read_top_k},
-    {"--top-p", "P", "Draw from the likeliest tokens that together have probability P (default: the checkpoint's, else 1)",
-     read_top_p},
-    {"--min-p", "P", "Drop tokens less likely than P times the likeliest (default: the checkpoint's, else 0)", read_min_p},
+    {"--top-p", "P",
+     "Draw from the likeliest tokens that together have probability P (default: the checkpoint's, else 1)", read_top_p},
+    {"--min-p", "P", "Drop tokens less likely than P times the likeliest (default: the checkpoint's, else 0)",
+     read_min_p},
     {"--repeat-penalty", "X", "Divide the logits of tokens already there by X (default: the checkpoint's, else 1)",
      read_repeat_penalty},
 }};
@@ -92,9 +93,7 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
       "Threads, 0: one a core (default: 0)");
   return add_value(
       app, "--scheme", "NAME",
-      [&](const FlagValue& value) {
-        load.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme);
-      },
+      [&](const FlagValue& value) { load.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme); },
       "Hold the linear weights as none (not quantized), int8, fp4, nf4, fp4-dq or nf4-dq (default: as the checkpoint "
       "has them)");
 }

@@ -78,10 +78,11 @@ void add_prompt_flags(CLI::App& app, PromptSource& source) {
 }
 
 Prompt read_prompt(const PromptSource& source) {
-  Prompt prompt = std::visit(Overloaded{[](const StandardInput&) -> Prompt { return read_all(stdin, "standard input"); },
-                                        [](const File& file) -> Prompt { return read_file(file.path); },
-                                        [](const auto& given) -> Prompt { return given; }},
-                             source);
+  Prompt prompt =
+      std::visit(Overloaded{[](const StandardInput&) -> Prompt { return read_all(stdin, "standard input"); },
+                            [](const File& file) -> Prompt { return read_file(file.path); },
+                            [](const auto& given) -> Prompt { return given; }},
+                 source);
   const auto* text = std::get_if<std::string>(&prompt);
   if (text != nullptr && text->empty()) fail_empty(name_of(source));
   return prompt;

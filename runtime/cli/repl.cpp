@@ -21,8 +21,7 @@ constexpr std::string_view kBlock = "\"\"\"";
 
 class Repl {
  public:
-  Repl(Opened& model, GenerateOptions options)
-      : model_(model), options_(std::move(options)), editor_(history_file()) {}
+  Repl(Opened& model, GenerateOptions options) : model_(model), options_(std::move(options)), editor_(history_file()) {}
 
   void run();
 
@@ -62,7 +61,8 @@ class Repl {
 
 constexpr std::array<Repl::Command, 5> Repl::kCommands{{
     {"/help", "/help             this list", &Repl::help},
-    {"/set", "/set NAME VALUE   change a setting: temp, top-k, top-p, min-p, repeat-penalty, n-predict, seed", &Repl::set},
+    {"/set", "/set NAME VALUE   change a setting: temp, top-k, top-p, min-p, repeat-penalty, n-predict, seed",
+     &Repl::set},
     {"/reset", "/reset            forget the text and start another", &Repl::reset},
     {"/stats", "/stats            speed of the last generation, memory and context in use", &Repl::stats},
     {"/quit", "/quit             leave (also Ctrl-D, or Ctrl-C twice)", &Repl::quit},
@@ -116,7 +116,7 @@ void Repl::obey(std::string_view line) {
   const std::string_view name = line.substr(0, space);
   const auto command = std::ranges::find(kCommands, name, &Command::name);
   if (command == kCommands.end()) {
-    print(fmt::format("{}: no such command; /help lists them\n", quoted(name)));
+    print(fmt::format("{}: no such command; /help lists them\n", in_quotes(name)));
     return;
   }
   (this->*command->run)(line.substr(std::min(space + 1, line.size())));
@@ -141,8 +141,10 @@ void Repl::go_on(const std::string& typed) {
 }
 
 void Repl::help(std::string_view) {
-  print("What you type is added to the text as it is, and the model goes on from there; an empty line lets it go on.\n"
-        "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops the model.\n");
+  print(
+      "What you type is added to the text as it is, and the model goes on from there; an empty line lets it go on.\n"
+      "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops the "
+      "model.\n");
   for (const Command& command : kCommands) print(fmt::format("  {}\n", command.usage));
 }
 
@@ -150,7 +152,7 @@ void Repl::set(std::string_view argument) {
   const std::size_t space = std::min(argument.find(' '), argument.size());
   const auto flag = std::ranges::find(sampling_flags(), argument.substr(0, space), &SamplingFlag::name);
   if (flag == sampling_flags().end()) {
-    print(fmt::format("{}: no such setting; /help lists them\n", quoted(argument.substr(0, space))));
+    print(fmt::format("{}: no such setting; /help lists them\n", in_quotes(argument.substr(0, space))));
     return;
   }
   try {
@@ -174,8 +176,9 @@ void Repl::stats(std::string_view) {
 
 void Repl::run() {
   const ModelInfo& info = model_.engine.info();
-  print(fmt::format("{}: {}, {} weights, computing in {}\nType text and the model goes on from there; /help explains.\n",
-                    version(), info.name, to_string(info.scheme), to_string(info.compute_dtype)));
+  print(
+      fmt::format("{}: {}, {} weights, computing in {}\nType text and the model goes on from there; /help explains.\n",
+                  version(), info.name, to_string(info.scheme), to_string(info.compute_dtype)));
   while (!leaving_) {
     const std::optional<Entry> entry = read_entry();
     if (!entry) break;

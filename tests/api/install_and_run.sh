@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# install_and_run.sh SOURCE WORK static|shared
+# install_and_run.sh SOURCE BUILD static|shared
+#
+# Installs libnibble into a prefix of its own (the static one from the build at hand, the shared one from a build of its
+# own), builds the example applications against that prefix alone, and runs them.
 set -euo pipefail
-source=$1 work=$2 kind=$3
-[[ "$kind" == shared ]] && shared=ON || shared=OFF
+source=$1 build=$2 kind=$3
+work=$build/package-$kind
 
-cmake -S "$source" -B "$work/build" -G Ninja -DBUILD_SHARED_LIBS=$shared -DNIBBLE_TESTS=OFF -DNIBBLE_BENCH=OFF \
-  -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$work/prefix" >/dev/null
-cmake --build "$work/build"
-cmake --install "$work/build" >/dev/null
+if [[ "$kind" == shared ]]; then
+  cmake -S "$source" -B "$work/build" -G Ninja -DBUILD_SHARED_LIBS=ON -DNIBBLE_TESTS=OFF -DNIBBLE_BENCH=OFF >/dev/null
+  build=$work/build
+  cmake --build "$build"
+fi
+rm -rf "$work/prefix" "$work/embed"
+cmake --install "$build" --prefix "$work/prefix" >/dev/null
 
 cmake -S "$source/tests/api/package" -B "$work/embed" -G Ninja -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/embed"

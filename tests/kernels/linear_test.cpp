@@ -6,48 +6,13 @@
 #include <numbers>
 #include <tuple>
 
-#include "kernels/cpu/backend.h"
-#include "kernels/dispatch.h"
-#include "tests/kernels/linear_cases.h"
+#include "tests/kernels/matrix.h"
 
 namespace nibble {
 namespace {
 
-/// Half a unit in the last place of 1.
-double epsilon(DType dtype) { return dtype == DType::kF32 ? 0x1p-24 : dtype == DType::kF16 ? 0x1p-11 : 0x1p-8; }
 /// Half of the smallest subnormal step, which rounding may add to small numbers.
 double smallest(DType dtype) { return dtype == DType::kF16 ? 0x1p-25 : 0x1p-126; }
-
-std::vector<float> widened(CpuBackend& backend, Tensor x) {
-  std::vector<float> values(static_cast<std::size_t>(x.rows) * static_cast<std::size_t>(x.cols));
-  backend.copy_to_host(x, values);
-  return values;
-}
-
-/// A matrix that owns its memory.
-struct Matrix {
-  Buffer buffer;
-  Tensor tensor;
-
-  Matrix(DType dtype, int rows, int cols) {
-    const auto count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
-    buffer = Buffer::allocate(count * size_of(dtype));
-    tensor = {buffer.mutable_as<void>(), dtype, rows, cols};
-  }
-  Matrix(DType dtype, int rows, int cols, std::uint32_t seed) : Matrix(dtype, rows, cols) {
-    const auto count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols);
-    buffer = with_dtype(dtype, [&](auto tag) {
-      return buffer_of<typename decltype(tag)::type>(random_values(count, seed));
-    });
-    tensor.data = buffer.mutable_as<void>();
-  }
-
-  Tensor rows(int first, int count) const {
-    const std::size_t row_bytes = static_cast<std::size_t>(tensor.cols) * size_of(tensor.dtype);
-    return {static_cast<std::byte*>(tensor.data) + static_cast<std::size_t>(first) * row_bytes, tensor.dtype, count,
-            tensor.cols};
-  }
-};
 
 /// A sum of k products in fp64, and the bound on what fp32 lanes, weights in the compute dtype and the final rounding
 /// may differ by: errors grow with the number of additions in a lane, times the sum of magnitudes.
@@ -96,9 +61,9 @@ TEST_P(LinearTest, MatchesAPlainSumForAnyShape) {
     const std::vector<float> bias = random_values(static_cast<std::size_t>(n), 3);
     const Matrix x(dtype(), m, k, 1);
     const Matrix y(dtype(), m, n);
-    backend.linear({weight, buffer_of<float>(bias)}, x.tensor, y.tensor);
-    const std::vector<float> xs = widened(backend, x.tensor);
-    const std::vector<float> ys = widened(backend, y.tensor);
+    backend.linear({weight, buffer_of<float>(bias)}, x.tensor(), y.tensor());
+    const std::vector<float> xs = x.values();
+    const std::vector<float> ys = y.values();
     for (int row = 0; row < m; ++row) {
       for (int col = 0; col < n; ++col) {
         const auto depth = static_cast<std::size_t>(k);
@@ -121,13 +86,13 @@ TEST_P(LinearTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
     const Matrix alone(dtype(), kMost, kN);
     CpuBackend one(1, target());
     for (int row = 0; row < kMost; ++row) one.linear(linear, x.rows(row, 1), alone.rows(row, 1));
-    const std::vector<float> expected = widened(one, alone.tensor);
+    const std::vector<float> expected = alone.values();
     for (const int m : {2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 33, 64, 100, kMost}) {
       for (const int threads : {1, 2, 3, 8}) {
         CpuBackend backend(threads, target());
         const Matrix y(dtype(), m, kN);
-        backend.linear(linear, x.rows(0, m), y.tensor);
-        const std::vector<float> found = widened(backend, y.tensor);
+        backend.linear(linear, x.rows(0, m), y.tensor());
+        const std::vector<float> found = y.values();
         ASSERT_TRUE(std::equal(found.begin(), found.end(), expected.begin())) << "m " << m << " threads " << threads;
       }
     }
@@ -149,8 +114,8 @@ TEST_P(LinearTest, DecodesTheWeightItself) {
       Buffer units = buffer_of<T>(identity);
       for (const int m : {1, k}) {
         const Matrix y(dtype(), m, kN);
-        backend.linear({weight, {}}, {units.mutable_as<T>(), dtype(), m, k}, y.tensor);
-        const std::vector<float> found = widened(backend, y.tensor);
+        backend.linear({weight, {}}, {units.mutable_as<T>(), dtype(), m, k}, y.tensor());
+        const std::vector<float> found = y.values();
         for (int i = 0; i < m; ++i) {
           for (int n = 0; n < kN; ++n) {
             ASSERT_EQ(found[static_cast<std::size_t>(i * kN + n)], rounded<T>(w[static_cast<std::size_t>(n * k + i)]))
@@ -169,10 +134,10 @@ TEST_P(LinearTest, EmbedsRows) {
   decode_all(table, values);
   const std::vector<int> ids = {29, 0, 7, 7};
   const Matrix y(dtype(), 4, 75);
-  backend.embed(table, ids, y.tensor);
-  const std::vector<float> once = widened(backend, y.tensor);
-  backend.add_embedding(table, ids, y.tensor);
-  const std::vector<float> twice = widened(backend, y.tensor);
+  backend.embed(table, ids, y.tensor());
+  const std::vector<float> once = y.values();
+  backend.add_embedding(table, ids, y.tensor());
+  const std::vector<float> twice = y.values();
   with_dtype(dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     for (std::size_t i = 0; i < once.size(); ++i) {
@@ -183,12 +148,9 @@ TEST_P(LinearTest, EmbedsRows) {
   });
 }
 
-constexpr DType kComputeDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-
-std::string parameter_name(const testing::TestParamInfo<Parameters>& info) {
+std::string case_name(const testing::TestParamInfo<Parameters>& info) {
   const auto& [target, dtype, index] = info.param;
-  std::string name = std::string(to_string(target)) + "_" + std::string(to_string(dtype)) + "_" +
-                     std::string(kWeightCases[index].name);
+  std::string name = parameter_name(target, dtype) + "_" + std::string(kWeightCases[index].name);
   std::erase(name, '-');
   return name;
 }
@@ -196,7 +158,7 @@ std::string parameter_name(const testing::TestParamInfo<Parameters>& info) {
 INSTANTIATE_TEST_SUITE_P(All, LinearTest,
                          testing::Combine(testing::ValuesIn(available_targets()), testing::ValuesIn(kComputeDTypes),
                                           testing::Range(std::size_t{0}, kWeightCases.size())),
-                         parameter_name);
+                         case_name);
 
 /// The epilogue's steps in fp32, each rounded, on what linear gives without them.
 template <class T>
@@ -229,13 +191,13 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
   const Linear linear{kWeightCases[0].make(kN, kK, 21), buffer_of<float>(random_values(kN, 22, 3.0F))};
   const Matrix x(dtype, kM, kK, 23);
   const Matrix plain(dtype, kM, kN);
-  backend.linear(linear, x.tensor, plain.tensor);
-  const std::vector<float> before = widened(backend, plain.tensor);
+  backend.linear(linear, x.tensor(), plain.tensor());
+  const std::vector<float> before = plain.values();
   for (const auto& [activation, reference] : kActivations) {
     const Matrix y(dtype, kM, kN, 24);
-    const std::vector<float> residual = widened(backend, y.tensor);
-    backend.linear(linear, x.tensor, y.tensor, {.scale = 1.25F, .activation = activation, .residual = y.tensor});
-    const std::vector<float> found = widened(backend, y.tensor);
+    const std::vector<float> residual = y.values();
+    backend.linear(linear, x.tensor(), y.tensor(), {.scale = 1.25F, .activation = activation, .residual = y.tensor()});
+    const std::vector<float> found = y.values();
     for (std::size_t i = 0; i < found.size(); ++i) {
       with_dtype(dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
@@ -249,7 +211,8 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EpilogueTest,
-                         testing::Combine(testing::ValuesIn(available_targets()), testing::ValuesIn(kComputeDTypes)));
+                         testing::Combine(testing::ValuesIn(available_targets()), testing::ValuesIn(kComputeDTypes)),
+                         [](const auto& info) { return parameter_name(std::get<0>(info.param), std::get<1>(info.param)); });
 
 }  // namespace
 }  // namespace nibble

@@ -152,5 +152,44 @@ TEST(Memory, OfA350mShapeIsWhatTheSeedPrinted) {
   EXPECT_EQ(predict(Scheme::kInt8, DType::kF16)[MemoryClass::kQuantState], 890'880U);
 }
 
+TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {
+  const std::string sentence = error_of([] { Engine::open("synthetic:opt-175b", {.compute_dtype = DType::kF32}); });
+  EXPECT_NE(sentence.find("synthetic:opt-175b needs 349"), std::string::npos) << sentence;
+  EXPECT_NE(sentence.find("but cpu has only"), std::string::npos) << sentence;
+  const Engine engine = tiny();
+  EXPECT_NE(error_of([&] { engine.session({.sequences = 100'000'000}); }).find("a session of 100000000 x"),
+            std::string::npos);
+}
+
+TEST(Engine, RefusesWhatItCannotOpen) {
+  EXPECT_NE(error_of([] { Engine::open("/no/such/model"); }).find("/no/such/model: no such checkpoint directory"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { Engine::open("synthetic:opt-9b"); }).find("expected one of synthetic:opt-125m"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { Engine::open(golden_model("pre_norm"), {.device = Device::kCuda}); }).find("built without CUDA"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { Engine::open(golden_model("pre_norm"), {.blocksize = 60}); }).find("blocksize: expected"),
+            std::string::npos);
+}
+
+TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
+  EXPECT_EQ(Engine::open(golden_model("pre_norm")).info().compute_dtype, DType::kF32);
+  EXPECT_EQ(Engine::open(golden_model("pre_norm_fp16")).info().compute_dtype, DType::kF16);
+  EXPECT_EQ(Engine::open(golden_model("pre_norm_bf16")).info().compute_dtype, DType::kBF16);
+}
+
+TEST(Synthetic, RunsInEveryScheme) {
+  for (const Scheme scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+    const Engine engine = Engine::open("synthetic:opt-125m", {.scheme = scheme});
+    Session session = engine.session({.context = 16});
+    const std::vector<std::vector<int>> prompts{kPrompt};
+    const auto completion = session.generate(prompts, greedy(2)).front();
+    EXPECT_EQ(completion.tokens.size(), 2U);
+    EXPECT_TRUE(std::isfinite(session.logits(kPrompt)[12345])) << to_string(scheme);
+    EXPECT_EQ(session.memory().bytes,
+              predict_memory("synthetic:opt-125m", {.scheme = scheme}, {.context = 16}).bytes);
+  }
+}
+
 }  // namespace
 }  // namespace nibble::testing

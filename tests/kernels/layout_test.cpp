@@ -1,0 +1,251 @@
+// Encoders, tables and decoding against bitsandbytes' own bytes (scripts/golden/kernels.py).
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "tests/kernels/linear_cases.h"
+
+namespace nibble {
+namespace {
+
+using Json = nlohmann::json;
+
+const Json& golden() {
+  static const Json json = [] {
+    std::ifstream file(NIBBLE_FIXTURES_DIR "/kernels/layouts.json");
+    return Json::parse(file);
+  }();
+  return json;
+}
+
+int nibble_of(char digit) { return digit <= '9' ? digit - '0' : digit - 'a' + 10; }
+
+template <class T>
+std::vector<T> array_of(const Json& hex) {
+  const auto& text = hex.get_ref<const std::string&>();
+  std::vector<T> values(text.size() / 2 / sizeof(T));
+  auto* bytes = reinterpret_cast<unsigned char*>(values.data());
+  for (std::size_t i = 0; i < text.size() / 2; ++i) {
+    bytes[i] = static_cast<unsigned char>(nibble_of(text[2 * i]) << 4 | nibble_of(text[2 * i + 1]));
+  }
+  return values;
+}
+
+std::vector<std::uint32_t> bits_of(std::span<const float> values) {
+  std::vector<std::uint32_t> bits;
+  for (const float value : values) bits.push_back(std::bit_cast<std::uint32_t>(value));
+  return bits;
+}
+
+template <class T>
+std::span<const T> span_of(const Buffer& buffer) {
+  return {buffer.as<T>(), buffer.size() / sizeof(T)};
+}
+
+template <class T>
+Buffer copied(const std::vector<T>& values) {
+  Buffer buffer = Buffer::allocate(values.size() * sizeof(T));
+  std::memcpy(buffer.mutable_as<T>(), values.data(), buffer.size());
+  return buffer;
+}
+
+/// Encodes as the case says and compares codes and absmax.
+void expect_lut4(const std::vector<float>& values, const Json& expected) {
+  const int blocksize = expected["blocksize"];
+  std::vector<std::uint8_t> codes((values.size() + 1) / 2);
+  std::vector<float> absmax((values.size() + static_cast<std::size_t>(blocksize) - 1) /
+                            static_cast<std::size_t>(blocksize));
+  (expected["type"] == "nf4" ? encode_nf4 : encode_fp4)(values, blocksize, codes, absmax);
+  EXPECT_EQ(codes, array_of<std::uint8_t>(expected["codes"]));
+  EXPECT_EQ(bits_of(absmax), bits_of(array_of<float>(expected["absmax"])));
+}
+
+std::string trace(const Json& expected) {
+  return expected.value("name", "") + " " + expected.value("type", "") + " " +
+         std::to_string(expected.value("blocksize", 0));
+}
+
+TEST(Tables, EqualThoseOfBitsandbytes) {
+  EXPECT_EQ(bits_of(kNf4Levels), bits_of(array_of<float>(golden()["levels"]["nf4"])));
+  EXPECT_EQ(bits_of(kFp4Levels), bits_of(array_of<float>(golden()["levels"]["fp4"])));
+  EXPECT_EQ(bits_of(kDynamicMap), bits_of(array_of<float>(golden()["dynamic_map"])));
+}
+
+TEST(Lut4, EncodesEveryBlocksizeAsBitsandbytes) {
+  const auto values = array_of<float>(golden()["values"]);
+  EXPECT_EQ(golden()["blocksizes"].size(), 16U);
+  for (const Json& expected : golden()["blocksizes"]) {
+    SCOPED_TRACE(trace(expected));
+    expect_lut4(values, expected);
+  }
+}
+
+TEST(Lut4, EncodesValuesOnBordersAsBitsandbytes) {
+  for (const Json& expected : golden()["ties"]) {
+    SCOPED_TRACE(trace(expected));
+    expect_lut4(array_of<float>(expected["values"]), expected);
+  }
+}
+
+TEST(Lut4, EncodesZerosSubnormalsAndShortBlocksAsBitsandbytes) {
+  for (const Json& expected : golden()["edges"]) {
+    SCOPED_TRACE(trace(expected));
+    expect_lut4(array_of<float>(expected["values"]), expected);
+  }
+}
+
+TEST(Lut4, EncodesTheSeedsFigures) {
+  // The row's absmax, 0.125, lies beyond the first block, whose own is its first value.
+  std::vector<float> row(128);
+  const float first[] = {0.11218262F, -0.08435059F, -0.02027893F, 0.02336121F};
+  std::copy(std::begin(first), std::end(first), row.begin());
+  row[100] = 0.125F;
+  std::vector<std::uint8_t> codes(64);
+  std::vector<float> absmax(2);
+  encode_fp4(row, 64, codes, absmax);
+  EXPECT_EQ(absmax, (std::vector<float>{0.11218262F, 0.125F}));
+  EXPECT_EQ(codes[0], 58);
+  EXPECT_EQ(codes[1], 230);
+  encode_nf4(row, 64, codes, absmax);
+  EXPECT_EQ(codes[0], 241);
+  EXPECT_EQ(codes[1], 90);
+}
+
+TEST(Lut4, EncodesPiecesAsTheWhole) {
+  const auto values = array_of<float>(golden()["values"]);
+  const std::span<const float> whole(values);
+  std::vector<std::uint8_t> codes((values.size() + 1) / 2), pieces(codes.size());
+  std::vector<float> absmax((values.size() + 63) / 64), absmax_pieces(absmax.size());
+  encode_nf4(whole, 64, codes, absmax);
+  const std::span<std::uint8_t> out(pieces);
+  const std::span<float> scales(absmax_pieces);
+  encode_nf4(whole.first(640), 64, out.first(320), scales.first(10));
+  encode_nf4(whole.subspan(640), 64, out.subspan(320), scales.subspan(10));
+  EXPECT_EQ(pieces, codes);
+  EXPECT_EQ(absmax_pieces, absmax);
+}
+
+TEST(NestedScale, EncodesAsBitsandbytes) {
+  for (const Json& expected : golden()["nested"]) {
+    SCOPED_TRACE(trace(expected));
+    const auto absmax = array_of<float>(expected["absmax"]);
+    const NestedScale scale = encode_nested(absmax);
+    EXPECT_EQ(std::bit_cast<std::uint32_t>(scale.offset), bits_of(array_of<float>(expected["offset"]))[0]);
+    EXPECT_TRUE(std::ranges::equal(span_of<std::uint8_t>(scale.absmax), array_of<std::uint8_t>(expected["codes"])));
+    EXPECT_EQ(bits_of(span_of<float>(scale.nested_absmax)), bits_of(array_of<float>(expected["nested_absmax"])));
+    std::vector<float> decoded;
+    for (std::size_t i = 0; i < absmax.size(); ++i) decoded.push_back(scale.view()[static_cast<std::int64_t>(i)]);
+    EXPECT_EQ(bits_of(decoded), bits_of(array_of<float>(expected["decoded"])));
+  }
+}
+
+TEST(NestedScale, DecodesWeightsAsBitsandbytes) {
+  for (const Json& expected : golden()["decoded"]) {
+    SCOPED_TRACE(trace(expected));
+    const auto& levels = golden()["levels"][expected["type"].get<std::string>()];
+    const Weight weight = Lut4<NestedScale>{copied(array_of<std::uint8_t>(expected["codes"])),
+                                            copied(array_of<float>(levels)),
+                                            {copied(array_of<std::uint8_t>(expected["absmax"])),
+                                             copied(array_of<float>(expected["nested_absmax"])),
+                                             copied(array_of<float>(golden()["dynamic_map"])),
+                                             array_of<float>(expected["offset"])[0]},
+                                            expected["blocksize"],
+                                            8,
+                                            128};
+    std::vector<float> decoded(8 * 128);
+    decode_all(weight, decoded);
+    EXPECT_EQ(bits_of(decoded), bits_of(array_of<float>(expected["decoded"])));
+  }
+}
+
+TEST(Int8Row, EncodesAndDecodesAsBitsandbytes) {
+  for (const Json& expected : golden()["int8"]) {
+    SCOPED_TRACE(trace(expected));
+    const int cols = expected["cols"];
+    const auto weights = array_of<float>(expected["weights"]);
+    const auto rows = weights.size() / static_cast<std::size_t>(cols);
+    std::vector<std::int8_t> codes(weights.size());
+    std::vector<float> scb(rows);
+    encode_int8_rows(weights, cols, codes, scb);
+    EXPECT_EQ(codes, array_of<std::int8_t>(expected["codes"]));
+    EXPECT_EQ(bits_of(scb), bits_of(array_of<float>(expected["scb"])));
+    std::vector<float> decoded(weights.size());
+    decode_all(Int8Row{copied(codes), copied(scb), static_cast<int>(rows), cols}, decoded);
+    EXPECT_EQ(bits_of(decoded), bits_of(array_of<float>(expected["decoded"])));
+  }
+}
+
+TEST(Int8Row, EncodesTheSeedsFigures) {
+  const std::vector<float> row = {0.11218262F, -0.08435059F, -0.02027893F, 0.02336121F, 0.01412964F, 0.125F};
+  std::vector<std::int8_t> codes(6);
+  std::vector<float> scb(1);
+  encode_int8_rows(row, 6, codes, scb);
+  EXPECT_EQ(scb[0], 0.125F);
+  EXPECT_EQ(codes, (std::vector<std::int8_t>{114, -86, -21, 24, 14, 127}));
+}
+
+TEST(Encoders, SurviveWeightsTheCallerShouldHaveRefused) {
+  std::vector<float> row(130, 1.0F);
+  row[0] = std::numeric_limits<float>::quiet_NaN();
+  row[70] = std::numeric_limits<float>::infinity();
+  row[129] = 70000.0F;  // beyond fp16
+  std::vector<std::int8_t> codes(130);
+  std::vector<float> scb(1), absmax(3);
+  std::vector<std::uint8_t> packed(65);
+  encode_int8_rows(row, 130, codes, scb);
+  EXPECT_EQ(codes, std::vector<std::int8_t>(130));
+  EXPECT_EQ(scb[0], std::numeric_limits<float>::infinity());
+  encode_nf4(row, 64, packed, absmax);
+  encode_fp4(row, 64, packed, absmax);
+  EXPECT_EQ(absmax[1], std::numeric_limits<float>::infinity());
+  EXPECT_EQ(encode_nested(absmax).absmax.size(), 3U);
+}
+
+TEST(Weight, CountsItsBytes) {
+  const Weight int8 = random_int8(3, 10, 1);
+  EXPECT_EQ(code_bytes(int8), 30U);
+  EXPECT_EQ(state_bytes(int8), 12U);
+  const Weight nf4 = random_lut4<F32Scale>(3, 43, 1);  // 129 weights: three blocks
+  EXPECT_EQ(code_bytes(nf4), 65U);
+  EXPECT_EQ(state_bytes(nf4), 3U * 4 + 64);
+  const Weight nested = random_lut4<NestedScale>(3, 43, 1);
+  EXPECT_EQ(code_bytes(nested), 65U);
+  EXPECT_EQ(state_bytes(nested), 3U + 4 + 1024 + 4 + 64);
+  const Weight bf16 = random_dense<BFloat16>(3, 43, 1);
+  EXPECT_EQ(code_bytes(bf16), 258U);
+  EXPECT_EQ(state_bytes(bf16), 0U);
+  EXPECT_EQ(rows(bf16), 3);
+  EXPECT_EQ(cols(bf16), 43);
+}
+
+TEST(Weight, OfTheSeedPacksTwoWeightsAByte) {
+  EXPECT_EQ(code_bytes(random_lut4<F32Scale>(1024, 512, 1)), 262144U);
+}
+
+TEST(Buffer, KeepsItsOwnerUntilTheLastCopyGoes) {
+  auto owner = std::make_shared<std::vector<std::byte>>(8);
+  const std::weak_ptr<void> watch = owner;
+  Buffer copy;
+  {
+    const Buffer buffer = Buffer::borrow(*owner, owner);
+    owner.reset();
+    copy = buffer;
+  }
+  EXPECT_FALSE(watch.expired());
+  EXPECT_EQ(copy.size(), 8U);
+  copy = {};
+  EXPECT_TRUE(watch.expired());
+}
+
+TEST(Buffer, IsAlignedToACacheLine) {
+  for (const std::size_t bytes : {std::size_t{1}, std::size_t{100}, std::size_t{0}}) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(Buffer::allocate(bytes).as<void>()) % 64, 0U);
+  }
+}
+
+}  // namespace
+}  // namespace nibble
