@@ -32,11 +32,11 @@ void expect_compute_dtype(const char* verb, const Tensor& tensor) {
 }
 
 /// Fails unless `parameters` are `count` fp32 values, or none.
-void expect_parameters(const char* verb, const char* name, const Buffer& parameters, int count) {
-  const auto expected = static_cast<std::size_t>(count) * sizeof(float);
+void expect_parameters(const char* verb, const char* name, const Buffer& parameters, int count, DType dtype) {
+  const auto expected = static_cast<std::size_t>(count) * size_of(dtype);
   if (parameters.size() != 0 && parameters.size() != expected) {
-    refuse(std::string(verb) + ": expected " + name + " to have " + std::to_string(count) + " fp32 values, found " +
-           std::to_string(parameters.size()) + " bytes");
+    refuse(std::string(verb) + ": expected " + name + " to have " + std::to_string(count) + " " +
+           std::string(to_string(dtype)) + " values, found " + std::to_string(parameters.size()) + " bytes");
   }
 }
 
@@ -118,8 +118,8 @@ void Backend::layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
   expect_compute_dtype("layer_norm", x);
   expect("layer_norm", "x", x, x.dtype, x.rows, norm.cols);
   expect("layer_norm", "y", y, x.dtype, x.rows, norm.cols);
-  expect_parameters("layer_norm", "weight", norm.weight, norm.cols);
-  expect_parameters("layer_norm", "bias", norm.bias, norm.cols);
+  expect_parameters("layer_norm", "weight", norm.weight, norm.cols, x.dtype);
+  expect_parameters("layer_norm", "bias", norm.bias, norm.cols, x.dtype);
   if (x.rows > 0) do_layer_norm(norm, x, y);
 }
 
@@ -128,7 +128,7 @@ void Backend::linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& e
   expect_compute_dtype("linear", x);
   expect("linear", "x", x, x.dtype, x.rows, cols(linear.weight));
   expect("linear", "y", y, x.dtype, x.rows, n);
-  expect_parameters("linear", "bias", linear.bias, n);
+  expect_parameters("linear", "bias", linear.bias, n, x.dtype);
   if (epilogue.residual) expect("linear", "residual", *epilogue.residual, x.dtype, x.rows, n);
   if (x.rows == 0) return;
   if (x.data == y.data) refuse("linear: expected y apart from x, found one inside the other");

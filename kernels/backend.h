@@ -18,14 +18,14 @@ namespace nibble {
 /// `activation_function` of transformers' OPTConfig.
 enum class Activation : std::uint8_t { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kQuickGelu, kRelu2, kRelu6 };
 
-/// y = x w^T + bias. `bias` is fp32[n], or empty.
+/// y = x w^T + bias. `bias` is [n] in the compute dtype, or empty.
 struct Linear {
   Weight weight;  ///< [n, k]
   Buffer bias;
 };
 
-/// Normalises rows to mean 0 and variance 1 (epsilon 1e-5), then scales and shifts. `weight` and `bias` are fp32[cols],
-/// or empty where the model has no affine parameters.
+/// Normalises rows to mean 0 and variance 1 (epsilon 1e-5), then scales and shifts. `weight` and `bias` are [cols] in
+/// the compute dtype, or empty where the model has no affine parameters.
 struct LayerNorm {
   Buffer weight, bias;
   int cols;

@@ -75,13 +75,13 @@ class OptModel::Loader {
       throw Error(ErrorKind::kFormat, "the checkpoint has no tensor '" + name + "', though it has others of its kind");
     }
     const std::vector<float> values = source_.vector(name, it->second.k);
-    Buffer buffer = Buffer::allocate(values.size() * sizeof(float));
+    Buffer buffer = Buffer::allocate(values.size() * size_of(policy_.compute_dtype));
     with_dtype(policy_.compute_dtype, [&](auto tag) {
-      auto* out = buffer.mutable_as<float>();
-      for (std::size_t i = 0; i < values.size(); ++i) out[i] = rounded<typename decltype(tag)::type>(values[i]);
+      using T = typename decltype(tag)::type;
+      std::ranges::transform(values, buffer.mutable_as<T>(), [](float value) { return round_to<T>(value); });
     });
     model_.ledger_[MemoryClass::kOther] += buffer.size();
-    model_.ledger_.huggingface += values.size() * size_of(policy_.compute_dtype);
+    model_.ledger_.huggingface += buffer.size();
     return backend_.upload(buffer);
   }
 

@@ -122,7 +122,7 @@ MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy&
     const auto elements = static_cast<std::uint64_t>(parameter.elements());
     ledger.parameters += elements;
     if (parameter.kind == Kind::kVector) {
-      ledger[MemoryClass::kOther] += elements * sizeof(float);
+      ledger[MemoryClass::kOther] += elements * element;
       ledger.huggingface += elements * element;
       continue;
     }

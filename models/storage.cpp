@@ -108,8 +108,7 @@ Weight to_lut4(const Dense<T>& source, const Storage& target, std::string_view n
   const auto elements = static_cast<std::int64_t>(source.n) * source.k;
   const bool nf4 = target.scheme == Scheme::kNf4 || target.scheme == Scheme::kNf4Dq;
   Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
-  Buffer levels = Buffer::allocate(16 * sizeof(float));
-  std::ranges::copy(nf4 ? kNf4Levels : kFp4Levels, levels.mutable_as<float>());
+  const Buffer levels = shared_table(nf4 ? kNf4Levels : kFp4Levels);
   const std::int64_t blocks = ceil_div(elements, target.blocksize);
   Buffer absmax = Buffer::allocate(static_cast<std::size_t>(blocks) * sizeof(float));
   for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
@@ -183,11 +182,9 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
   if (storage.scheme == Scheme::kNone) return {bytes(elements) * size_of(storage.dtype), 0};
   if (storage.scheme == Scheme::kInt8) return {bytes(elements), bytes(n) * sizeof(float)};
   const std::int64_t blocks = ceil_div(elements, storage.blocksize);
-  const std::uint64_t table = 16 * sizeof(float);
-  if (!is_nested(storage.scheme)) return {bytes(ceil_div(elements, 2)), bytes(blocks) * sizeof(float) + table};
-  const std::uint64_t nested =
-      bytes(ceil_div(blocks, NestedScale::kBlocksize)) * sizeof(float) + 256 * sizeof(float) + sizeof(float);
-  return {bytes(ceil_div(elements, 2)), bytes(blocks) + nested + table};
+  if (!is_nested(storage.scheme)) return {bytes(ceil_div(elements, 2)), bytes(blocks) * sizeof(float)};
+  const std::uint64_t nested = bytes(ceil_div(blocks, NestedScale::kBlocksize)) * sizeof(float);
+  return {bytes(ceil_div(elements, 2)), bytes(blocks) + nested + sizeof(float)};
 }
 
 Storage storage_of(const Weight& weight, DType dtype) {

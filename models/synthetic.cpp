@@ -151,8 +151,7 @@ class SyntheticSource final : public ParameterSource {
       out[i] = static_cast<std::uint8_t>(draw(seed, static_cast<std::uint64_t>(i / 8)) >> (8 * (i % 8)));
     });
     const bool nf4 = target.scheme == Scheme::kNf4 || target.scheme == Scheme::kNf4Dq;
-    Buffer levels = Buffer::allocate(16 * sizeof(float));
-    std::ranges::copy(nf4 ? kNf4Levels : kFp4Levels, levels.mutable_as<float>());
+    const Buffer levels = shared_table(nf4 ? kNf4Levels : kFp4Levels);
     const std::int64_t blocks = (elements + target.blocksize - 1) / target.blocksize;
     const Buffer absmax = constant(blocks, kAbsmax);
     if (!is_nested(target.scheme)) return Lut4<F32Scale>{codes, levels, {absmax}, target.blocksize, n, k};

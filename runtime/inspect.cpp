@@ -22,7 +22,8 @@ std::vector<std::int64_t> stored_shape(const Storage& storage, std::int64_t n, s
 
 ParameterReport report(const Parameter& p, const StoragePolicy& policy, const ParameterSource& source) {
   if (p.kind == Parameter::Kind::kVector) {
-    return {p.name, p.memory_class(), "fp32", {p.k}, {p.k}, static_cast<std::uint64_t>(p.k) * sizeof(float), 0};
+    const std::uint64_t bytes = static_cast<std::uint64_t>(p.k) * size_of(policy.compute_dtype);
+    return {p.name, p.memory_class(), std::string(to_string(policy.compute_dtype)), {p.k}, {p.k}, bytes, 0};
   }
   const Storage storage = target_storage(policy, p, source.describe(p.name).storage);
   const StorageBytes bytes = storage_bytes(storage, p.n, p.k);

@@ -30,7 +30,10 @@ std::size_t thread_bytes(int cols, int context) {
   return whole_lines(std::max(panel_bytes(cols), attend_scratch_bytes(context, cols)));
 }
 
-const float* parameters(const Buffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.as<float>(); }
+template <class T>
+const T* parameters(const Buffer& buffer) {
+  return buffer.size() == 0 ? nullptr : buffer.as<T>();
+}
 
 }  // namespace
 
@@ -113,7 +116,7 @@ void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     for_rows(x.rows, x.cols, [&](int row) {
-      loops<T>().layer_norm(x.row<T>(row), parameters(norm.weight), parameters(norm.bias), x.cols, y.row<T>(row));
+      loops<T>().layer_norm(x.row<T>(row), parameters<T>(norm.weight), parameters<T>(norm.bias), x.cols, y.row<T>(row));
     });
   });
 }
@@ -139,7 +142,7 @@ void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Te
     const LinearTask<Layout, T> task{weight.view(),
                                      packed,
                                      rows,
-                                     parameters(bias),
+                                     parameters<T>(bias),
                                      epilogue.scale,
                                      epilogue.activation,
                                      epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,

@@ -42,7 +42,7 @@ struct LinearTask {
   typename Layout::View weight;  // [n, k]
   const void* x;                 // packed[rows, padded k]
   int rows;
-  const float* bias;  // [n], or null
+  const T* bias;  // [n], or null
   float scale;
   Activation activation;
   const T* residual;  // [rows, n], or null
@@ -84,7 +84,7 @@ constexpr std::size_t attend_scratch_bytes(int context, int head_dim) {
 template <class T>
 struct RowKernels {
   /// One row; weight and bias may be null.
-  void (*layer_norm)(const T* x, const float* weight, const float* bias, int cols, T* y);
+  void (*layer_norm)(const T* x, const T* weight, const T* bias, int cols, T* y);
   void (*attend)(const AttendTask<T>& task, float* scratch);
   /// y[i] = round(y[i] + x[i])
   void (*add)(const T* x, int count, T* y);

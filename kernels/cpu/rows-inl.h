@@ -16,7 +16,7 @@ NIBBLE_HD float sum_over(const T* x, int cols, F f) {
 }
 
 template <class T>
-void layer_norm(const T* x, const float* weight, const float* bias, int cols, T* y) {
+void layer_norm(const T* x, const T* weight, const T* bias, int cols, T* y) {
   constexpr float kEpsilon = 1e-5F;
   const auto count = static_cast<float>(cols);
   const float mean = sum_over(x, cols, [](const F32x16& v, int) { return v; }) / count;
@@ -35,21 +35,41 @@ void layer_norm(const T* x, const float* weight, const float* bias, int cols, T*
   }
 }
 
-/// q is fp32, zero beyond head_dim.
-template <class T>
-NIBBLE_HD float dot(const float* q, const T* key, int head_dim) {
-  F32x16 total = broadcast(0);
-  for (int d = 0; d < head_dim; d += 16) {
-    total = fma(load(q + d), load_some(key + d, head_dim - d < 16 ? head_dim - d : 16), total);
+/// scores[n] = q · keys[n] for N keys in a row; q is fp32, zero beyond head_dim.
+template <int N, class T>
+NIBBLE_HD void score_keys(const float* q, const T* keys, int head_dim, float* scores) {
+  F32x16 total[N];
+  for (int n = 0; n < N; ++n) total[n] = broadcast(0);
+  int d = 0;
+  for (; d + 16 <= head_dim; d += 16) {
+    const F32x16 factors = load(q + d);
+    for (int n = 0; n < N; ++n) total[n] = fma(factors, load(keys + n * head_dim + d), total[n]);
   }
-  return sum(total);
+  if (d < head_dim) {
+    const F32x16 factors = load(q + d);
+    for (int n = 0; n < N; ++n) {
+      total[n] = fma(factors, load_some(keys + n * head_dim + d, head_dim - d), total[n]);
+    }
+  }
+  for (int n = 0; n < N; ++n) scores[n] = sum(total[n]);
+}
+
+NIBBLE_HD float largest_of(const float* scores, int count) {
+  F32x16 largest = broadcast(scores[0]);
+  int i = 0;
+  for (; i + 16 <= count; i += 16) largest = max(largest, load(scores + i));
+  float lanes[16];
+  store(lanes, largest);
+  float result = lanes[0];
+  for (const float lane : lanes) result = lane > result ? lane : result;
+  for (; i < count; ++i) result = scores[i] > result ? scores[i] : result;
+  return result;
 }
 
 /// Turns scores into e^(score - largest), zero beyond `count`, and returns their sum.
 inline float exponentials(float* scores, int count) {
   const int padded = padded_to(count, 16);
-  float largest = scores[0];
-  for (int i = 1; i < count; ++i) largest = scores[i] > largest ? scores[i] : largest;
+  const float largest = largest_of(scores, count);
   F32x16 total = broadcast(0);
   for (int i = 0; i < padded; i += 16) {
     const int lanes = count - i < 16 ? count - i : 16;
@@ -87,8 +107,12 @@ void attend(const AttendTask<T>& task, float* scratch) {
     T* y = task.y + query * task.stride;
     for (int d = 0; d < task.head_dim; ++d) q[d] = to_float(row[d]);
     const int keys = task.past + query + 1;
-    for (int key = 0; key < keys; ++key) {
-      scores[key] = dot(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, task.head_dim);
+    int key = 0;
+    for (; key + 4 <= keys; key += 4) {
+      score_keys<4>(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, task.head_dim, scores + key);
+    }
+    for (; key < keys; ++key) {
+      score_keys<1>(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, task.head_dim, scores + key);
     }
     const float scale = 1.0F / exponentials(scores, keys);
     int first = 0;

@@ -149,6 +149,8 @@ constexpr std::array<float, 16> kFp4Levels = {
 
 constexpr std::array<float, 256> kDynamicMap = dynamic_map();
 
+Buffer shared_table(std::span<const float> table) { return Buffer::borrow(std::as_bytes(table), nullptr); }
+
 void encode_nf4(std::span<const float> weights, int blocksize, std::span<std::uint8_t> codes, std::span<float> absmax) {
   static const Search search(kNf4Levels, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
   encode(weights, static_cast<std::size_t>(blocksize), search, codes, absmax);
@@ -164,9 +166,8 @@ NestedScale encode_nested(std::span<const float> absmax) {
   constexpr std::size_t kBlock = NestedScale::kBlocksize;
   NestedScale scale{Buffer::allocate(absmax.size()),
                     Buffer::allocate((absmax.size() + kBlock - 1) / kBlock * sizeof(float)),
-                    Buffer::allocate(sizeof kDynamicMap),
+                    shared_table(kDynamicMap),
                     torch_mean(absmax)};
-  std::ranges::copy(kDynamicMap, scale.nested_table.mutable_as<float>());
   auto* codes = scale.absmax.mutable_as<std::uint8_t>();
   auto* nested_absmax = scale.nested_absmax.mutable_as<float>();
   for (std::size_t first = 0; first < absmax.size(); first += kBlock) {

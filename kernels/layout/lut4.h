@@ -28,7 +28,7 @@ struct NestedScale {
 
   Buffer absmax;         ///< uint8[blocks]
   Buffer nested_absmax;  ///< float[ceil(blocks / 256)]
-  Buffer nested_table;   ///< float[256]
+  Buffer nested_table;   ///< float[256], see shared_table
   float offset;          ///< the mean
 
   struct View {
@@ -43,13 +43,13 @@ struct NestedScale {
   View view() const {
     return {absmax.as<std::uint8_t>(), nested_absmax.as<float>(), nested_table.as<float>(), offset};
   }
-  std::uint64_t bytes() const { return absmax.size() + nested_absmax.size() + nested_table.size() + sizeof offset; }
+  std::uint64_t bytes() const { return absmax.size() + nested_absmax.size() + sizeof offset; }
 };
 
 template <class Scale>
 struct Lut4 {
   Buffer codes;   ///< uint8[ceil(n * k / 2)], the first weight of a pair in the high nibble
-  Buffer levels;  ///< float[16]
+  Buffer levels;  ///< float[16], see shared_table
   Scale scale;
   int blocksize;  ///< a power of two, 32 to 4096
   int n, k;
@@ -76,7 +76,8 @@ struct Lut4 {
             std::countr_zero(static_cast<unsigned>(blocksize)), n, k};
   }
   std::uint64_t code_bytes() const { return codes.size(); }
-  std::uint64_t state_bytes() const { return scale.bytes() + levels.size(); }
+  /// Tables of levels are constants that all weights share and are not counted.
+  std::uint64_t state_bytes() const { return scale.bytes(); }
 };
 
 /// What a 4-bit code stands for, times its block's absmax. Values from bitsandbytes (csrc/kernels.cu).
@@ -85,6 +86,9 @@ extern const std::array<float, 16> kFp4Levels;
 
 /// The signed 8-bit dynamic map of bitsandbytes (functional.py, create_dynamic_map), which nested absmax indexes.
 extern const std::array<float, 256> kDynamicMap;
+
+/// A constant table as the buffer every weight that uses it shares.
+Buffer shared_table(std::span<const float> table);
 
 /// Quantizes `weights` in blocks; the first weight of each pair goes to the high nibble and an odd last pair is filled
 /// with zero. `codes` has ceil(n/2) bytes, `absmax` ceil(n/blocksize). Bit-identical to bitsandbytes'

@@ -52,7 +52,11 @@ std::string sentence(const CLI::App& app, const CLI::ParseError& error) {
     return fmt::format("{0}: does not know {1}; nibble {0} --help lists what it knows", name,
                        in_quotes(unknown.front()));
   }
-  return fmt::format("{}: {}", name, error.what());
+  const std::string what = error.what();
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
+    return fmt::format("{}: {}: expected a value, found none", name, what.substr(0, what.find(':')));
+  }
+  return fmt::format("{}: {}", name, what);
 }
 
 }  // namespace

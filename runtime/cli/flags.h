@@ -31,6 +31,7 @@ class FlagValue {
  public:
   FlagValue(std::string flag, std::string text) : flag_(std::move(flag)), text_(std::move(text)) {}
 
+  const std::string& flag() const { return flag_; }  ///< as messages name it: "-n/--n-predict"
   const std::string& text() const { return text_; }
 
   /// A number in [low, high], which `expected` describes.

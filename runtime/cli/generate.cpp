@@ -2,6 +2,7 @@
 #include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -63,7 +64,8 @@ ExitCode dry_run(const GenerateArguments& a) {
   const MemoryLedger ledger = predict_memory(a.model.model, a.model.load, a.session);
   const std::uint64_t available = available_memory(a.model.load.device);
   if (a.json) {
-    print_json({{"model", a.model.model}, {"memory", {{"predicted", ledger_json(ledger)}, {"available", available}}}});
+    print_json({{"model", {{"name", a.model.model}}},
+                {"memory", {{"predicted", ledger_json(ledger)}, {"available", available}}}});
     return kSuccess;
   }
   print(fmt::format("{}: {} parameters\n{}It {}: the {} has {} MB left\n", a.model.model, ledger.parameters,
@@ -78,23 +80,21 @@ GenerateOptions generate_options(const Engine& engine, const std::vector<OptionC
   return options;
 }
 
-/// Prints what one sequence generates as it comes: text, or ids after those of the prompt where there is no tokenizer.
+/// Prints a prompt and what goes on from it as it comes: text, or ids where there is no tokenizer. Nothing before the
+/// first step, so that a prompt the model refuses leaves nothing behind.
 class Stream {
  public:
-  explicit Stream(bool has_tokenizer) : has_tokenizer_(has_tokenizer) {}
+  Stream(bool has_tokenizer, const std::string& prompt)
+      : between_(has_tokenizer ? "" : ","), next_(prompt.empty() ? "" : prompt + between_) {}
 
-  void show_prompt(const std::string& prompt) {
-    print(prompt);
-    between_ = ",";
-  }
   void show(const Step& step) {
-    print(has_tokenizer_ ? std::string(step.text) : between_ + std::to_string(step.id));
-    between_ = ",";
+    print(next_ + (between_.empty() ? std::string(step.text) : std::to_string(step.id)));
+    next_ = between_;
   }
 
  private:
-  bool has_tokenizer_;
-  std::string between_;
+  std::string between_;  ///< what separates steps
+  std::string next_;     ///< what goes before the next one
 };
 
 void print_lines(const Engine& engine, const std::vector<Prompt>& prompts, const std::vector<Completion>& completions,
@@ -123,8 +123,7 @@ ExitCode generate_once(const GenerateArguments& a) {
 
   const InterruptGuard guard;
   const bool streams = !a.json && !a.lines;
-  Stream stream(model.engine.info().has_tokenizer);
-  if (streams && !a.hide_prompt) stream.show_prompt(readable(model.engine, prompts.front()));
+  Stream stream(model.engine.info().has_tokenizer, a.hide_prompt ? "" : readable(model.engine, prompts.front()));
   const std::vector<Completion> completions = model.session.generate(ids, options, [&](const Step& step) {
     if (streams) stream.show(step);
     return !interrupted();
@@ -135,6 +134,9 @@ ExitCode generate_once(const GenerateArguments& a) {
   } else {
     if (streams) print("\n");
     if (a.lines) print_lines(model.engine, prompts, completions, a.hide_prompt);
+    if (std::ranges::find(completions, FinishReason::kContextFull, &Completion::finish) != completions.end()) {
+      note(fmt::format("\nthe context of {} tokens is full\n", model.context));
+    }
     note("\n" + speed_line(model.session.last_stats()) + ledger_text(model.predicted, model.session.memory()));
   }
   return interrupted() ? kInterrupted : kSuccess;

@@ -37,8 +37,10 @@ std::string text_of(std::span<const Column> columns) {
   add("process, resident", [](const Column& column) { return column.process; });
   const MemoryLedger& last = columns.back().ledger;
   return table.text() +
-         fmt::format("Hugging Face would print {} MB: parameters and buffers, no quantization state, no cache\n",
-                     megabytes(last.huggingface));
+         fmt::format(
+             "Hugging Face would print {} MB (parameters and buffers); with the quantization state it leaves out "
+             "that is {} MB\n",
+             megabytes(last.huggingface), megabytes(last.huggingface + last[MemoryClass::kQuantState]));
 }
 
 /// What the process will be: what it is before loading and all that is loaded.

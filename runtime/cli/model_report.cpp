@@ -49,6 +49,9 @@ std::string sizes_text(const std::vector<SchemeReport>& reports) {
   }
   add("true size", [](const SchemeReport& report) { return megabytes(report.ledger.weights()); });
   add("Hugging Face says", [](const SchemeReport& report) { return megabytes(report.ledger.huggingface); });
+  add("  with its state", [](const SchemeReport& report) {
+    return megabytes(report.ledger.huggingface + report.ledger[MemoryClass::kQuantState]);
+  });
   return table.text();
 }
 
@@ -99,14 +102,13 @@ std::string packing_text(const SchemeReport& report) {
 
 Scheme shown_scheme(const ModelArguments& arguments) {
   if (arguments.load.scheme) return *arguments.load.scheme;
-  const MemoryLedger own = predict_memory(arguments.model, arguments.load);
-  if (own[MemoryClass::kQuantState] == 0) return Scheme::kNf4;
-  const auto same = std::ranges::find_if(kSchemes, [&](Scheme scheme) {
-    LoadOptions load = arguments.load;
-    load.scheme = scheme;
-    return predict_memory(arguments.model, load).bytes == own.bytes;
+  const std::vector<ParameterReport> own = inspect_model(arguments.model, arguments.load);
+  const auto quantized = std::ranges::find_if(own, [](const ParameterReport& parameter) {
+    return parameter.memory_class == MemoryClass::kLinear && parameter.quant_state_bytes > 0;
   });
-  return same == kSchemes.end() ? Scheme::kNf4 : *same;
+  // nf4 and fp4 have the same sizes: only the weight itself tells them apart.
+  return quantized == own.end() ? Scheme::kNf4
+                                : inspect_tensor(arguments.model, quantized->name, arguments.load).scheme;
 }
 
 ModelReport report_model(const ModelArguments& arguments) {

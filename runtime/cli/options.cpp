@@ -69,6 +69,11 @@ std::optional<EmbeddingStorage> parse_embedding(std::string_view name) {
 }  // namespace
 
 CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
+  CLI::Option* scheme = add_value(
+      app, "--scheme", "NAME",
+      [&](const FlagValue& value) { load.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme); },
+      "Hold the linear weights as none (not quantized), int8, fp4, nf4, fp4-dq or nf4-dq (default: as the checkpoint "
+      "has them)");
   add_value(
       app, "--dtype", "TYPE",
       [&](const FlagValue& value) {
@@ -91,11 +96,7 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
       app, "-t,--threads", "N",
       [&](const FlagValue& value) { load.threads = value.number("a whole number from 0 to 1024", 0, 1024); },
       "Threads, 0: one a core (default: 0)");
-  return add_value(
-      app, "--scheme", "NAME",
-      [&](const FlagValue& value) { load.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme); },
-      "Hold the linear weights as none (not quantized), int8, fp4, nf4, fp4-dq or nf4-dq (default: as the checkpoint "
-      "has them)");
+  return scheme;
 }
 
 void add_model_flags(CLI::App& app, ModelArguments& arguments) {

@@ -60,20 +60,19 @@ std::string name_of(const PromptSource& source) {
 }  // namespace
 
 void add_prompt_flags(CLI::App& app, PromptSource& source) {
-  const auto choose = [&source](PromptSource chosen) {
+  const auto choose = [&source](const FlagValue& value, PromptSource chosen) {
     if (!std::holds_alternative<StandardInput>(source)) {
-      throw UsageError(fmt::format("prompt: expected one of -p, -f and --tokens, found {} and {}", name_of(source),
-                                   name_of(chosen)));
+      throw UsageError(value.flag() + ": expected one of -p, -f and --tokens, found more than one");
     }
     source = std::move(chosen);
   };
   add_value(
-      app, "-p,--prompt", "TEXT", [=](const FlagValue& value) { choose(value.text()); }, "Text to go on from");
+      app, "-p,--prompt", "TEXT", [=](const FlagValue& value) { choose(value, value.text()); }, "Text to go on from");
   add_value(
-      app, "-f,--file", "FILE", [=](const FlagValue& value) { choose(File{value.text()}); },
+      app, "-f,--file", "FILE", [=](const FlagValue& value) { choose(value, File{value.text()}); },
       "File with the text to go on from");
   add_value(
-      app, "--tokens", "IDS", [=](const FlagValue& value) { choose(value.list("token ids such as 2,17,9")); },
+      app, "--tokens", "IDS", [=](const FlagValue& value) { choose(value, value.list("token ids such as 2,17,9")); },
       "Token ids in place of text, taken as they are: 2,17,9");
 }
 

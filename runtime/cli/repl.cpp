@@ -94,9 +94,9 @@ std::optional<Repl::Entry> Repl::read_entry() {
   bool warned = false;
   while (true) {
     LineEditor::Input line = editor_.read("> ");
+    if (line.event != LineEditor::Event::kLine) print("\n");
     if (line.event == LineEditor::Event::kEnd) return std::nullopt;
     if (line.event == LineEditor::Event::kInterrupt) {
-      print("\n");
       if (warned && line.text.empty()) return std::nullopt;
       warned = line.text.empty();
       if (warned) print("(Ctrl-C again or Ctrl-D leaves)\n");

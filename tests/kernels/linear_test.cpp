@@ -58,10 +58,11 @@ TEST_P(LinearTest, MatchesAPlainSumForAnyShape) {
     const Weight weight = weight_case().make(n, k, static_cast<std::uint32_t>(n * k));
     std::vector<float> w(static_cast<std::size_t>(n) * static_cast<std::size_t>(k));
     decode_all(weight, w);
-    const std::vector<float> bias = random_values(static_cast<std::size_t>(n), 3);
+    const Matrix bias_row(dtype(), 1, n, 3);
+    const std::vector<float> bias = bias_row.values();
     const Matrix x(dtype(), m, k, 1);
     const Matrix y(dtype(), m, n);
-    backend.linear({weight, buffer_of<float>(bias)}, x.tensor(), y.tensor());
+    backend.linear({weight, bias_row.buffer()}, x.tensor(), y.tensor());
     const std::vector<float> xs = x.values();
     const std::vector<float> ys = y.values();
     for (int row = 0; row < m; ++row) {

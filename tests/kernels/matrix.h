@@ -36,6 +36,9 @@ class Matrix {
 
   Tensor tensor() const { return tensor_; }
 
+  /// The memory itself: a row of it is what a bias or a LayerNorm parameter is.
+  const Buffer& buffer() const { return buffer_; }
+
   Tensor rows(int first, int count) const {
     const std::size_t row_bytes = static_cast<std::size_t>(tensor_.cols) * size_of(tensor_.dtype);
     return {static_cast<std::byte*>(tensor_.data) + static_cast<std::size_t>(first) * row_bytes, tensor_.dtype, count,

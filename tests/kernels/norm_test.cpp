@@ -55,16 +55,16 @@ void expect_normalised(const Matrix& x, const Matrix& y, std::span<const float> 
 TEST_P(LayerNormTest, MatchesTheFormulaWithAndWithoutParameters) {
   CpuBackend backend(2, target());
   for (const int cols : {1, 2, 15, 16, 17, 64, 100, 768, 1000}) {
-    const std::vector<float> weight = random_values(static_cast<std::size_t>(cols), 1);
-    const std::vector<float> bias = random_values(static_cast<std::size_t>(cols), 2);
+    const Matrix weight(dtype(), 1, cols, 1);
+    const Matrix bias(dtype(), 1, cols, 2);
     const Matrix x(dtype(), 5, cols, 3);
     const Matrix y(dtype(), 5, cols);
     backend.layer_norm({{}, {}, cols}, x.tensor(), y.tensor());
     expect_normalised(x, y, {}, {});
-    backend.layer_norm({buffer_of<float>(weight), {}, cols}, x.tensor(), y.tensor());
-    expect_normalised(x, y, weight, {});
-    backend.layer_norm({buffer_of<float>(weight), buffer_of<float>(bias), cols}, x.tensor(), y.tensor());
-    expect_normalised(x, y, weight, bias);
+    backend.layer_norm({weight.buffer(), {}, cols}, x.tensor(), y.tensor());
+    expect_normalised(x, y, weight.values(), {});
+    backend.layer_norm({weight.buffer(), bias.buffer(), cols}, x.tensor(), y.tensor());
+    expect_normalised(x, y, weight.values(), bias.values());
   }
 }
 

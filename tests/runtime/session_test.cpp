@@ -145,11 +145,10 @@ TEST(Memory, OfA350mShapeIsWhatTheSeedPrinted) {
   for (const Scheme scheme : {Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
     EXPECT_EQ(predict(scheme, DType::kF16).huggingface, 207'835'136U);
   }
-  // With quantization state: absmax of 4,734,976 blocks, and 16 levels for each of the 146 matrices.
-  EXPECT_EQ(predict(Scheme::kNf4, DType::kF16)[MemoryClass::kQuantState], 18'939'904U + 146U * 64U);
-  EXPECT_EQ(predict(Scheme::kNf4Dq, DType::kF16)[MemoryClass::kQuantState],
-            4'734'976U + 73'984U + 146U * (64U + 1024U + 4U));
-  EXPECT_EQ(predict(Scheme::kInt8, DType::kF16)[MemoryClass::kQuantState], 890'880U);
+  // The true figures: absmax of 4,734,976 blocks; nested, also an absmax of 256 of those and an offset for each matrix.
+  EXPECT_EQ(predict(Scheme::kNf4, DType::kF16).weights(), 207'835'136U + 18'939'904U);  // 226.8 MB
+  EXPECT_EQ(predict(Scheme::kNf4Dq, DType::kF16).weights(), 207'835'136U + 4'734'976U + 73'984U + 146U * 4U);  // 212.6
+  EXPECT_EQ(predict(Scheme::kInt8, DType::kF16).weights(), 359'354'368U + 890'880U);
 }
 
 TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {

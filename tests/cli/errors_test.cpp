@@ -1,0 +1,135 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "program.h"
+
+namespace nibble::testing {
+namespace {
+
+const std::string kTiny = golden_model("pre_norm");
+
+/// Runs what must fail: nothing on standard output, one sentence on standard error that has every one of `parts`.
+void expect_failure(int code, const Arguments& arguments, const std::vector<std::string>& parts,
+                    std::string_view input = "") {
+  std::string line;
+  for (const std::string& argument : arguments) line += argument + " ";
+  SCOPED_TRACE(line);
+  const Result result = run(arguments, input);
+  EXPECT_EQ(result.code, code);
+  EXPECT_EQ(result.out, "");
+  EXPECT_TRUE(result.err.starts_with("nibble: ")) << result.err;
+  EXPECT_EQ(std::ranges::count(result.err, '\n'), 1) << result.err;
+  for (const std::string& part : parts) EXPECT_TRUE(contains(result.err, part)) << part << " is not in " << result.err;
+}
+
+void expect_usage(const Arguments& arguments, const std::vector<std::string>& parts) {
+  expect_failure(2, arguments, parts);
+}
+
+TEST(Usage, NamesTheCommandsThereAre) {
+  expect_usage({}, {"expected a command", "generate", "logits", "quantize", "inspect", "found none"});
+  expect_usage({"frob"}, {"expected a command", "found 'frob'"});
+  expect_usage({"generate", "-m", kTiny, "--frob"}, {"generate", "'--frob'", "nibble generate --help"});
+  expect_usage({"quantize", kTiny, "out", "extra", "--scheme", "nf4"}, {"quantize", "'extra'"});
+}
+
+TEST(Usage, NamesAMissingFlagOrValue) {
+  expect_usage({"generate", "-p", "x"}, {"--model is required"});
+  expect_usage({"generate", "-p", "x", "-m"}, {"--model: expected a value, found none"});
+  expect_usage({"logits", "-m", kTiny, "--tokens", "2"}, {"--output is required"});
+  expect_usage({"quantize", kTiny, "out"}, {"--scheme is required"});
+  expect_usage({"generate", "-m", kTiny, "--tokens", "2", "--logprobs", "1"}, {"--logprobs requires --json"});
+  expect_usage({"generate", "-m", kTiny, "--tokens", "2", "-np", "2"}, {"--parallel requires --dry-run"});
+}
+
+TEST(Usage, ReadsValuesStrictly) {
+  const std::vector<std::vector<std::string>> cases{
+      // flag, value, expected
+      {"-n", "abc", "-n/--n-predict: expected a whole number of at least 1, or -1 for no limit, found 'abc'"},
+      {"-n", "12x", "found '12x'"},
+      {"-n", "0", "-n/--n-predict: expected"},
+      {"-n", "99999999999", "-n/--n-predict: expected"},
+      {"-c", "-5", "-c/--ctx-size: expected a whole number of at least 0, found '-5'"},
+      {"-t", "1.5", "-t/--threads: expected a whole number from 0 to 1024, found '1.5'"},
+      {"-s", "-2", "-s/--seed: expected"},
+      {"--temp", "nan", "--temp: expected a number of at least 0, found 'nan'"},
+      {"--temp", "-0.5", "--temp: expected a number of at least 0, found '-0.5'"},
+      {"--top-k", "", "--top-k: expected a whole number of at least 0, found ''"},
+      {"--top-p", "1.5", "--top-p: expected a number from 0 to 1, found '1.5'"},
+      {"--min-p", "inf", "--min-p: expected a number from 0 to 1, found 'inf'"},
+      {"--repeat-penalty", "0", "--repeat-penalty: expected a number above 0, found '0'"},
+      {"--scheme", "foo", "--scheme: expected none, int8, fp4, nf4, fp4-dq or nf4-dq, found 'foo'"},
+      {"--dtype", "fp8", "--dtype: expected auto, fp32, bf16 or fp16, found 'fp8'"},
+      {"--embedding", "nf4", "--embedding: expected compute or int8, found 'nf4'"},
+      {"--blocksize", "65", "--blocksize: expected 32, 64, 128, 256, 512, 1024, 2048 or 4096, found '65'"},
+      {"--device", "tpu", "--device: expected cpu or cuda, found 'tpu'"},
+      {"--tokens", "2,,9", "--tokens: expected token ids such as 2,17,9, found '2,,9'"},
+      {"--tokens", "2,-1", "--tokens: expected token ids"},
+  };
+  for (const auto& wrong : cases) expect_usage({"generate", "-m", kTiny, wrong[0], wrong[1]}, {wrong[2]});
+  expect_usage({"logits", "-m", kTiny, "--tokens", "2", "-o", "x", "--attention-mask", "0,2"},
+               {"--attention-mask: expected 0 or 1 for each token"});
+  expect_usage({"quantize", kTiny, "out", "--scheme", "nf4", "--max-shard-size", "5 GB"},
+               {"--max-shard-size: expected a size above 0 such as 500MB, 5GB or 4GiB, found '5 GB'"});
+  expect_usage({"generate", "-m", kTiny, "-n", "a\nb"}, {"found 'a\\x0ab'"});
+}
+
+TEST(Usage, TakesOnePrompt) {
+  expect_usage({"generate", "-m", kTiny, "-p", "a", "-f", "b"}, {"expected one of -p, -f and --tokens, found more"});
+  expect_usage({"generate", "-m", kTiny, "-p", "a", "--tokens", "2"}, {"expected one of -p, -f and --tokens"});
+  expect_usage({"generate", "-m", kTiny, "--lines", "--tokens", "2"}, {"--lines: expected text"});
+}
+
+TEST(Usage, ExplainsEveryCommand) {
+  for (const char* command : {"generate", "logits", "quantize", "inspect"}) {
+    EXPECT_TRUE(contains(output({"--help"}), command));
+    EXPECT_TRUE(contains(output({command, "--help"}), "--scheme NAME")) << command;
+  }
+  EXPECT_TRUE(contains(output({"generate", "-h"}), "Most tokens to generate"));
+  EXPECT_TRUE(output({"--version"}).starts_with("nibble "));
+}
+
+TEST(Failure, NamesWhatIsWrongWithAPrompt) {
+  const TempDir folder;
+  expect_failure(1, {"generate", "-m", kBundled, "-p", ""}, {"-p/--prompt: expected a prompt", "found none"});
+  expect_failure(1, {"generate", "-m", kBundled}, {"standard input: expected a prompt"});
+  expect_failure(1, {"generate", "-m", kBundled}, {"standard input: expected a prompt"}, "\n");
+  expect_failure(1, {"generate", "-m", kBundled, "-f", folder / "absent"},
+                 {folder / "absent: cannot be read: No such file or directory"});
+  expect_failure(1, {"generate", "-m", kBundled, "-f", kBundled}, {kBundled + ": cannot be read: Is a directory"});
+  expect_failure(1, {"generate", "-m", kBundled, "--lines"}, {"standard input, line 2: expected a prompt"}, "a\n\nb\n");
+  expect_failure(1, {"generate", "-m", kTiny, "-p", "x"}, {"has no tokenizer; give token ids"});
+  expect_failure(1, {"generate", "-m", kTiny, "--tokens", "2,96"}, {"expected token ids from 0 to 95, found 96"});
+  expect_failure(1, {"generate", "-m", kTiny, "--tokens", "2,3,4,5", "-c", "3"},
+                 {"prompt: expected at most 3 tokens (the context), found 4"});
+}
+
+TEST(Failure, NamesWhatIsWrongWithAModel) {
+  const TempDir folder;
+  expect_failure(1, {"generate", "-m", folder / "absent", "--tokens", "2"}, {folder / "absent"});
+  expect_failure(1, {"generate", "-m", "synthetic:opt-1t", "--tokens", "2"}, {"synthetic:opt-1t"});
+  expect_failure(1, {"generate", "-m", kTiny, "--tokens", "2", "-c", "1000"}, {"context: expected", "found 1000"});
+  expect_failure(1, {"generate", "-m", kBundled, "-p", "x", "--scheme", "int8"}, {"already quantized to nf4"});
+  expect_failure(1, {"inspect", "-m", kTiny, "--tensor", "nope"}, {"no weight matrix named 'nope'"});
+  expect_failure(1, {"quantize", "synthetic:opt-125m", folder / "out", "--scheme", "nf4"}, {"synthetic:opt-125m"});
+  expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2", "-o", folder / "absent/l.safetensors"}, {"absent/l."});
+  expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2,3", "-o", folder / "l", "--attention-mask", "1"},
+                 {"attention_mask: expected one value a token (2), found 1"});
+}
+
+TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {
+  expect_failure(1, {"generate", "-m", "synthetic:opt-175b", "--scheme", "none", "--tokens", "2"},
+                 {"synthetic:opt-175b: needs 3", " MB of weights", "but the cpu has ", " MB left"});
+}
+
+TEST(Failure, SaysThatStandardOutputCannotBeWritten) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const TempDir folder;
+  const std::string command = std::string(NIBBLE_CLI) + " --version >/dev/full 2>" + (folder / "err");
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_EQ(read_file(folder / "err"), "nibble: standard output: cannot be written: No space left on device\n");
+}
+
+}  // namespace
+}  // namespace nibble::testing
