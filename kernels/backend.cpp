@@ -14,7 +14,9 @@ std::string shape(int rows, int cols) {
   return std::string("[").append(std::to_string(rows)).append(", ").append(std::to_string(cols)).append("]");
 }
 
-std::string describe(DType dtype, int rows, int cols) { return std::string(to_string(dtype)) + " " + shape(rows, cols); }
+std::string describe(DType dtype, int rows, int cols) {
+  return std::string(to_string(dtype)) + " " + shape(rows, cols);
+}
 
 /// Fails unless `tensor` is a matrix of that shape and compute dtype.
 void expect(const char* verb, const char* name, const Tensor& tensor, DType dtype, int rows, int cols) {
@@ -90,8 +92,8 @@ void check_segments(std::span<const Segment> segments, int rows, const KvCache& 
 }
 
 void check_cache(const KvCache& cache, int layer) {
-  const auto bytes = KvCache::bytes(cache.dtype, cache.layers, cache.sequences, cache.heads, cache.context,
-                                    cache.head_dim) / 2;
+  const auto bytes =
+      KvCache::bytes(cache.dtype, cache.layers, cache.sequences, cache.heads, cache.context, cache.head_dim) / 2;
   if (cache.keys.size() < bytes || cache.values.size() < bytes) {
     refuse("attend: expected a cache of twice " + std::to_string(bytes) + " bytes, found " +
            std::to_string(cache.keys.size()) + " and " + std::to_string(cache.values.size()));

@@ -89,9 +89,8 @@ void CpuBackend::do_embed(const Weight& table, std::span<const int> ids, Tensor 
     using T = typename decltype(tag)::type;
     with_layout(table, [&]<class Layout>(const Layout& layout) {
       const LinearKernels<Layout, T>& kernels = loops<T>();
-      for_rows(y.rows, y.cols, [&](int row) {
-        kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], y.row<T>(row));
-      });
+      for_rows(y.rows, y.cols,
+               [&](int row) { kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], y.row<T>(row)); });
     });
   });
 }
@@ -207,10 +206,10 @@ void CpuBackend::attend_heads(Tensor q, std::span<const Segment> segments, int l
 void CpuBackend::do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) {
   const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
   for_rows(y.rows, y.cols, [&](int row) {
-    std::memcpy(static_cast<std::byte*>(y.data) + static_cast<std::size_t>(row) * bytes,
-                static_cast<const std::byte*>(x.data) +
-                    static_cast<std::size_t>(rows[static_cast<std::size_t>(row)]) * bytes,
-                bytes);
+    std::memcpy(
+        static_cast<std::byte*>(y.data) + static_cast<std::size_t>(row) * bytes,
+        static_cast<const std::byte*>(x.data) + static_cast<std::size_t>(rows[static_cast<std::size_t>(row)]) * bytes,
+        bytes);
   });
 }
 

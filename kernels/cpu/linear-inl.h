@@ -40,10 +40,11 @@ void multiply_fused(const typename Layout::View& w, int first, const typename Op
     }
   };
   for (int group = 0; group < fast; ++group) {
-    add_group(group, [&](int row, int g) __attribute__((always_inline)) {
-      GroupDecoder<Layout>::prefetch(w, row + N, g);
-      return GroupDecoder<Layout>::template decode<Operand>(w, row, g);
-    });
+    add_group(
+        group, [&](int row, int g) __attribute__((always_inline)) {
+          GroupDecoder<Layout>::prefetch(w, row + N, g);
+          return GroupDecoder<Layout>::template decode<Operand>(w, row, g);
+        });
   }
   for (int group = fast; group < groups; ++group) {
     add_group(group, [&](int row, int g) { return decode_slowly<Operand, Layout>(w, row, g); });
@@ -163,11 +164,16 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
 template <class Layout, class T>
 void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   switch (task.rows) {
-    case 1: return multiply_few<1>(task, first, last);
-    case 2: return multiply_few<2>(task, first, last);
-    case 3: return multiply_few<3>(task, first, last);
-    case 4: return multiply_few<4>(task, first, last);
-    default: return multiply_many(task, first, last, scratch);
+    case 1:
+      return multiply_few<1>(task, first, last);
+    case 2:
+      return multiply_few<2>(task, first, last);
+    case 3:
+      return multiply_few<3>(task, first, last);
+    case 4:
+      return multiply_few<4>(task, first, last);
+    default:
+      return multiply_many(task, first, last, scratch);
   }
 }
 

@@ -21,10 +21,12 @@ void layer_norm(const T* x, const T* weight, const T* bias, int cols, T* y) {
   const auto count = static_cast<float>(cols);
   const float mean = sum_over(x, cols, [](const F32x16& v, int) { return v; }) / count;
   const F32x16 means = broadcast(mean);
-  const float variance = sum_over(x, cols, [&](const F32x16& v, int lanes) {
-    const F32x16 d = lanes == 16 ? v - means : first_lanes(v - means, lanes);
-    return d * d;
-  }) / count;
+  const float variance = sum_over(x, cols,
+                                  [&](const F32x16& v, int lanes) {
+                                    const F32x16 d = lanes == 16 ? v - means : first_lanes(v - means, lanes);
+                                    return d * d;
+                                  }) /
+                         count;
   const F32x16 scale = broadcast(1.0F / ::sqrtf(variance + kEpsilon));
   for (int i = 0; i < cols; i += 16) {
     const int lanes = cols - i < 16 ? cols - i : 16;

@@ -41,7 +41,8 @@ NIBBLE_HD void store(BFloat16* values, const F32x16& v) {
   const __m512i bits = _mm512_castps_si512(v.lanes);
   const __m512i upper = _mm512_srli_epi32(bits, 16);
   const __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-  const __m512i nearest = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i nearest =
+      _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
   const __mmask16 is_nan = _mm512_cmp_ps_mask(v.lanes, v.lanes, _CMP_UNORD_Q);
   const __m512i words = _mm512_mask_or_epi32(nearest, is_nan, upper, _mm512_set1_epi32(0x40));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtepi32_epi16(words));

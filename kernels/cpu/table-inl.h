@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-#include "kernels/cpu/lanes-inl.h"
 #include "kernels/cpu/decode-inl.h"
+#include "kernels/cpu/lanes-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/rows-inl.h"
 
@@ -13,7 +13,8 @@ namespace {
 
 template <class T, class... Layouts>
 constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTable<T, std::variant<Layouts...>>*) {
-  return {LinearKernels<Layouts, T>{pack_row<Layouts, T>, sizeof(typename OperandOf<T>::Element), multiply<Layouts, T>, decode_row<Layouts, T>}...};
+  return {LinearKernels<Layouts, T>{pack_row<Layouts, T>, sizeof(typename OperandOf<T>::Element), multiply<Layouts, T>,
+                                    decode_row<Layouts, T>}...};
 }
 
 template <class T>

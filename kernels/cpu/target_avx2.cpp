@@ -2,7 +2,9 @@
 #include "kernels/cpu/targets.h"
 
 #if defined(__x86_64__)
+// In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx2.h"
+
 #include "kernels/cpu/operand.h"
 
 namespace nibble {

@@ -1,7 +1,9 @@
 // The loops for any machine, with what the compiler assumes of it.
 #include "kernels/cpu/targets.h"
 
+// In this order: each builds on the one before.
 #include "kernels/cpu/simd_portable.h"
+
 #include "kernels/cpu/operand.h"
 
 namespace nibble {
@@ -24,4 +26,3 @@ namespace nibble {
 constinit const CpuKernels kPortableKernels = make_kernels();
 
 }  // namespace nibble
-

@@ -95,9 +95,10 @@ std::uint8_t dynamic_code(float value) {
   return 0.5F * (above[-1] + above[0]) < snapped ? index : static_cast<std::uint8_t>(index - 1);
 }
 
-// torch.mean of fp32 values, to the bit: bitsandbytes subtracts it, so the order of its additions is part of the format.
-// It is the cascade of ATen/native/cpu/SumKernel.cpp for 8-lane vectors: four interleaved sums a lane, each adding up
-// in four levels so that rounding errors grow slowly. The order on a GPU is another; the difference is in the last bit.
+// torch.mean of fp32 values, to the bit: bitsandbytes subtracts it, so the order of its additions is part of the
+// format. It is the cascade of ATen/native/cpu/SumKernel.cpp for 8-lane vectors: four interleaved sums a lane, each
+// adding up in four levels so that rounding errors grow slowly. The order on a GPU is another; the difference is in the
+// last bit.
 
 /// The sum of `count` values that stand `stride` apart.
 float cascade_sum(const float* values, std::size_t stride, std::size_t count) {
@@ -137,14 +138,25 @@ float torch_mean(std::span<const float> values) {
 
 }  // namespace
 
-constexpr std::array<float, 16> kNf4Levels = {
-    -1.0F,                -0.6961928009986877F, -0.5250730514526367F, -0.39491748809814453F,
-    -0.28444138169288635F, -0.18477343022823334F, -0.09105003625154495F, 0.0F,
-    0.07958029955625534F, 0.16093020141124725F, 0.24611230194568634F, 0.33791524171829224F,
-    0.44070982933044434F, 0.5626170039176941F,  0.7229568362236023F,  1.0F};
+constexpr std::array<float, 16> kNf4Levels = {-1.0F,
+                                              -0.6961928009986877F,
+                                              -0.5250730514526367F,
+                                              -0.39491748809814453F,
+                                              -0.28444138169288635F,
+                                              -0.18477343022823334F,
+                                              -0.09105003625154495F,
+                                              0.0F,
+                                              0.07958029955625534F,
+                                              0.16093020141124725F,
+                                              0.24611230194568634F,
+                                              0.33791524171829224F,
+                                              0.44070982933044434F,
+                                              0.5626170039176941F,
+                                              0.7229568362236023F,
+                                              1.0F};
 
 constexpr std::array<float, 16> kFp4Levels = {
-    0.0F, 0.0625F / 12, 8.0F / 12,  12.0F / 12,  4.0F / 12,  6.0F / 12,  2.0F / 12,  3.0F / 12,
+    0.0F, 0.0625F / 12,  8.0F / 12,  12.0F / 12,  4.0F / 12,  6.0F / 12,  2.0F / 12,  3.0F / 12,
     0.0F, -0.0625F / 12, -8.0F / 12, -12.0F / 12, -4.0F / 12, -6.0F / 12, -2.0F / 12, -3.0F / 12};
 
 constexpr std::array<float, 256> kDynamicMap = dynamic_map();
@@ -165,8 +177,7 @@ void encode_fp4(std::span<const float> weights, int blocksize, std::span<std::ui
 NestedScale encode_nested(std::span<const float> absmax) {
   constexpr std::size_t kBlock = NestedScale::kBlocksize;
   NestedScale scale{Buffer::allocate(absmax.size()),
-                    Buffer::allocate((absmax.size() + kBlock - 1) / kBlock * sizeof(float)),
-                    shared_table(kDynamicMap),
+                    Buffer::allocate((absmax.size() + kBlock - 1) / kBlock * sizeof(float)), shared_table(kDynamicMap),
                     torch_mean(absmax)};
   auto* codes = scale.absmax.mutable_as<std::uint8_t>();
   auto* nested_absmax = scale.nested_absmax.mutable_as<float>();

@@ -47,13 +47,16 @@ std::vector<Weight> copies_beyond_caches(const Weight& weight) {
   return copies;
 }
 
-benchmark::Counter rate(double amount) { return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate); }
+benchmark::Counter rate(double amount) {
+  return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate);
+}
 
 struct Shape {
   int n, k;
 };
 
-void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dtype, int m, Shape shape, CpuTarget target) {
+void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dtype, int m, Shape shape,
+                CpuTarget target) {
   CpuBackend backend(0, target);
   const Weight weight = weight_case.make(shape.n, shape.k, 1);
   const std::vector<Weight> weights = copies_beyond_caches(weight);
@@ -63,7 +66,8 @@ void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dt
   std::memset(x.mutable_as<void>(), 0x3c, x.size());
   std::size_t turn = 0;
   for (auto _ : state) {
-    backend.linear({weights[turn], {}}, {x.mutable_as<void>(), dtype, m, shape.k}, {y.mutable_as<void>(), dtype, m, shape.n});
+    backend.linear({weights[turn], {}}, {x.mutable_as<void>(), dtype, m, shape.k},
+                   {y.mutable_as<void>(), dtype, m, shape.n});
     turn = (turn + 1) % weights.size();
   }
   state.counters["weights"] = rate(static_cast<double>(code_bytes(weight) + state_bytes(weight)));
@@ -92,7 +96,8 @@ void register_all() {
     for (const WeightCase& weight_case : kWeightCases) {
       for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
         for (const int m : {1, 4, 16, 256}) {
-          for (const Shape shape : {Shape{768, 768}, Shape{3072, 768}, Shape{768, 3072}, Shape{2048, 2048}, Shape{4096, 4096}}) {
+          for (const Shape shape :
+               {Shape{768, 768}, Shape{3072, 768}, Shape{768, 3072}, Shape{2048, 2048}, Shape{4096, 4096}}) {
             const std::string name = std::string(to_string(target)) + "/" + std::string(weight_case.name) + "/" +
                                      std::string(to_string(dtype)) + "/m:" + std::to_string(m) +
                                      "/n:" + std::to_string(shape.n) + "/k:" + std::to_string(shape.k);

@@ -12,14 +12,14 @@ class Interactive : public ::testing::Test {
     more.insert(more.begin(), {"generate", "-m", kBundled, "-t", "2"});
     terminal_ = std::make_unique<Terminal>(std::move(more));
     terminal_->wait_for("/help explains.");
-    terminal_->wait_for("> ");
+    terminal_->wait_for_prompt("> ");
   }
 
   /// Types a line and returns what comes before the next prompt, without the echo of the line.
   std::string answer(const std::string& line) {
     terminal_->type(line + "\n");
     terminal_->wait_for(line + "\r\n");
-    std::string text = terminal_->wait_for("\r\n> ");
+    std::string text = terminal_->wait_for_prompt("\r\n> ");
     return text.substr(0, text.size() - std::min<std::size_t>(text.size(), 4));
   }
 
@@ -44,7 +44,7 @@ TEST_F(Interactive, ForgetsTheTextAtReset) {
   const std::string first = answer("The dog");
   answer(" barked");
   terminal_->type("/reset\n");
-  terminal_->wait_for("> ");
+  terminal_->wait_for_prompt("> ");
   EXPECT_EQ(answer("The dog"), first);
 }
 
@@ -68,14 +68,14 @@ TEST_F(Interactive, ExplainsItselfAndCounts) {
 TEST_F(Interactive, ReadsTextsOfManyLines) {
   start({"-n", "5"});
   terminal_->type("One\\\n");
-  terminal_->wait_for(". ");
+  terminal_->wait_for_prompt(". ");
   EXPECT_EQ(answer("two"), continuation("One\ntwo", "5"));
   terminal_->type("/reset\n");
-  terminal_->wait_for("> ");
+  terminal_->wait_for_prompt("> ");
   terminal_->type("\"\"\"\n");
-  terminal_->wait_for(". ");
+  terminal_->wait_for_prompt(". ");
   terminal_->type("/one\n");
-  terminal_->wait_for(". ");
+  terminal_->wait_for_prompt(". ");
   EXPECT_EQ(answer("two\"\"\""), continuation("/one\ntwo", "5"));
 }
 
@@ -85,7 +85,7 @@ TEST_F(Interactive, StopsTheModelAtCtrlCAndGoesOn) {
   terminal_->wait_for("time\r\n");
   terminal_->wait_for(" ");  // the model has begun
   terminal_->type("\x03");
-  const std::string stopped = terminal_->wait_for("\r\n> ");
+  const std::string stopped = terminal_->wait_for_prompt("\r\n> ");
   EXPECT_FALSE(contains(stopped, "the context is full"));
   EXPECT_TRUE(contains(answer("/stats"), "of 1024 tokens"));
 }
@@ -104,11 +104,11 @@ TEST_F(Interactive, LeavesAtCtrlDOrAtTheSecondCtrlC) {
   terminal_->type("abc");
   terminal_->wait_for("abc");
   terminal_->type("\x03");
-  const std::string cleared = terminal_->wait_for("> ");
+  const std::string cleared = terminal_->wait_for_prompt("> ");
   EXPECT_FALSE(contains(cleared, "again")) << "the first one cleared the line";
   terminal_->type("\x03");
   terminal_->wait_for("(Ctrl-C again or Ctrl-D leaves)");
-  terminal_->wait_for("> ");
+  terminal_->wait_for_prompt("> ");
   terminal_->type("\x03");
   EXPECT_EQ(terminal_->exit_code(), 0);
 }

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -174,6 +175,17 @@ class Terminal {
     return "";
   }
 
+  /// The same, and then until the program reads keys: its line editor shows the prompt first and only then takes the
+  /// terminal out of line mode, which would echo and handle what is typed in between.
+  std::string wait_for_prompt(std::string_view prompt) {
+    std::string before = wait_for(prompt);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (in_line_mode() && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return before;
+  }
+
   /// The exit code, once the program has left by itself.
   int exit_code() {
     while (read_some()) {
@@ -186,6 +198,11 @@ class Terminal {
   std::string history() const { return read_file(folder_ / "state/nibble/history"); }
 
  private:
+  bool in_line_mode() const {
+    termios settings{};
+    return ::tcgetattr(terminal_, &settings) == 0 && (settings.c_lflag & ICANON) != 0;
+  }
+
   /// False when the program has closed the terminal.
   bool read_some() {
     pollfd ready{terminal_, POLLIN, 0};

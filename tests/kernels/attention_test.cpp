@@ -11,8 +11,7 @@ namespace {
 using Parameters = std::tuple<CpuTarget, DType>;
 
 KvCache make_cache(DType dtype, int layers, int sequences, int heads, int context, int head_dim) {
-  const auto bytes =
-      static_cast<std::size_t>(KvCache::bytes(dtype, layers, sequences, heads, context, head_dim)) / 2;
+  const auto bytes = static_cast<std::size_t>(KvCache::bytes(dtype, layers, sequences, heads, context, head_dim)) / 2;
   return {Buffer::allocate(bytes), Buffer::allocate(bytes), dtype, layers, sequences, heads, context, head_dim};
 }
 
@@ -23,11 +22,12 @@ class AttentionTest : public testing::TestWithParam<Parameters> {
 };
 
 /// One head of one query over `keys` rows, in fp64. `magnitude` bounds what roundings are relative to.
-void expect_attended(const Matrix& q, const Matrix& k, const Matrix& v, const Matrix& y, int row, int first_key, int head,
-                     int head_dim) {
+void expect_attended(const Matrix& q, const Matrix& k, const Matrix& v, const Matrix& y, int row, int first_key,
+                     int head, int head_dim) {
   const auto width = static_cast<std::size_t>(q.tensor().cols);
   const auto at = [&](const std::vector<float>& values, int r, int d) {
-    return static_cast<double>(values[static_cast<std::size_t>(r) * width + static_cast<std::size_t>(head * head_dim + d)]);
+    return static_cast<double>(
+        values[static_cast<std::size_t>(r) * width + static_cast<std::size_t>(head * head_dim + d)]);
   };
   const std::vector<float> qs = q.values(), ks = k.values(), vs = v.values(), ys = y.values();
   std::vector<double> scores;
@@ -52,9 +52,10 @@ void expect_attended(const Matrix& q, const Matrix& k, const Matrix& v, const Ma
       magnitude += std::fabs(product);
     }
     const double additions = static_cast<double>(scores.size()) + 16;
-    const double bound = magnitude * (2 * score_error + additions * 0x1p-23) + std::fabs(value) * epsilon(y.tensor().dtype) +
-                         0x1p-24;
-    ASSERT_NEAR(at(ys, row, d), value, bound) << "row " << row << " head " << head << " of size " << head_dim << " dim " << d;
+    const double bound =
+        magnitude * (2 * score_error + additions * 0x1p-23) + std::fabs(value) * epsilon(y.tensor().dtype) + 0x1p-24;
+    ASSERT_NEAR(at(ys, row, d), value, bound)
+        << "row " << row << " head " << head << " of size " << head_dim << " dim " << d;
   }
 }
 
@@ -107,7 +108,8 @@ TEST_P(AttentionTest, GivesASequenceTheSameBitsAloneChunkedAndInABatch) {
   KvCache cache = make_cache(dtype(), 1, 1, kHeads, 64, kHeadDim);
   for (const auto& [past, rows] : {std::pair{0, 17}, std::pair{17, 3}, std::pair{20, 20}}) {
     const Segment chunk{0, 0, rows, past};
-    backend.attend(q.rows(past, rows), k.rows(past, rows), v.rows(past, rows), {&chunk, 1}, 0, cache, y.rows(past, rows));
+    backend.attend(q.rows(past, rows), k.rows(past, rows), v.rows(past, rows), {&chunk, 1}, 0, cache,
+                   y.rows(past, rows));
   }
   const std::vector<float> chunked = y.values(), expected = alone.values();
   EXPECT_TRUE(std::equal(chunked.begin(), chunked.begin() + 40 * kWidth, expected.begin()));
@@ -118,7 +120,8 @@ TEST_P(AttentionTest, SurvivesScoresFarApart) {
   CpuBackend backend(1, target());
   std::vector<float> keys(32 * 16, -4.0F), values = random_values(32 * 16, 8);
   std::fill(keys.begin() + 5 * 16, keys.begin() + 6 * 16, 4.0F);
-  const Matrix q(dtype(), 32, 16, std::vector<float>(32 * 16, 8.0F)), k(dtype(), 32, 16, keys), v(dtype(), 32, 16, values);
+  const Matrix q(dtype(), 32, 16, std::vector<float>(32 * 16, 8.0F)), k(dtype(), 32, 16, keys),
+      v(dtype(), 32, 16, values);
   const Matrix y(dtype(), 32, 16);
   KvCache cache = make_cache(dtype(), 1, 1, 1, 32, 16);
   const Segment all{0, 0, 32, 0};

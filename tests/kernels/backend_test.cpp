@@ -33,8 +33,11 @@ TEST(Linear, RefusesShapesAndDtypesThatDoNotFit) {
                  "linear: expected y to be fp32 [2, 4], found fp32 [3, 4]");
   expect_refused([&] { backend->linear(linear, x.tensor(), Matrix(DType::kBF16, 2, 4).tensor()); },
                  "expected y to be fp32 [2, 4], found bf16 [2, 4]");
-  expect_refused([&] { backend->linear({linear.weight, buffer_of<float>(random_values(3, 2))}, x.tensor(), y.tensor()); },
-                 "linear: expected bias to have 4 fp32 values, found 12 bytes");
+  expect_refused(
+      [&] {
+        backend->linear({linear.weight, buffer_of<float>(random_values(3, 2))}, x.tensor(), y.tensor());
+      },
+      "linear: expected bias to have 4 fp32 values, found 12 bytes");
   expect_refused([&] { backend->linear(linear, x.tensor(), y.tensor(), {.residual = Matrix(kF32, 2, 5).tensor()}); },
                  "linear: expected residual to be fp32 [2, 4], found fp32 [2, 5]");
   Tensor integers = x.tensor();
@@ -63,11 +66,21 @@ TEST(Embedding, RefusesIdsOutsideTheTable) {
 TEST(LayerNormCheck, RefusesShapesThatDoNotFit) {
   const auto backend = make_cpu_backend(1);
   const Matrix x(kF32, 2, 6, 1), y(kF32, 2, 6);
-  expect_refused([&] { backend->layer_norm({{}, {}, 5}, x.tensor(), y.tensor()); }, "layer_norm: expected x to be fp32 [2, 5]");
-  expect_refused([&] { backend->layer_norm({buffer_of<float>(random_values(5, 1)), {}, 6}, x.tensor(), y.tensor()); },
-                 "layer_norm: expected weight to have 6 fp32 values, found 20 bytes");
-  expect_refused([&] { backend->layer_norm({{}, {}, 6}, x.tensor(), Matrix(kF32, 1, 6).tensor()); },
-                 "layer_norm: expected y to be fp32 [2, 6], found fp32 [1, 6]");
+  expect_refused(
+      [&] {
+        backend->layer_norm({{}, {}, 5}, x.tensor(), y.tensor());
+      },
+      "layer_norm: expected x to be fp32 [2, 5]");
+  expect_refused(
+      [&] {
+        backend->layer_norm({buffer_of<float>(random_values(5, 1)), {}, 6}, x.tensor(), y.tensor());
+      },
+      "layer_norm: expected weight to have 6 fp32 values, found 20 bytes");
+  expect_refused(
+      [&] {
+        backend->layer_norm({{}, {}, 6}, x.tensor(), Matrix(kF32, 1, 6).tensor());
+      },
+      "layer_norm: expected y to be fp32 [2, 6], found fp32 [1, 6]");
 }
 
 class AttendCheck : public testing::Test {
@@ -85,8 +98,7 @@ TEST_F(AttendCheck, RefusesSegmentsThatDoNotFit) {
   attend({{0, 0, 3, 0}, {1, 3, 1, 7}});
   expect_refused([&] { attend({{2, 0, 4, 0}}); }, "attend: expected sequences from 0 to 1, found 2");
   expect_refused([&] { attend({{-1, 0, 4, 0}}); }, "attend: expected sequences from 0 to 1, found -1");
-  expect_refused([&] { attend({{0, 0, 4, 5}}); },
-                 "expected sequence 0 to fit a context of 8 tokens, found 4 after 5");
+  expect_refused([&] { attend({{0, 0, 4, 5}}); }, "expected sequence 0 to fit a context of 8 tokens, found 4 after 5");
   expect_refused([&] { attend({{0, 0, 4, -1}}); }, "found 4 after -1");
   expect_refused([&] { attend({{0, 0, 0, 0}}); }, "found 0 after 0");
   expect_refused([&] { attend({{0, 1, 3, 0}}); }, "expected a segment to begin at row 0, found 1");
@@ -111,7 +123,8 @@ TEST(GatherRows, CopiesThemInOrderAndRefusesOthers) {
     const std::vector<int> rows = {4, 0, 0, 2};
     backend->gather_rows(x.tensor(), rows, y.tensor());
     const std::vector<float> from = x.values(), to = y.values();
-    for (std::size_t i = 0; i < to.size(); ++i) EXPECT_EQ(to[i], from[static_cast<std::size_t>(rows[i / 3]) * 3 + i % 3]);
+    for (std::size_t i = 0; i < to.size(); ++i)
+      EXPECT_EQ(to[i], from[static_cast<std::size_t>(rows[i / 3]) * 3 + i % 3]);
     const std::vector<int> beyond = {0, 1, 2, 5};
     expect_refused([&] { backend->gather_rows(x.tensor(), beyond, y.tensor()); },
                    "gather_rows: expected rows from 0 to 4, found 5");

@@ -39,9 +39,9 @@ struct Shape {
 };
 
 // Few rows and many; columns and depths that fit no tile; blocks that span rows; a depth below a register.
-constexpr Shape kShapes[] = {{1, 1, 1},     {1, 33, 7},    {2, 31, 15},   {3, 64, 32},   {4, 37, 100}, {5, 70, 96},
-                             {7, 129, 65},  {1, 96, 256},  {2, 40, 320},  {3, 50, 160},  {4, 33, 224}, {6, 35, 288},
-                             {17, 65, 130}, {31, 34, 192}, {32, 64, 64},  {33, 95, 352}, {64, 48, 33}, {100, 66, 416}};
+constexpr Shape kShapes[] = {{1, 1, 1},     {1, 33, 7},    {2, 31, 15},  {3, 64, 32},   {4, 37, 100}, {5, 70, 96},
+                             {7, 129, 65},  {1, 96, 256},  {2, 40, 320}, {3, 50, 160},  {4, 33, 224}, {6, 35, 288},
+                             {17, 65, 130}, {31, 34, 192}, {32, 64, 64}, {33, 95, 352}, {64, 48, 33}, {100, 66, 416}};
 
 using Parameters = std::tuple<CpuTarget, DType, std::size_t>;
 
@@ -68,10 +68,12 @@ TEST_P(LinearTest, MatchesAPlainSumForAnyShape) {
     for (int row = 0; row < m; ++row) {
       for (int col = 0; col < n; ++col) {
         const auto depth = static_cast<std::size_t>(k);
-        const auto [value, bound] = expected_product(std::span(xs).subspan(static_cast<std::size_t>(row) * depth, depth),
-                                                     std::span(w).subspan(static_cast<std::size_t>(col) * depth, depth),
-                                                     bias[static_cast<std::size_t>(col)], dtype());
-        const float found = ys[static_cast<std::size_t>(row) * static_cast<std::size_t>(n) + static_cast<std::size_t>(col)];
+        const auto [value, bound] =
+            expected_product(std::span(xs).subspan(static_cast<std::size_t>(row) * depth, depth),
+                             std::span(w).subspan(static_cast<std::size_t>(col) * depth, depth),
+                             bias[static_cast<std::size_t>(col)], dtype());
+        const float found =
+            ys[static_cast<std::size_t>(row) * static_cast<std::size_t>(n) + static_cast<std::size_t>(col)];
         ASSERT_NEAR(found, value, bound) << "y[" << row << ", " << col << "] of m " << m << " n " << n << " k " << k;
       }
     }
@@ -176,7 +178,10 @@ const ActivationCase kActivations[] = {
     {Activation::kIdentity, [](float x) { return x; }},
     {Activation::kRelu, [](float x) { return std::max(x, 0.0F); }},
     {Activation::kGelu, [](float x) { return 0.5F * x * (1 + std::erf(x * std::sqrt(0.5F))); }},
-    {Activation::kGeluTanh, [](float x) { return 0.5F * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (x + 0.044715F * x * x * x))); }},
+    {Activation::kGeluTanh,
+     [](float x) {
+       return 0.5F * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi_v<float>) * (x + 0.044715F * x * x * x)));
+     }},
     {Activation::kSilu, [](float x) { return x / (1 + std::exp(-x)); }},
     {Activation::kQuickGelu, [](float x) { return x / (1 + std::exp(-1.702F * x)); }},
     {Activation::kRelu2, [](float x) { return std::max(x, 0.0F) * std::max(x, 0.0F); }},
@@ -189,7 +194,8 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
   const auto [target, dtype] = GetParam();
   CpuBackend backend(2, target);
   constexpr int kM = 6, kN = 53, kK = 40;
-  const Linear linear{kWeightCases[0].make(kN, kK, 21), buffer_of<float>(random_values(kN, 22, 3.0F))};
+  const Matrix bias(dtype, 1, kN, 22);
+  const Linear linear{kWeightCases[0].make(kN, kK, 21), bias.buffer()};
   const Matrix x(dtype, kM, kK, 23);
   const Matrix plain(dtype, kM, kN);
   backend.linear(linear, x.tensor(), plain.tensor());
@@ -213,7 +219,9 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
 
 INSTANTIATE_TEST_SUITE_P(All, EpilogueTest,
                          testing::Combine(testing::ValuesIn(available_targets()), testing::ValuesIn(kComputeDTypes)),
-                         [](const auto& info) { return parameter_name(std::get<0>(info.param), std::get<1>(info.param)); });
+                         [](const auto& info) {
+                           return parameter_name(std::get<0>(info.param), std::get<1>(info.param));
+                         });
 
 }  // namespace
 }  // namespace nibble
