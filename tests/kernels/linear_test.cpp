@@ -164,9 +164,11 @@ INSTANTIATE_TEST_SUITE_P(All, LinearTest,
                          case_name);
 
 /// The epilogue's steps in fp32, each rounded, on what linear gives without them.
-template <class T>
-float step_by_step(float value, float scale, float (*activation)(float), float residual) {
-  return rounded<T>(rounded<T>(activation(rounded<T>(value * scale))) + residual);
+float step_by_step(DType dtype, float value, float scale, float (*activation)(float), float residual) {
+  return with_dtype(dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    return rounded<T>(rounded<T>(activation(rounded<T>(value * scale))) + residual);
+  });
 }
 
 struct ActivationCase {
@@ -200,19 +202,17 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
   const Matrix plain(dtype, kM, kN);
   backend.linear(linear, x.tensor(), plain.tensor());
   const std::vector<float> before = plain.values();
-  for (const auto& [activation, reference] : kActivations) {
+  for (const ActivationCase& each : kActivations) {
     const Matrix y(dtype, kM, kN, 24);
     const std::vector<float> residual = y.values();
-    backend.linear(linear, x.tensor(), y.tensor(), {.scale = 1.25F, .activation = activation, .residual = y.tensor()});
+    backend.linear(linear, x.tensor(), y.tensor(),
+                   {.scale = 1.25F, .activation = each.activation, .residual = y.tensor()});
     const std::vector<float> found = y.values();
     for (std::size_t i = 0; i < found.size(); ++i) {
-      with_dtype(dtype, [&](auto tag) {
-        using T = typename decltype(tag)::type;
-        const float expected = step_by_step<T>(before[i], 1.25F, reference, residual[i]);
-        const double slack =
-            4 * epsilon(dtype) * (std::fabs(expected) + std::fabs(residual[i]) + 2 * std::fabs(before[i]));
-        ASSERT_NEAR(found[i], expected, slack) << "activation " << static_cast<int>(activation) << " element " << i;
-      });
+      const float expected = step_by_step(dtype, before[i], 1.25F, each.reference, residual[i]);
+      const double slack =
+          4 * epsilon(dtype) * (std::fabs(expected) + std::fabs(residual[i]) + 2 * std::fabs(before[i]));
+      ASSERT_NEAR(found[i], expected, slack) << "activation " << static_cast<int>(each.activation) << " element " << i;
     }
   }
 }
