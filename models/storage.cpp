@@ -96,6 +96,7 @@ Weight to_int8(const Dense<T>& source, DType dtype, std::string_view name, Threa
   for_each_piece(elements, rows_a_piece * k, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, dtype, piece.data());
+    for (float& value : piece) value = rounded<Half>(value);  // as the encoder does; beyond 65504 it is infinite
     require_finite(piece.data(), count, name);
     encode_int8_rows(piece, source.k, {codes + first, static_cast<std::size_t>(count)},
                      {scb + first / k, static_cast<std::size_t>(count / k)});

@@ -2,11 +2,10 @@
 
 #include <histedit.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <system_error>
-
-#include "runtime/cli/interrupt.h"
 
 namespace nibble::cli {
 
@@ -15,11 +14,21 @@ struct LineEditor::Impl {
   std::unique_ptr<EditLine, void (*)(EditLine*)> line{el_init("nibble", stdin, stdout, stderr), el_end};
   std::unique_ptr<History, void (*)(History*)> past{history_init(), history_end};
   const char* prompt = "";
+  bool interrupted = false;  ///< by the key; Ctrl-C sends no signal while a line is edited
 
-  static char* prompt_of(EditLine* line) {
+  static Impl& of(EditLine* line) {
     Impl* impl = nullptr;
     el_get(line, EL_CLIENTDATA, &impl);
-    return const_cast<char*>(impl->prompt);
+    return *impl;
+  }
+  static char* prompt_of(EditLine* line) { return const_cast<char*>(of(line).prompt); }
+  static unsigned char interrupt(EditLine* line, int) {
+    of(line).interrupted = true;
+    return CC_EOF;
+  }
+  static unsigned char suspend(EditLine*, int) {
+    std::raise(SIGTSTP);  // libedit's handler gives the terminal back before it stops
+    return CC_REFRESH;
   }
 
   void remember(const char* entry) {
@@ -47,21 +56,27 @@ LineEditor::LineEditor(std::filesystem::path history_file) : impl_(std::make_uni
   el_set(line, EL_HIST, history, impl_->past.get());
   el_set(line, EL_SIGNAL, 1);
   el_set(line, EL_BIND, "^R", "em-inc-search-prev", nullptr);
+  el_set(line, EL_SETTY, "-d", "-isig", nullptr);  // Ctrl-C comes as a key, so none is lost between two signals
+  el_set(line, EL_ADDFN, "nibble-interrupt", "Give the line up", &Impl::interrupt);
+  el_set(line, EL_BIND, "^C", "nibble-interrupt", nullptr);
+  el_set(line, EL_ADDFN, "nibble-suspend", "Stop the program until it is continued", &Impl::suspend);
+  el_set(line, EL_BIND, "^Z", "nibble-suspend", nullptr);
 }
 
 LineEditor::~LineEditor() = default;
 
 LineEditor::Input LineEditor::read(const char* prompt) {
+  EditLine* editor = impl_->line.get();
   impl_->prompt = prompt;
-  forget_interrupt();
+  impl_->interrupted = false;
+  el_set(editor, EL_PREP_TERM, 1);  // before the prompt is seen, so that whatever is typed then is edited
   int count = 0;
-  const char* typed = el_gets(impl_->line.get(), &count);
+  const char* typed = el_gets(editor, &count);
   if (typed == nullptr || count <= 0) {
-    if (!interrupted()) return {Event::kEnd, ""};
-    const LineInfo* info = el_line(impl_->line.get());
+    const LineInfo* info = el_line(editor);
     std::string text(info->buffer, info->lastchar);
-    el_reset(impl_->line.get());
-    return {Event::kInterrupt, std::move(text)};
+    el_reset(editor);
+    return {impl_->interrupted ? Event::kInterrupt : Event::kEnd, std::move(text)};
   }
   std::string text(typed, static_cast<std::size_t>(count));
   if (text.ends_with('\n')) text.pop_back();

@@ -7,13 +7,13 @@
 
 namespace nibble::cli {
 
-/// One at a time: libedit asks for the prompt through a plain function. Ctrl-C must be held by an InterruptGuard.
+/// One at a time: libedit asks for the prompt through a plain function.
 class LineEditor {
  public:
   enum class Event {
     kLine,
     kInterrupt,  ///< Ctrl-C; `text` is what had been typed
-    kEnd,        ///< Ctrl-D, or the terminal is gone
+    kEnd,        ///< Ctrl-D, a signal, or the terminal is gone
   };
   struct Input {
     Event event;

@@ -130,7 +130,8 @@ TEST(Generate, TakesEachLineAsAPromptOfItsOwn) {
   ASSERT_EQ(completions.size(), 3U);
   std::string expected;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    EXPECT_EQ(completions[i], json_output(bundled({"-p", prompts[i], "-n", "12", "--temp", "0"})).at("completions").at(0));
+    EXPECT_EQ(completions[i],
+              json_output(bundled({"-p", prompts[i], "-n", "12", "--temp", "0"})).at("completions").at(0));
     expected += "> " + prompts[i] + "\n" + completions[i].at("text").get<std::string>() + "\n\n";
   }
   EXPECT_EQ(output(bundled({"-f", file, "--lines", "-n", "12", "--temp", "0"})), expected);

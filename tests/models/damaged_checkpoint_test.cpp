@@ -115,6 +115,15 @@ TEST(DamagedCheckpoint, NamesWeightsThatAreNotNumbers) {
   }
 }
 
+TEST(DamagedCheckpoint, NamesWeightsBeyondWhatInt8Rounds) {
+  const Changed large("pre_norm", [](auto& t) {
+    const float value = 70000;
+    std::memcpy(t.at(kFc1).data.data(), &value, sizeof value);
+  });
+  EXPECT_EQ(large.refusal(Scheme::kNf4), "no error");
+  expect_in_order(large.refusal(Scheme::kInt8), {kFc1, "expected finite"});
+}
+
 TEST(DamagedCheckpoint, NamesMoreLayersThanTheConfigHas) {
   const Changed more("pre_norm", [](auto& t) {
     for (const int layer : {1, 2, 3}) {
