@@ -42,52 +42,59 @@ void expect_parameters(const char* verb, const char* name, const Buffer& paramet
   }
 }
 
-/// Fails unless every index is in [0, limit).
-void expect_indices(const char* verb, const char* name, std::span<const int> indices, int limit) {
+/// Fails unless every index is in [first, last).
+void expect_indices(const char* verb, const char* name, std::span<const int> indices, int first, int last) {
   for (const int index : indices) {
-    if (index < 0 || index >= limit) {
-      refuse(std::string(verb) + ": expected " + name + " from 0 to " + std::to_string(limit - 1) + ", found " +
-             std::to_string(index));
+    if (index < first || index >= last) {
+      refuse(std::string(verb) + ": expected " + name + " from " + std::to_string(first) + " to " +
+             std::to_string(last - 1) + ", found " + std::to_string(index));
     }
   }
 }
 
-void check_embedding(const char* verb, const Weight& table, std::span<const int> ids, const Tensor& y) {
+void expect_table(const char* verb, const Weight& table, std::span<const int> indices, int offset, const Tensor& y) {
   expect_compute_dtype(verb, y);
-  expect(verb, "y", y, y.dtype, static_cast<int>(ids.size()), cols(table));
-  expect_indices(verb, "ids", ids, rows(table));
-}
-
-void check_segment(const Segment& segment, const KvCache& cache) {
-  if (segment.sequence < 0 || segment.sequence >= cache.sequences) {
-    refuse("attend: expected sequences from 0 to " + std::to_string(cache.sequences - 1) + ", found " +
-           std::to_string(segment.sequence));
-  }
-  if (segment.rows < 1 || segment.past < 0 || segment.past > cache.context - segment.rows) {
-    refuse("attend: expected sequence " + std::to_string(segment.sequence) + " to fit a context of " +
-           std::to_string(cache.context) + " tokens, found " + std::to_string(segment.rows) + " after " +
-           std::to_string(segment.past));
-  }
+  expect(verb, "y", y, y.dtype, static_cast<int>(indices.size()), cols(table));
+  expect_indices(verb, "ids", indices, -offset, rows(table) - offset);
 }
 
 /// Fails unless the segments are consecutive, cover `rows` rows and name each sequence once.
-void check_segments(std::span<const Segment> segments, int rows, const KvCache& cache) {
+void check_segments(std::span<const Segment> segments, int rows) {
   int covered = 0;
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    check_segment(segments[i], cache);
-    if (segments[i].first_row != covered) {
-      refuse("attend: expected a segment to begin at row " + std::to_string(covered) + ", found " +
-             std::to_string(segments[i].first_row));
+    const Segment& segment = segments[i];
+    if (segment.rows < 1 || segment.past < 0) {
+      refuse("begin: expected a segment of at least 1 row after at least 0, found " + std::to_string(segment.rows) +
+             " after " + std::to_string(segment.past));
     }
-    const auto same = [&](const Segment& other) { return other.sequence == segments[i].sequence; };
+    if (segment.first_row != covered) {
+      refuse("begin: expected a segment to begin at row " + std::to_string(covered) + ", found " +
+             std::to_string(segment.first_row));
+    }
+    const auto same = [&](const Segment& other) { return other.sequence == segment.sequence; };
     if (std::ranges::any_of(segments.first(i), same)) {
-      refuse("attend: expected each sequence once, found " + std::to_string(segments[i].sequence) + " twice");
+      refuse("begin: expected each sequence once, found " + std::to_string(segment.sequence) + " twice");
     }
-    if (segments[i].rows > rows - covered) break;
-    covered += segments[i].rows;
+    if (segment.rows > rows - covered) break;
+    covered += segment.rows;
   }
   if (covered != rows) {
-    refuse("attend: expected segments of " + std::to_string(rows) + " rows together, found another number");
+    refuse("begin: expected segments of " + std::to_string(rows) + " rows together, found another number");
+  }
+}
+
+/// Fails unless the cache has room for the segments.
+void check_room(std::span<const Segment> segments, const KvCache& cache) {
+  for (const Segment& segment : segments) {
+    if (segment.sequence < 0 || segment.sequence >= cache.sequences) {
+      refuse("attend: expected sequences from 0 to " + std::to_string(cache.sequences - 1) + ", found " +
+             std::to_string(segment.sequence));
+    }
+    if (segment.past > cache.context - segment.rows) {
+      refuse("attend: expected sequence " + std::to_string(segment.sequence) + " to fit a context of " +
+             std::to_string(cache.context) + " tokens, found " + std::to_string(segment.rows) + " after " +
+             std::to_string(segment.past));
+    }
   }
 }
 
@@ -104,57 +111,110 @@ void check_cache(const KvCache& cache, int layer) {
   }
 }
 
-}  // namespace
-
-void Backend::embed(const Weight& table, std::span<const int> ids, Tensor y) {
-  check_embedding("embed", table, ids, y);
-  if (!ids.empty()) do_embed(table, ids, y);
+void expect_batch_rows(const char* verb, const Tensor& x, const Batch& batch) {
+  if (x.rows != static_cast<int>(batch.tokens.size())) {
+    refuse(std::string(verb) + ": expected the batch's " + std::to_string(batch.tokens.size()) + " rows, found " +
+           std::to_string(x.rows));
+  }
 }
 
-void Backend::add_embedding(const Weight& table, std::span<const int> ids, Tensor y) {
-  check_embedding("add_embedding", table, ids, y);
-  if (!ids.empty()) do_add_embedding(table, ids, y);
+void expect_norm(const char* verb, const LayerNorm& norm, const Tensor& x, const Tensor& y) {
+  expect_compute_dtype(verb, x);
+  expect(verb, "x", x, x.dtype, x.rows, norm.cols);
+  expect(verb, "y", y, x.dtype, x.rows, norm.cols);
+  expect_parameters(verb, "weight", norm.weight, norm.cols, x.dtype);
+  expect_parameters(verb, "bias", norm.bias, norm.cols, x.dtype);
+}
+
+void expect_projection(const char* verb, const Projection& projection, const Tensor& x) {
+  const auto& [linear, y, epilogue] = projection;
+  const int n = rows(linear.weight);
+  expect_compute_dtype(verb, x);
+  expect(verb, "x", x, x.dtype, x.rows, cols(linear.weight));
+  expect(verb, "y", y, x.dtype, x.rows, n);
+  expect_parameters(verb, "bias", linear.bias, n, x.dtype);
+  if (epilogue.residual) expect(verb, "residual", *epilogue.residual, x.dtype, x.rows, n);
+  if (x.rows > 0 && x.data == y.data) {
+    refuse(std::string(verb) + ": expected y apart from x, found one inside the other");
+  }
+}
+
+}  // namespace
+
+void Backend::begin(const Batch& batch) {
+  const auto rows = static_cast<int>(batch.tokens.size());
+  if (batch.positions.size() != batch.tokens.size()) {
+    refuse("begin: expected " + std::to_string(rows) + " positions, one a token, found " +
+           std::to_string(batch.positions.size()));
+  }
+  check_segments(batch.segments, rows);
+  expect_indices("begin", "outputs", batch.outputs, 0, rows);
+  tokens_.assign(batch.tokens.begin(), batch.tokens.end());
+  positions_.assign(batch.positions.begin(), batch.positions.end());
+  segments_.assign(batch.segments.begin(), batch.segments.end());
+  outputs_.assign(batch.outputs.begin(), batch.outputs.end());
+  batch_ = {tokens_, positions_, segments_, outputs_};
+  do_begin();
+}
+
+void Backend::embed(const Weight& table, Tensor y) {
+  expect_table("embed", table, batch_.tokens, 0, y);
+  if (y.rows > 0) do_embed(table, y);
+}
+
+void Backend::add_positions(const Weight& table, int offset, Tensor y) {
+  expect_table("add_positions", table, batch_.positions, offset, y);
+  if (y.rows > 0) do_add_positions(table, offset, y);
 }
 
 void Backend::layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
-  expect_compute_dtype("layer_norm", x);
-  expect("layer_norm", "x", x, x.dtype, x.rows, norm.cols);
-  expect("layer_norm", "y", y, x.dtype, x.rows, norm.cols);
-  expect_parameters("layer_norm", "weight", norm.weight, norm.cols, x.dtype);
-  expect_parameters("layer_norm", "bias", norm.bias, norm.cols, x.dtype);
+  expect_norm("layer_norm", norm, x, y);
   if (x.rows > 0) do_layer_norm(norm, x, y);
 }
 
-void Backend::linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) {
-  const int n = rows(linear.weight);
-  expect_compute_dtype("linear", x);
-  expect("linear", "x", x, x.dtype, x.rows, cols(linear.weight));
-  expect("linear", "y", y, x.dtype, x.rows, n);
-  expect_parameters("linear", "bias", linear.bias, n, x.dtype);
-  if (epilogue.residual) expect("linear", "residual", *epilogue.residual, x.dtype, x.rows, n);
-  if (x.rows == 0) return;
-  if (x.data == y.data) refuse("linear: expected y apart from x, found one inside the other");
-  do_linear(linear, x, y, epilogue);
+void Backend::project(Tensor x, std::span<const Projection> projections) {
+  expect_batch_rows("project", x, batch_);
+  for (const Projection& projection : projections) expect_projection("project", projection, x);
+  if (x.rows > 0) do_project(x, projections);
 }
 
-void Backend::attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
-                     Tensor y) {
+void Backend::project(const LayerNorm& norm, Tensor x, Tensor normed, std::span<const Projection> projections) {
+  expect_batch_rows("project", x, batch_);
+  expect_norm("project", norm, x, normed);
+  for (const Projection& projection : projections) expect_projection("project", projection, normed);
+  if (x.rows > 0) do_norm_project(norm, x, normed, projections);
+}
+
+void Backend::linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) {
+  const Projection projection{linear, y, epilogue};
+  expect_projection("linear", projection, x);
+  if (x.rows > 0) do_linear(projection, x);
+}
+
+void Backend::attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
   const int width = cache.heads * cache.head_dim;
   expect_compute_dtype("attend", q);
+  expect_batch_rows("attend", q, batch_);
   expect("attend", "q", q, cache.dtype, q.rows, width);
   expect("attend", "k", k, cache.dtype, q.rows, width);
   expect("attend", "v", v, cache.dtype, q.rows, width);
   expect("attend", "y", y, cache.dtype, q.rows, width);
   check_cache(cache, layer);
-  check_segments(segments, q.rows, cache);
-  if (q.rows > 0) do_attend(q, k, v, segments, layer, cache, y);
+  check_room(batch_.segments, cache);
+  if (q.rows > 0) do_attend(q, k, v, layer, cache, y);
 }
 
-void Backend::gather_rows(Tensor x, std::span<const int> rows, Tensor y) {
-  expect_compute_dtype("gather_rows", x);
-  expect("gather_rows", "y", y, x.dtype, static_cast<int>(rows.size()), x.cols);
-  expect_indices("gather_rows", "rows", rows, x.rows);
-  if (!rows.empty()) do_gather_rows(x, rows, y);
+void Backend::gather_outputs(Tensor x, Tensor y) {
+  expect_compute_dtype("gather_outputs", x);
+  expect_batch_rows("gather_outputs", x, batch_);
+  expect("gather_outputs", "y", y, x.dtype, static_cast<int>(batch_.outputs.size()), x.cols);
+  if (y.rows > 0) do_gather_outputs(x, y);
+}
+
+void Backend::argmax(Tensor x) {
+  expect_compute_dtype("argmax", x);
+  if (x.cols < 1) refuse("argmax: expected rows of at least 1 value, found " + shape(x.rows, x.cols));
+  do_argmax(x);
 }
 
 void Backend::copy_to_host(Tensor x, std::span<float> values) {
@@ -168,6 +228,11 @@ void Backend::copy_to_host(Tensor x, std::span<float> values) {
 
 std::unique_ptr<Backend> make_backend(Device device, int threads) {
   return device == Device::kCuda ? make_cuda_backend() : make_cpu_backend(threads);
+}
+
+std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context) {
+  return device == Device::kCuda ? cuda_scratch_bytes(max_rows, max_cols, context)
+                                 : cpu_scratch_bytes(threads, max_rows, max_cols, context);
 }
 
 }  // namespace nibble

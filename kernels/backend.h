@@ -6,9 +6,12 @@
 // other rows of the call, and not on the number of threads.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "kernels/kv_cache.h"
 #include "kernels/layout/weight.h"
@@ -48,7 +51,23 @@ struct Segment {
   int past;
 };
 
-/// One instance serves one thread at a time; it owns the threads or the stream that do its work.
+/// The tokens of one step, in rows, grouped by sequence.
+struct Batch {
+  std::span<const int> tokens;        ///< [rows]
+  std::span<const int> positions;     ///< [rows], from 0 in each sequence
+  std::span<const Segment> segments;  ///< cover the rows in order
+  std::span<const int> outputs = {};  ///< the rows whose results are wanted, see gather_outputs
+};
+
+/// One of the linears that read the same x.
+struct Projection {
+  const Linear& linear;
+  Tensor y;
+  Epilogue epilogue = {};
+};
+
+/// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return before
+/// their work is done; copy_to_host and last_argmax wait for it.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -65,42 +84,75 @@ class Backend {
   /// Bytes of that working memory now.
   virtual std::size_t scratch_bytes() const = 0;
 
-  /// y[r] = table[ids[r]]. Ids must be inside the table.
-  void embed(const Weight& table, std::span<const int> ids, Tensor y);
-  /// y[r] += table[ids[r]]: positions.
-  void add_embedding(const Weight& table, std::span<const int> ids, Tensor y);
+  /// Begins a step: embed, add_positions, project, attend and gather_outputs are about this batch until the next call.
+  void begin(const Batch& batch);
+
+  /// y[r] = table[tokens[r]]
+  void embed(const Weight& table, Tensor y);
+  /// y[r] += table[positions[r] + offset]
+  void add_positions(const Weight& table, int offset, Tensor y);
   /// y may be x.
   void layer_norm(const LayerNorm& norm, Tensor x, Tensor y);
+  /// Several linears of one x, whose rows are the batch's.
+  void project(Tensor x, std::span<const Projection> projections);
+  /// The same of normed = norm(x).
+  void project(const LayerNorm& norm, Tensor x, Tensor normed, std::span<const Projection> projections);
+  /// One linear of any rows, each computed as in a step of one token.
   void linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue = {});
   /// Appends k and v [rows, heads * head_dim] to the cache and lets every row of q see its sequence up to itself:
-  /// y = softmax(q k^T) v a head, softmax in fp32. q is scaled already. The segments cover all rows.
-  void attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache, Tensor y);
-  /// y[i] = x[rows[i]]
-  void gather_rows(Tensor x, std::span<const int> rows, Tensor y);
+  /// y = softmax(q k^T) v a head, softmax in fp32. q is scaled already.
+  void attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y);
+  /// y[i] = x[outputs[i]]
+  void gather_outputs(Tensor x, Tensor y);
+  /// Finds the index of each row's largest value, the lowest of equal ones.
+  void argmax(Tensor x);
+  /// What the last argmax found.
+  virtual std::span<const int> last_argmax() = 0;
   /// Copies x to the host, widened to fp32.
   void copy_to_host(Tensor x, std::span<float> values);
+
+  /// Calls `verbs`, or does again what they did when they were called under this `key` for a batch of the same shape.
+  /// They may differ in nothing but what `begin` was given, and must not wait for their work.
+  virtual void repeat(std::uint64_t key, const std::function<void()>& verbs) = 0;
 
   /// One line saying what this backend runs on, for people: instruction set and threads, or the GPU's name.
   virtual std::string description() const = 0;
 
+ protected:
+  /// The batch of this step; the backend's own copy.
+  const Batch& batch() const { return batch_; }
+
  private:
-  virtual void do_embed(const Weight& table, std::span<const int> ids, Tensor y) = 0;
-  virtual void do_add_embedding(const Weight& table, std::span<const int> ids, Tensor y) = 0;
+  virtual void do_begin() = 0;
+  virtual void do_embed(const Weight& table, Tensor y) = 0;
+  virtual void do_add_positions(const Weight& table, int offset, Tensor y) = 0;
   virtual void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) = 0;
-  virtual void do_linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) = 0;
-  virtual void do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
-                         Tensor y) = 0;
-  virtual void do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) = 0;
+  virtual void do_project(Tensor x, std::span<const Projection> projections) = 0;
+  virtual void do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
+                               std::span<const Projection> projections) = 0;
+  virtual void do_linear(const Projection& projection, Tensor x) = 0;
+  virtual void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) = 0;
+  virtual void do_gather_outputs(Tensor x, Tensor y) = 0;
+  virtual void do_argmax(Tensor x) = 0;
   virtual void do_copy_to_host(Tensor x, std::span<float> values) = 0;
+
+  Batch batch_;
+  std::vector<int> tokens_, positions_, outputs_;
+  std::vector<Segment> segments_;
 };
 
 /// `threads` 0: one a core. Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the
 /// machine has none.
 std::unique_ptr<Backend> make_backend(Device device, int threads);
 std::unique_ptr<Backend> make_cpu_backend(int threads);
-
-/// What a CPU backend's scratch_bytes() is after reserve(max_rows, max_cols, context).
-std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context);
 std::unique_ptr<Backend> make_cuda_backend();
+
+/// What the backend's scratch_bytes() is after reserve(max_rows, max_cols, context).
+std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context);
+std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context);
+std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context);
+
+/// Bytes the device could still give. Throws as make_backend does.
+std::uint64_t cuda_available_memory();
 
 }  // namespace nibble

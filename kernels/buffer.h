@@ -52,6 +52,11 @@ struct Tensor {
   T* row(int r) const {
     return static_cast<T*>(data) + static_cast<std::ptrdiff_t>(r) * cols;
   }
+  /// Rows [first, first + count).
+  Tensor slice(int first, int count) const {
+    const std::ptrdiff_t row_bytes = static_cast<std::ptrdiff_t>(cols) * static_cast<std::ptrdiff_t>(size_of(dtype));
+    return {static_cast<std::byte*>(data) + first * row_bytes, dtype, count, cols};
+  }
   std::size_t bytes() const { return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * size_of(dtype); }
 };
 

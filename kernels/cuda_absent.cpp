@@ -3,10 +3,19 @@
 #include "nibble/error.h"
 
 namespace nibble {
+namespace {
 
-std::unique_ptr<Backend> make_cuda_backend() {
+[[noreturn]] void refuse() {
   throw Error(ErrorKind::kUnsupported,
               "device cuda: this nibble was built without CUDA; use the cpu, or build it where nvcc is installed");
 }
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend() { refuse(); }
+
+std::size_t cuda_scratch_bytes(int, int, int) { refuse(); }
+
+std::uint64_t cuda_available_memory() { refuse(); }
 
 }  // namespace nibble

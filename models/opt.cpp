@@ -10,35 +10,74 @@
 
 namespace nibble {
 
-/// Where a step's intermediate results stand in the workspace. H = hidden_size, F = ffn_dim, E = word_embed_proj_dim.
+namespace {
+
+/// Hands out matrices of `rows` rows, one behind the other. A null `base` only counts bytes.
+class Places {
+ public:
+  Places(DType dtype, int rows, std::byte* base) : dtype_(dtype), rows_(rows), base_(base) {}
+
+  Tensor next(int cols) {
+    const Tensor tensor{base_ == nullptr ? nullptr : base_ + offset_, dtype_, rows_, cols};
+    offset_ += (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
+    return tensor;
+  }
+  std::size_t offset() const { return offset_; }
+  void go_to(std::size_t offset) { offset_ = offset; }
+
+ private:
+  static constexpr std::size_t kAlignment = 256;  // a memory transaction of any device
+
+  DType dtype_;
+  int rows_;
+  std::byte* base_;
+  std::size_t offset_ = 0;
+};
+
+}  // namespace
+
+/// Where a step's intermediate results stand. H = hidden_size, F = ffn_dim, E = word_embed_proj_dim.
 struct OptModel::Activations {
-  Tensor embedding;  ///< [rows, E]; later the projected result
-  Tensor residual;   ///< [rows, H], the stream every block adds to
-  Tensor normed;     ///< [rows, H]
-  Tensor q, k, v;    ///< [rows, H]
-  Tensor attended;   ///< [rows, H]
-  Tensor inner;      ///< [rows, F], in the place of q, k, v and attended
+  Tensor embedding;   ///< [rows, E], where it is projected
+  Tensor stream;      ///< [rows, H], what every block adds to
+  Tensor normed;      ///< [rows, H]
+  Tensor q, k, v;     ///< [rows, H]
+  Tensor attended;    ///< [rows, H]
+  Tensor inner;       ///< [rows, F], in the place of q, k, v and attended
   std::size_t bytes;  ///< of all of them
 
   Activations(const ModelConfig& config, DType dtype, int rows, std::byte* base) {
-    std::size_t offset = 0;
-    const auto place = [&](int cols) {
-      const Tensor tensor{base == nullptr ? nullptr : base + offset, dtype, rows, cols};
-      offset += (tensor.bytes() + 63) / 64 * 64;
-      return tensor;
-    };
-    embedding = place(config.word_embed_proj_dim);
-    residual = place(config.hidden_size);
-    normed = place(config.hidden_size);
-    const std::size_t shared = offset;
-    q = place(config.hidden_size);
-    k = place(config.hidden_size);
-    v = place(config.hidden_size);
-    attended = place(config.hidden_size);
-    const std::size_t after_attention = offset;
-    offset = shared;
-    inner = place(config.ffn_dim);
-    bytes = std::max(after_attention, offset);
+    Places places(dtype, rows, base);
+    embedding = places.next(config.has_projection() ? config.word_embed_proj_dim : 0);
+    stream = places.next(config.hidden_size);
+    normed = places.next(config.hidden_size);
+    const std::size_t shared = places.offset();
+    q = places.next(config.hidden_size);
+    k = places.next(config.hidden_size);
+    v = places.next(config.hidden_size);
+    attended = places.next(config.hidden_size);
+    bytes = places.offset();
+    places.go_to(shared);
+    inner = places.next(config.ffn_dim);
+    bytes = std::max(bytes, places.offset());
+  }
+};
+
+/// Where the outputs of a step stand on their way to logits.
+struct OptModel::Results {
+  Tensor outputs;    ///< [outputs, H]
+  Tensor normed;     ///< [outputs, H]
+  Tensor projected;  ///< [outputs, E], where they are projected back
+  Tensor logits;     ///< [outputs, vocab_size]
+  std::size_t bytes;
+
+  Results(const ModelConfig& config, DType dtype, int rows, std::byte* base) {
+    Places places(dtype, rows, base);
+    outputs = places.next(config.hidden_size);
+    normed = places.next(config.hidden_size);
+    projected = places.next(config.has_projection() ? config.word_embed_proj_dim : 0);
+    logits = places.next(config.vocab_size);
+    bytes = places.offset();
   }
 };
 
@@ -90,17 +129,25 @@ class OptModel::Loader {
     return {vector(name + ".weight"), vector(name + ".bias"), model_.config_.hidden_size};
   }
 
-  Layer layer(int index) {
-    const std::string name = "decoder.layers." + std::to_string(index) + ".";
-    const std::string attention = name + "self_attn.";
-    return {layer_norm(name + "self_attn_layer_norm"),
-            linear(attention + "q_proj"),
-            linear(attention + "k_proj"),
-            linear(attention + "v_proj"),
-            linear(attention + "out_proj"),
-            layer_norm(name + "final_layer_norm"),
-            linear(name + "fc1"),
-            linear(name + "fc2")};
+  /// All layers and the norm after them. `pending` is the norm of the block before, where that stands behind it.
+  void layers() {
+    const ModelConfig& config = model_.config_;
+    std::optional<LayerNorm> pending;
+    for (int i = 0; i < config.num_hidden_layers; ++i) {
+      const std::string name = "decoder.layers." + std::to_string(i) + ".";
+      const std::string attention = name + "self_attn.";
+      LayerNorm attention_norm = layer_norm(name + "self_attn_layer_norm");
+      Linear q = linear(attention + "q_proj"), k = linear(attention + "k_proj"), v = linear(attention + "v_proj");
+      Linear out = linear(attention + "out_proj");
+      LayerNorm ffn_norm = layer_norm(name + "final_layer_norm");
+      Linear fc1 = linear(name + "fc1"), fc2 = linear(name + "fc2");
+      const bool pre_norm = config.do_layer_norm_before;
+      model_.layers_.push_back({pre_norm ? attention_norm : pending, std::move(q), std::move(k), std::move(v),
+                                std::move(out), pre_norm ? ffn_norm : attention_norm, std::move(fc1), std::move(fc2)});
+      if (!pre_norm) pending = ffn_norm;
+    }
+    if (config.has_final_layer_norm()) pending = layer_norm("decoder.final_layer_norm");
+    model_.last_norm_ = pending;
   }
 
  private:
@@ -136,78 +183,90 @@ OptModel OptModel::load(const ParameterSource& source, const StoragePolicy& poli
   model.tokens_ = loader.matrix(token_table_name(source));
   model.positions_ = loader.matrix("decoder.embed_positions");
   if (config.has_projection()) model.project_in_ = loader.linear("decoder.project_in");
-  for (int i = 0; i < config.num_hidden_layers; ++i) model.layers_.push_back(loader.layer(i));
-  if (config.has_final_layer_norm()) model.final_norm_ = loader.layer_norm("decoder.final_layer_norm");
+  loader.layers();
   if (config.has_projection()) model.project_out_ = loader.linear("decoder.project_out");
   model.head_ = {config.tie_word_embeddings ? model.tokens_ : loader.matrix("lm_head"), {}};
   return model;
 }
 
-Tensor OptModel::forward(Backend& backend, const Batch& batch, KvCache& cache, Buffer& workspace) const {
-  const auto rows = static_cast<int>(batch.tokens.size());
-  const Activations a(config_, compute_dtype_, rows, workspace.mutable_as<std::byte>());
+namespace {
 
-  std::vector<int> position_rows(batch.positions.begin(), batch.positions.end());
-  for (int& row : position_rows) row += kPositionOffset;
-  backend.embed(tokens_, batch.tokens, project_in_ ? a.embedding : a.residual);
-  if (project_in_) backend.linear(*project_in_, a.embedding, a.residual);
-  backend.add_embedding(positions_, position_rows, a.residual);
-
-  for (int layer = 0; layer < config_.num_hidden_layers; ++layer) {
-    attention(backend, batch, layer, cache, a);
-    feed_forward(backend, layers_[static_cast<std::size_t>(layer)], a);
+/// Projections of x, or of norm(x) where a block has a norm before it. Returns what was projected.
+Tensor project(Backend& backend, const std::optional<LayerNorm>& norm, Tensor x, Tensor normed,
+               std::initializer_list<Projection> projections) {
+  if (!norm) {
+    backend.project(x, projections);
+    return x;
   }
-
-  if (final_norm_) backend.layer_norm(*final_norm_, a.residual, a.residual);
-  if (!project_out_) return a.residual;
-  backend.linear(*project_out_, a.residual, a.embedding);
-  return a.embedding;
+  backend.project(*norm, x, normed, projections);
+  return normed;
 }
 
-void OptModel::attention(Backend& backend, const Batch& batch, int index, KvCache& cache, const Activations& a) const {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
-  const bool pre_norm = config_.do_layer_norm_before;
-  if (pre_norm) backend.layer_norm(layer.attention_norm, a.residual, a.normed);
-  const Tensor x = pre_norm ? a.normed : a.residual;
+}  // namespace
 
+Tensor OptModel::forward(Backend& backend, const Batch& batch, KvCache& cache, Buffer& activations) const {
+  const auto rows = static_cast<int>(batch.tokens.size());
+  const Activations a(config_, compute_dtype_, rows, activations.mutable_as<std::byte>());
+  backend.embed(tokens_, project_in_ ? a.embedding : a.stream);
+  if (project_in_) project(backend, {}, a.embedding, {}, {{*project_in_, a.stream}});
+  backend.add_positions(positions_, kPositionOffset, a.stream);
+  for (int layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    attention(backend, layer, cache, a);
+    feed_forward(backend, layers_[static_cast<std::size_t>(layer)], a);
+  }
+  return a.stream;
+}
+
+void OptModel::attention(Backend& backend, int index, KvCache& cache, const Activations& a) const {
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
   // transformers scales q, bias included, and not the scores.
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim())));
-  backend.linear(layer.q, x, a.q, {.scale = scale});
-  backend.linear(layer.k, x, a.k);
-  backend.linear(layer.v, x, a.v);
-  backend.attend(a.q, a.k, a.v, batch.segments, index, cache, a.attended);
-  backend.linear(layer.out, a.attended, a.residual, {.residual = a.residual});
-
-  if (!pre_norm) backend.layer_norm(layer.attention_norm, a.residual, a.residual);
+  const Tensor input = project(backend, layer.attention_norm, a.stream, a.normed,
+                               {{layer.q, a.q, {.scale = scale}}, {layer.k, a.k}, {layer.v, a.v}});
+  backend.attend(a.q, a.k, a.v, index, cache, a.attended);
+  const Tensor residual = config_.do_layer_norm_before ? a.stream : input;
+  project(backend, {}, a.attended, {}, {{layer.out, a.stream, {.residual = residual}}});
 }
 
 void OptModel::feed_forward(Backend& backend, const Layer& layer, const Activations& a) const {
-  const bool pre_norm = config_.do_layer_norm_before;
-  if (pre_norm) backend.layer_norm(layer.ffn_norm, a.residual, a.normed);
-  const Tensor x = pre_norm ? a.normed : a.residual;
-
-  backend.linear(layer.fc1, x, a.inner, {.activation = config_.activation_function});
-  backend.linear(layer.fc2, a.inner, a.residual, {.residual = a.residual});
-
-  if (!pre_norm) backend.layer_norm(layer.ffn_norm, a.residual, a.residual);
+  const Tensor input = project(backend, layer.ffn_norm, a.stream, a.normed,
+                               {{layer.fc1, a.inner, {.activation = config_.activation_function}}});
+  const Tensor residual = config_.do_layer_norm_before ? a.stream : input;
+  project(backend, {}, a.inner, {}, {{layer.fc2, a.stream, {.residual = residual}}});
 }
 
-void OptModel::logits(Backend& backend, Tensor hidden, std::span<const int> rows, Buffer& workspace,
-                      std::span<float> values) const {
-  // Behind the activations of the forward pass that `hidden` is one of.
-  std::byte* base = workspace.mutable_as<std::byte>() + Activations(config_, compute_dtype_, hidden.rows, nullptr).bytes;
-  const auto count = static_cast<int>(rows.size());
-  const Tensor gathered{base, compute_dtype_, count, hidden.cols};
-  const Tensor result{base + (gathered.bytes() + 63) / 64 * 64, compute_dtype_, count, config_.vocab_size};
-  backend.gather_rows(hidden, rows, gathered);
-  backend.linear(head_, gathered, result);
-  backend.copy_to_host(result, values);
+Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const {
+  if (batch.outputs.size() == batch.tokens.size()) return hidden;
+  const Results r(config_, compute_dtype_, static_cast<int>(batch.outputs.size()), results.mutable_as<std::byte>());
+  backend.gather_outputs(hidden, r.outputs);
+  return r.outputs;
 }
 
-std::uint64_t OptModel::workspace_bytes(const ModelConfig& config, DType compute_dtype, int rows, int logit_rows) {
-  const Tensor gathered{nullptr, compute_dtype, logit_rows, config.word_embed_proj_dim};
-  const Tensor result{nullptr, compute_dtype, logit_rows, config.vocab_size};
-  return Activations(config, compute_dtype, rows, nullptr).bytes + (gathered.bytes() + 63) / 64 * 64 + result.bytes();
+Tensor OptModel::logits(Backend& backend, Tensor hidden, Buffer& results) const {
+  const Results r(config_, compute_dtype_, hidden.rows, results.mutable_as<std::byte>());
+  Tensor x = hidden;
+  if (last_norm_) {
+    backend.layer_norm(*last_norm_, x, r.normed);
+    x = r.normed;
+  }
+  if (project_out_) {
+    backend.linear(*project_out_, x, r.projected);
+    x = r.projected;
+  }
+  backend.linear(head_, x, r.logits);
+  return r.logits;
+}
+
+Tensor OptModel::logits_in(Buffer& results, std::size_t rows) const {
+  return Results(config_, compute_dtype_, static_cast<int>(rows), results.mutable_as<std::byte>()).logits;
+}
+
+std::uint64_t OptModel::activation_bytes(const ModelConfig& config, DType compute_dtype, int rows) {
+  return Activations(config, compute_dtype, rows, nullptr).bytes;
+}
+
+std::uint64_t OptModel::result_bytes(const ModelConfig& config, DType compute_dtype, int outputs) {
+  return Results(config, compute_dtype, outputs, nullptr).bytes;
 }
 
 }  // namespace nibble

@@ -13,13 +13,6 @@
 
 namespace nibble {
 
-/// Tokens of one step, in rows, grouped by sequence.
-struct Batch {
-  std::span<const int> tokens;        ///< [rows]
-  std::span<const int> positions;     ///< [rows], from 0 in each sequence
-  std::span<const Segment> segments;  ///< cover the rows in order
-};
-
 /// Called with bytes loaded and bytes in all.
 using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
@@ -33,32 +26,40 @@ class OptModel {
   const ModelConfig& config() const { return config_; }
   DType compute_dtype() const { return compute_dtype_; }
 
-  /// Reads the batch into the cache and returns the final hidden states [rows, word_embed_proj_dim]; they stand in the
-  /// workspace until the next call.
-  Tensor forward(Backend& backend, const Batch& batch, KvCache& cache, Buffer& workspace) const;
+  /// Reads the batch into the cache and returns the last layer's results [rows, hidden_size]; they stand in
+  /// `activations` until the next call.
+  Tensor forward(Backend& backend, const Batch& batch, KvCache& cache, Buffer& activations) const;
 
-  /// Logits of some rows of what `forward` returned, rounded to the compute dtype as transformers' are and widened:
-  /// `values` is fp32 [rows.size(), vocab_size].
-  void logits(Backend& backend, Tensor hidden, std::span<const int> rows, Buffer& workspace,
-              std::span<float> values) const;
+  /// The rows of what `forward` returned that are the batch's outputs.
+  Tensor outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const;
 
-  /// Bytes of workspace that `forward` of so many rows and `logits` of so many rows need.
-  static std::uint64_t workspace_bytes(const ModelConfig& config, DType compute_dtype, int rows, int logit_rows);
+  /// Logits [rows, vocab_size] of rows that `forward` or `outputs` returned, rounded to the compute dtype as
+  /// transformers' are; they stand in `results` until the next call.
+  Tensor logits(Backend& backend, Tensor hidden, Buffer& results) const;
+  /// Where the last call left them.
+  Tensor logits_in(Buffer& results, std::size_t rows) const;
+
+  /// Bytes that `activations` must have for batches of so many rows, and `results` for so many outputs.
+  static std::uint64_t activation_bytes(const ModelConfig& config, DType compute_dtype, int rows);
+  static std::uint64_t result_bytes(const ModelConfig& config, DType compute_dtype, int outputs);
 
   /// The parameters' bytes by class as they are in memory, and what transformers would report for them.
   const MemoryLedger& ledger() const { return ledger_; }
 
  private:
+  /// Every layer is two blocks, attention and feed-forward, each of the shape x = residual + f(input). A norm stands
+  /// before a block, and in post-norm models, whose norms stand behind blocks, that is the norm of the block before.
   struct Layer {
-    LayerNorm attention_norm;
+    std::optional<LayerNorm> attention_norm;
     Linear q, k, v, out;
-    LayerNorm ffn_norm;
+    std::optional<LayerNorm> ffn_norm;
     Linear fc1, fc2;
   };
   class Loader;
   struct Activations;
+  struct Results;
 
-  void attention(Backend& backend, const Batch& batch, int layer, KvCache& cache, const Activations& a) const;
+  void attention(Backend& backend, int layer, KvCache& cache, const Activations& a) const;
   void feed_forward(Backend& backend, const Layer& layer, const Activations& a) const;
 
   ModelConfig config_;
@@ -68,7 +69,7 @@ class OptModel {
   Weight positions_;  ///< [max_position_embeddings + 2, hidden_size]
   std::optional<Linear> project_in_, project_out_;
   std::vector<Layer> layers_;
-  std::optional<LayerNorm> final_norm_;
+  std::optional<LayerNorm> last_norm_;
   Linear head_;  ///< shares the token table's memory when tied
 };
 

@@ -85,7 +85,7 @@ Engine Engine::open(const std::string& model, const LoadOptions& options, const 
                            std::string(to_string(info.compute_dtype)) + ", " +
                            show_megabytes(opt.ledger().weights()));
   return Engine(std::make_shared<const Impl>(Impl{std::move(info), std::move(opt), source->generation(),
-                                                  std::move(tokenizer), options.device, options.threads}));
+                                                  std::move(tokenizer), options}));
 }
 
 const ModelInfo& Engine::info() const { return impl_->info; }
@@ -118,10 +118,10 @@ Session Engine::session(const SessionOptions& options) const {
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, const SessionOptions& session) {
   const auto source = open_source(model, load.seed);
   const StoragePolicy policy = resolve_policy(load, *source);
-  const SessionPlan plan = plan_session(session, source->config());
+  const SessionPlan plan = plan_session(session, source->config(), load.device);
   MemoryLedger ledger = predict_weights(*source, policy);
   ledger[MemoryClass::kKvCache] = cache_bytes(plan, source->config(), policy.compute_dtype);
-  ledger[MemoryClass::kWorkspace] = workspace_bytes(plan, source->config(), policy.compute_dtype, load.threads);
+  ledger[MemoryClass::kWorkspace] = workspace_bytes(plan, source->config(), policy.compute_dtype, load);
   const auto tokenizer = find_tokenizer(model);
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();

@@ -14,8 +14,7 @@ struct Engine::Impl {
   OptModel model;
   GenerationConfig generation;
   std::unique_ptr<Tokenizer> tokenizer;  ///< nullptr when the checkpoint has none
-  Device device;
-  int threads;
+  LoadOptions options;
 
   /// Throws Error{kUnsupported} when there is none.
   const Tokenizer& require_tokenizer() const;

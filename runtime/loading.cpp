@@ -12,9 +12,9 @@ namespace {
 
 /// Rows of one prefill step: enough that each weight decoded serves many rows, few enough that the activations stay in
 /// the cache and the workspace small.
-constexpr int kPrefillRows = 512;
+int prefill_rows(Device device) { return device == Device::kCuda ? 2048 : 512; }
 /// Rows of logits at once where every position is asked for.
-constexpr int kLogitRows = 32;
+constexpr int kOutputs = 32;
 
 }  // namespace
 
@@ -39,7 +39,7 @@ Scheme linear_scheme(const StoragePolicy& policy, const ParameterSource& source)
   return policy.scheme.value_or(source.describe("decoder.layers.0.fc1").storage.scheme);
 }
 
-SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config) {
+SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device) {
   const int most = config.max_position_embeddings;
   if (options.context < 0 || options.context > most) {
     throw Error(ErrorKind::kInvalidArgument, "context: expected 0 to " + std::to_string(most) +
@@ -51,10 +51,10 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
                 "sequences: expected at least 1, found " + std::to_string(options.sequences));
   }
   const int context = options.context == 0 ? most : options.context;
-  const int step_rows = std::max(options.sequences, std::min(context, kPrefillRows));
-  const int logit_rows = std::max(options.sequences, std::min(context, kLogitRows));
+  const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));
+  const int outputs = std::max(options.sequences, std::min(context, kOutputs));
   const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
-  return {context, options.sequences, step_rows, logit_rows, widest};
+  return {context, options.sequences, step_rows, outputs, widest};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {
@@ -62,11 +62,13 @@ std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DT
                         plan.context, config.head_dim());
 }
 
-std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype, int threads) {
+std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
+                              const LoadOptions& load) {
   const std::uint64_t logits_on_host =
-      static_cast<std::uint64_t>(plan.logit_rows) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
-  return OptModel::workspace_bytes(config, compute_dtype, plan.step_rows, plan.logit_rows) + logits_on_host +
-         cpu_scratch_bytes(threads, plan.step_rows, plan.widest, plan.context);
+      static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
+  return OptModel::activation_bytes(config, compute_dtype, plan.step_rows) +
+         OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_on_host +
+         scratch_bytes(load.device, load.threads, plan.step_rows, plan.widest, plan.context);
 }
 
 std::string show_megabytes(std::uint64_t bytes) {

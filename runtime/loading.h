@@ -25,14 +25,15 @@ struct SessionPlan {
   int context;
   int sequences;
   int step_rows;   ///< most tokens one forward pass reads
-  int logit_rows;  ///< most rows of logits computed at once
+  int outputs;     ///< most rows of logits computed at once
   int widest;      ///< most columns an activation has
 };
-SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config);
+SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 
 /// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included.
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype);
-std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype, int threads);
+std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
+                              const LoadOptions& load);
 
 /// "1234.5 MB", decimal.
 std::string show_megabytes(std::uint64_t bytes);

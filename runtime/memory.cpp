@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 
+#include "kernels/backend.h"
 #include "runtime/process_memory.h"
 
 namespace nibble {
@@ -59,7 +60,10 @@ std::uint64_t MemoryLedger::weights() const {
 
 std::uint64_t MemoryLedger::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::uint64_t{0}); }
 
-std::uint64_t available_memory(Device) { return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available()); }
+std::uint64_t available_memory(Device device) {
+  if (device == Device::kCuda) return cuda_available_memory();
+  return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available());
+}
 
 std::uint64_t resident_memory() { return proc_value("/proc/self/status", "VmRSS:"); }
 

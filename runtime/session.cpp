@@ -40,14 +40,16 @@ class Sequence {
   int number() const { return number_; }
   std::span<const int> last_token() const { return std::span(history_).last(1); }
 
-  /// Chooses the next token from `logits` (overwritten), tells the caller, and decides whether it was the last.
-  void advance(std::span<float> logits, const OnStep& on_step) {
-    std::vector<TokenLogprob> logprobs;
+  /// Chooses the next token from `logits` (overwritten) and accepts it.
+  void choose(std::span<float> logits, const OnStep& on_step) {
     const std::vector<float> unchanged(options_.logprobs >= 0 ? std::vector<float>(logits.begin(), logits.end())
                                                               : std::vector<float>());
     const int id = sampler_.sample(logits, history_);
-    if (options_.logprobs >= 0) logprobs = nibble::logprobs(unchanged, id, options_.logprobs);
+    accept(id, unchanged.empty() ? std::vector<TokenLogprob>() : logprobs(unchanged, id, options_.logprobs), on_step);
+  }
 
+  /// Takes `id` as the next token, tells the caller, and decides whether it was the last.
+  void accept(int id, std::vector<TokenLogprob> logprobs, const OnStep& on_step) {
     history_.push_back(id);
     completion_.tokens.push_back(id);
     const std::string text = take_text(id);
@@ -95,41 +97,50 @@ class Sequence {
   std::optional<FinishReason> finish_;
 };
 
-/// Packs feeds into steps of at most `most_rows` tokens, in order.
+/// Packs feeds into steps of at most `most_rows` tokens, in order. Only a feed that is longer than a step is cut, at
+/// whole steps, so that how a sequence is cut depends on nothing but its own length.
 class Packer {
  public:
-  explicit Packer(std::span<const Session::Impl::Feed> feeds) : feeds_(feeds) {}
+  Packer(std::span<const Session::Impl::Feed> feeds, int most_rows) : feeds_(feeds), most_rows_(index(most_rows)) {}
 
   bool done() const { return feed_ == feeds_.size(); }
 
-  /// The next step: its tokens, positions and segments, given what each sequence already holds.
-  Batch next(int most_rows, std::span<const std::vector<int>> held) {
+  /// The next step, given what each sequence already holds. The last token of each feed is an output.
+  Batch next(std::span<const std::vector<int>> held) {
     tokens_.clear();
     positions_.clear();
     segments_.clear();
-    while (!done() && static_cast<int>(tokens_.size()) < most_rows) {
+    outputs_.clear();
+    while (!done()) {
       const auto& feed = feeds_[feed_];
-      const std::size_t room = index(most_rows) - tokens_.size();
-      const std::span<const int> part = feed.tokens.subspan(offset_, std::min(room, feed.tokens.size() - offset_));
+      const std::span<const int> part = feed.tokens.subspan(offset_, std::min(most_rows_, feed.tokens.size() - offset_));
+      if (tokens_.size() + part.size() > most_rows_) break;
       const auto past = static_cast<int>(held[index(feed.sequence)].size());
       segments_.push_back({feed.sequence, static_cast<int>(tokens_.size()), static_cast<int>(part.size()), past});
       for (std::size_t i = 0; i < part.size(); ++i) positions_.push_back(past + static_cast<int>(i));
       tokens_.insert(tokens_.end(), part.begin(), part.end());
       offset_ += part.size();
       if (offset_ < feed.tokens.size()) break;
+      outputs_.push_back(static_cast<int>(tokens_.size()) - 1);
       ++feed_;
       offset_ = 0;
     }
-    return {tokens_, positions_, segments_};
+    return {tokens_, positions_, segments_, outputs_};
   }
 
  private:
   std::span<const Session::Impl::Feed> feeds_;
+  std::size_t most_rows_;
   std::size_t feed_ = 0;
   std::size_t offset_ = 0;
-  std::vector<int> tokens_, positions_;
+  std::vector<int> tokens_, positions_, outputs_;
   std::vector<Segment> segments_;
 };
+
+/// Whether the likeliest token is all that a step has to give.
+bool is_greedy(const GenerateOptions& options) {
+  return options.temperature == 0.0F && options.repetition_penalty == 1.0F && options.logprobs < 0;
+}
 
 }  // namespace
 
@@ -145,18 +156,20 @@ std::string_view to_string(FinishReason reason) {
 }
 
 Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOptions& options)
-    : engine(std::move(shared)), plan(plan_session(options, engine->model.config())) {
+    : engine(std::move(shared)), plan(plan_session(options, engine->model.config(), engine->options.device)) {
   const ModelConfig& config = engine->model.config();
+  const LoadOptions& load = engine->options;
   const DType dtype = engine->model.compute_dtype();
   const std::uint64_t cached = cache_bytes(plan, config, dtype);
-  require_memory(cached + workspace_bytes(plan, config, dtype, engine->threads), engine->device,
+  require_memory(cached + workspace_bytes(plan, config, dtype, load), load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
-  backend = make_backend(engine->device, engine->threads);
+  backend = make_backend(load.device, load.threads);
   backend->reserve(plan.step_rows, plan.widest, plan.context);
   cache = {backend->allocate(cached / 2),     backend->allocate(cached / 2), dtype,        config.num_hidden_layers,
            plan.sequences, config.num_attention_heads,    plan.context, config.head_dim()};
-  workspace = backend->allocate(OptModel::workspace_bytes(config, dtype, plan.step_rows, plan.logit_rows));
-  logits.resize(index(plan.logit_rows) * index(config.vocab_size));
+  activations = backend->allocate(OptModel::activation_bytes(config, dtype, plan.step_rows));
+  results = backend->allocate(OptModel::result_bytes(config, dtype, plan.outputs));
+  logits.resize(index(plan.outputs) * index(config.vocab_size));
   held.resize(index(plan.sequences));
 }
 
@@ -174,38 +187,40 @@ void Session::Impl::check_tokens(std::span<const int> tokens) const {
   }
 }
 
-template <class F>
-void Session::Impl::read(std::span<const Feed> feeds, F&& on_hidden) {
-  Packer packer(feeds);
-  while (!packer.done()) {
-    const Batch batch = packer.next(plan.step_rows, held);
-    const Tensor hidden = engine->model.forward(*backend, batch, cache, workspace);
-    for (const Segment& segment : batch.segments) {
-      const auto tokens = batch.tokens.subspan(index(segment.first_row), index(segment.rows));
-      auto& sequence = held[index(segment.sequence)];
-      sequence.insert(sequence.end(), tokens.begin(), tokens.end());
-    }
-    on_hidden(hidden, batch);
+void Session::Impl::hold(const Batch& batch) {
+  for (const Segment& segment : batch.segments) {
+    const auto tokens = batch.tokens.subspan(index(segment.first_row), index(segment.rows));
+    auto& sequence = held[index(segment.sequence)];
+    sequence.insert(sequence.end(), tokens.begin(), tokens.end());
   }
 }
 
-void Session::Impl::read_for_last_logits(std::span<const Feed> feeds) {
-  std::vector<std::size_t> left(held.size());  // tokens of each sequence still to come
-  for (const Feed& feed : feeds) left[index(feed.sequence)] = feed.tokens.size();
-  int finished = 0;
-  read(feeds, [&](Tensor hidden, const Batch& batch) {
-    std::vector<int> last_rows;
-    for (const Segment& segment : batch.segments) {
-      left[index(segment.sequence)] -= index(segment.rows);
-      if (left[index(segment.sequence)] == 0) last_rows.push_back(segment.first_row + segment.rows - 1);
+void Session::Impl::read(std::span<const Feed> feeds, Want want) {
+  const OptModel& model = engine->model;
+  likeliest.clear();
+  std::size_t done = 0;
+  Packer packer(feeds, plan.step_rows);
+  while (!packer.done()) {
+    const Batch batch = packer.next(held);
+    backend->begin(batch);
+    backend->repeat(static_cast<std::uint64_t>(want), [&] {
+      const Tensor hidden = model.forward(*backend, batch, cache, activations);
+      if (batch.outputs.empty()) return;
+      const Tensor found = model.logits(*backend, model.outputs(*backend, batch, hidden, results), results);
+      if (want == Want::kArgmax) backend->argmax(found);
+    });
+    hold(batch);
+    if (batch.outputs.empty()) continue;
+    if (want == Want::kArgmax) {
+      const auto found = backend->last_argmax();
+      likeliest.insert(likeliest.end(), found.begin(), found.end());
+    } else {
+      const std::size_t vocabulary = index(engine->info.vocab_size);
+      backend->copy_to_host(model.logits_in(results, batch.outputs.size()),
+                            std::span(logits).subspan(done * vocabulary, batch.outputs.size() * vocabulary));
     }
-    if (last_rows.empty()) return;
-    const auto count = static_cast<int>(last_rows.size());
-    const auto values = std::span(logits).subspan(index(finished) * index(engine->info.vocab_size),
-                                                  index(count) * index(engine->info.vocab_size));
-    engine->model.logits(*backend, hidden, last_rows, workspace, values);
-    finished += count;
-  });
+    done += batch.outputs.size();
+  }
 }
 
 std::span<const int> Session::Impl::keep_prefix(int sequence, std::span<const int> tokens) {
@@ -243,9 +258,17 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
     stats.prefill_tokens += static_cast<int>(feeds.back().tokens.size());
   }
 
-  impl_->read_for_last_logits(feeds);
+  const Impl::Want want = is_greedy(options) ? Impl::Want::kArgmax : Impl::Want::kLogits;
+  const auto advance = [&](Sequence& sequence, std::size_t output) {
+    if (want == Impl::Want::kArgmax) {
+      sequence.accept(impl_->likeliest[output], {}, on_step);
+    } else {
+      sequence.choose(impl_->logits_row(output), on_step);
+    }
+  };
+  impl_->read(feeds, want);
   stats.prefill_seconds = seconds_since(start);
-  for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i].advance(impl_->logits_row(static_cast<int>(i)), on_step);
+  for (std::size_t i = 0; i < sequences.size(); ++i) advance(sequences[i], i);
   stats.first_token_seconds = seconds_since(start);
 
   const auto decode_start = Clock::now();
@@ -257,10 +280,8 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
       stepping.push_back(&sequence);
       feeds.push_back({sequence.number(), sequence.last_token()});
     }
-    impl_->read_for_last_logits(feeds);
-    for (std::size_t i = 0; i < stepping.size(); ++i) {
-      stepping[i]->advance(impl_->logits_row(static_cast<int>(i)), on_step);
-    }
+    impl_->read(feeds, want);
+    for (std::size_t i = 0; i < stepping.size(); ++i) advance(*stepping[i], i);
     stats.decode_tokens += static_cast<int>(stepping.size());
   }
   stats.decode_seconds = seconds_since(decode_start);
@@ -295,19 +316,23 @@ std::vector<float> Session::logits(std::span<const int> tokens, std::span<const 
   impl_->held[0].clear();
   std::size_t done = 0;
   const Impl::Feed feed{0, seen};
-  impl_->read({&feed, 1}, [&](Tensor hidden, const Batch& batch) {
-    const auto count = static_cast<int>(batch.tokens.size());
-    for (int first = 0; first < count; first += impl_->plan.logit_rows) {
-      std::vector<int> rows(index(std::min(impl_->plan.logit_rows, count - first)));
-      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = first + static_cast<int>(i);
-      const std::span<float> values = std::span(impl_->logits).first(rows.size() * vocabulary);
-      impl_->engine->model.logits(*impl_->backend, hidden, rows, impl_->workspace, values);
-      for (std::size_t i = 0; i < rows.size(); ++i, ++done) {
+  Packer packer({&feed, 1}, impl_->plan.step_rows);
+  while (!packer.done()) {
+    const Batch batch = packer.next(impl_->held);
+    impl_->backend->begin(batch);
+    const Tensor hidden = impl_->engine->model.forward(*impl_->backend, batch, impl_->cache, impl_->activations);
+    impl_->hold(batch);
+    for (int first = 0; first < hidden.rows; first += impl_->plan.outputs) {
+      const int count = std::min(impl_->plan.outputs, hidden.rows - first);
+      const std::span<float> values = std::span(impl_->logits).first(index(count) * vocabulary);
+      impl_->backend->copy_to_host(
+          impl_->engine->model.logits(*impl_->backend, hidden.slice(first, count), impl_->results), values);
+      for (std::size_t i = 0; i < index(count); ++i, ++done) {
         std::ranges::copy(values.subspan(i * vocabulary, vocabulary),
                           result.begin() + static_cast<std::ptrdiff_t>(places[done] * vocabulary));
       }
     }
-  });
+  }
   return result;
 }
 
@@ -321,7 +346,7 @@ MemoryLedger Session::memory() const {
   MemoryLedger ledger = impl_->engine->model.ledger();
   ledger[MemoryClass::kKvCache] = impl_->cache.keys.size() + impl_->cache.values.size();
   ledger[MemoryClass::kWorkspace] =
-      impl_->workspace.size() + impl_->logits.size() * sizeof(float) + impl_->backend->scratch_bytes();
+      impl_->activations.size() + impl_->results.size() + impl_->logits.size() * sizeof(float) + impl_->backend->scratch_bytes();
   const Tokenizer* tokenizer = impl_->engine->tokenizer.get();
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();

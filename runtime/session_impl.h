@@ -24,27 +24,33 @@ struct Session::Impl {
   SessionPlan plan;
   std::unique_ptr<Backend> backend;
   KvCache cache;
-  Buffer workspace;
-  std::vector<float> logits;            ///< [logit_rows, vocab_size]
+  Buffer activations, results;          ///< what OptModel works in
+  std::vector<float> logits;            ///< [outputs, vocab_size]
+  std::vector<int> likeliest;
   std::vector<std::vector<int>> held;   ///< a sequence's tokens in the cache
   GenerateStats stats;
 
   Impl(std::shared_ptr<const Engine::Impl> engine, const SessionOptions& options);
 
-  /// Reads all feeds, in steps of at most plan.step_rows tokens. `on_hidden(hidden, batch)` sees each step's result.
-  template <class F>
-  void read(std::span<const Feed> feeds, F&& on_hidden);
+  /// What a step leaves of its outputs, in the order of the batch.
+  enum class Want : std::uint8_t {
+    kLogits,  ///< rows of `logits`
+    kArgmax,  ///< the likeliest token of each, in `likeliest`
+  };
 
-  /// Reads the feeds and leaves the logits of the last token of feed i in row i of `logits`.
-  void read_for_last_logits(std::span<const Feed> feeds);
+  /// Reads the feeds; the last token of feed i leaves row i of `logits`, or element i of `likeliest`.
+  void read(std::span<const Feed> feeds, Want want);
+
+  /// Notes that the cache holds the batch's tokens.
+  void hold(const Batch& batch);
 
   /// Forgets what sequence `sequence` holds beyond its common beginning with `tokens`, and beyond all but the last token,
   /// whose logits are wanted. Returns what is left to read.
   std::span<const int> keep_prefix(int sequence, std::span<const int> tokens);
 
-  std::span<float> logits_row(int row) {
+  std::span<float> logits_row(std::size_t row) {
     const auto vocabulary = static_cast<std::size_t>(engine->info.vocab_size);
-    return std::span(logits).subspan(static_cast<std::size_t>(row) * vocabulary, vocabulary);
+    return std::span(logits).subspan(row * vocabulary, vocabulary);
   }
 
   void check_tokens(std::span<const int> tokens) const;

@@ -30,6 +30,8 @@ std::size_t thread_bytes(int cols, int context) {
   return whole_lines(std::max(panel_bytes(cols), attend_scratch_bytes(context, cols)));
 }
 
+std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols) * size_of(x.dtype); }
+
 template <class T>
 const T* parameters(const Buffer& buffer) {
   return buffer.size() == 0 ? nullptr : buffer.as<T>();
@@ -84,27 +86,28 @@ void CpuBackend::for_rows(int rows, int cols, F&& f) {
   });
 }
 
-void CpuBackend::do_embed(const Weight& table, std::span<const int> ids, Tensor y) {
+void CpuBackend::do_embed(const Weight& table, Tensor y) {
   with_dtype(y.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_layout(table, [&]<class Layout>(const Layout& layout) {
       const LinearKernels<Layout, T>& kernels = loops<T>();
       for_rows(y.rows, y.cols,
-               [&](int row) { kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], y.row<T>(row)); });
+               [&](int row) {
+                 kernels.decode_row(layout.view(), batch().tokens[static_cast<std::size_t>(row)], y.row<T>(row));
+               });
     });
   });
 }
 
-void CpuBackend::do_add_embedding(const Weight& table, std::span<const int> ids, Tensor y) {
-  const std::size_t row_bytes = whole_lines(static_cast<std::size_t>(y.cols) * size_of(y.dtype));
-  grow_scratch(0, row_bytes);
+void CpuBackend::do_add_positions(const Weight& table, int offset, Tensor y) {
+  grow_scratch(0, whole_lines(row_bytes(y)));
   with_dtype(y.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_layout(table, [&]<class Layout>(const Layout& layout) {
       const LinearKernels<Layout, T>& kernels = loops<T>();
       pool_.run(y.rows, [&](int row, int thread) {
         auto* position = reinterpret_cast<T*>(thread_scratch(thread));
-        kernels.decode_row(layout.view(), ids[static_cast<std::size_t>(row)], position);
+        kernels.decode_row(layout.view(), batch().positions[static_cast<std::size_t>(row)] + offset, position);
         loops<T>().add(position, y.cols, y.row<T>(row));
       });
     });
@@ -120,7 +123,18 @@ void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
   });
 }
 
-void CpuBackend::do_linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) {
+void CpuBackend::do_project(Tensor x, std::span<const Projection> projections) {
+  for (const Projection& projection : projections) do_linear(projection, x);
+}
+
+void CpuBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
+                                 std::span<const Projection> projections) {
+  do_layer_norm(norm, x, normed);
+  do_project(normed, projections);
+}
+
+void CpuBackend::do_linear(const Projection& projection, Tensor x) {
+  const auto& [linear, y, epilogue] = projection;
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_layout(linear.weight, [&](const auto& weight) { multiply<T>(weight, linear.bias, x, y, epilogue); });
@@ -132,11 +146,11 @@ void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Te
   const LinearKernels<Layout, T>& kernels = loops<T>();
   grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(x.cols, 0));
   auto* packed = packed_.mutable_as<std::byte>();
-  const std::size_t row_bytes = packed_row_elements(x.cols) * kernels.packed_element_bytes;
+  const std::size_t packed_bytes_a_row = packed_row_elements(x.cols) * kernels.packed_element_bytes;
   for (int first = 0; first < x.rows; first += kPackedRows) {
     const int rows = std::min(kPackedRows, x.rows - first);
     for_rows(rows, x.cols, [&](int row) {
-      kernels.pack(x.row<T>(first + row), x.cols, packed + static_cast<std::size_t>(row) * row_bytes);
+      kernels.pack(x.row<T>(first + row), x.cols, packed + static_cast<std::size_t>(row) * packed_bytes_a_row);
     });
     const LinearTask<Layout, T> task{weight.view(),
                                      packed,
@@ -153,22 +167,20 @@ void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Te
   }
 }
 
-void CpuBackend::do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
-                           Tensor y) {
+void CpuBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
   with_dtype(q.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    append<T>(k, segments, layer, cache, cache.keys);
-    append<T>(v, segments, layer, cache, cache.values);
-    attend_heads<T>(q, segments, layer, cache, y);
+    append<T>(k, layer, cache, cache.keys);
+    append<T>(v, layer, cache, cache.values);
+    attend_heads<T>(q, layer, cache, y);
   });
 }
 
 /// Copies rows [tokens, heads * head_dim] to where the cache keeps each head's.
 template <class T>
-void CpuBackend::append(Tensor rows, std::span<const Segment> segments, int layer, const KvCache& cache,
-                        Buffer& destination) {
+void CpuBackend::append(Tensor rows, int layer, const KvCache& cache, Buffer& destination) {
   const std::ptrdiff_t head_dim = cache.head_dim;
-  for (const Segment& segment : segments) {
+  for (const Segment& segment : batch().segments) {
     for_rows(segment.rows, rows.cols, [&](int row) {
       const T* source = rows.row<T>(segment.first_row + row);
       for (int head = 0; head < cache.heads; ++head) {
@@ -181,7 +193,8 @@ void CpuBackend::append(Tensor rows, std::span<const Segment> segments, int laye
 }
 
 template <class T>
-void CpuBackend::attend_heads(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y) {
+void CpuBackend::attend_heads(Tensor q, int layer, const KvCache& cache, Tensor y) {
+  const std::span<const Segment> segments = batch().segments;
   grow_scratch(0, whole_lines(attend_scratch_bytes(cache.context, cache.head_dim)));
   int most_rows = 0;
   for (const Segment& segment : segments) most_rows = std::max(most_rows, segment.rows);
@@ -203,13 +216,21 @@ void CpuBackend::attend_heads(Tensor q, std::span<const Segment> segments, int l
   });
 }
 
-void CpuBackend::do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) {
-  const std::size_t bytes = static_cast<std::size_t>(x.cols) * size_of(x.dtype);
+void CpuBackend::do_gather_outputs(Tensor x, Tensor y) {
   for_rows(y.rows, y.cols, [&](int row) {
-    std::memcpy(
-        static_cast<std::byte*>(y.data) + static_cast<std::size_t>(row) * bytes,
-        static_cast<const std::byte*>(x.data) + static_cast<std::size_t>(rows[static_cast<std::size_t>(row)]) * bytes,
-        bytes);
+    std::memcpy(y.row<std::byte>(0) + static_cast<std::size_t>(row) * row_bytes(y),
+                x.row<std::byte>(0) + static_cast<std::size_t>(batch().outputs[static_cast<std::size_t>(row)]) * row_bytes(x),
+                row_bytes(x));
+  });
+}
+
+void CpuBackend::do_argmax(Tensor x) {
+  argmax_.resize(static_cast<std::size_t>(x.rows));
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for_rows(x.rows, x.cols, [&](int row) {
+      argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols);
+    });
   });
 }
 

@@ -16,24 +16,30 @@ class CpuBackend final : public Backend {
   Buffer allocate(std::size_t bytes) override;
   void reserve(int max_rows, int max_cols, int context) override;
   std::size_t scratch_bytes() const override;
+  std::span<const int> last_argmax() override { return argmax_; }
+  void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
   std::string description() const override;
 
  private:
-  void do_embed(const Weight& table, std::span<const int> ids, Tensor y) override;
-  void do_add_embedding(const Weight& table, std::span<const int> ids, Tensor y) override;
+  void do_begin() override {}
+  void do_embed(const Weight& table, Tensor y) override;
+  void do_add_positions(const Weight& table, int offset, Tensor y) override;
   void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) override;
-  void do_linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue) override;
-  void do_attend(Tensor q, Tensor k, Tensor v, std::span<const Segment> segments, int layer, KvCache& cache,
-                 Tensor y) override;
-  void do_gather_rows(Tensor x, std::span<const int> rows, Tensor y) override;
+  void do_project(Tensor x, std::span<const Projection> projections) override;
+  void do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
+                       std::span<const Projection> projections) override;
+  void do_linear(const Projection& projection, Tensor x) override;
+  void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
+  void do_gather_outputs(Tensor x, Tensor y) override;
+  void do_argmax(Tensor x) override;
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
   template <class T, class Layout>
   void multiply(const Layout& weight, const Buffer& bias, Tensor x, Tensor y, const Epilogue& epilogue);
   template <class T>
-  void append(Tensor rows, std::span<const Segment> segments, int layer, const KvCache& cache, Buffer& destination);
+  void append(Tensor rows, int layer, const KvCache& cache, Buffer& destination);
   template <class T>
-  void attend_heads(Tensor q, std::span<const Segment> segments, int layer, const KvCache& cache, Tensor y);
+  void attend_heads(Tensor q, int layer, const KvCache& cache, Tensor y);
 
   template <class F>
   void for_rows(int rows, int cols, F&& f);
@@ -50,6 +56,7 @@ class CpuBackend final : public Backend {
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread
   std::size_t thread_bytes_ = 0;  // of that stretch
+  std::vector<int> argmax_;
 };
 
 }  // namespace nibble

@@ -89,6 +89,8 @@ struct RowKernels {
   /// y[i] = round(y[i] + x[i])
   void (*add)(const T* x, int count, T* y);
   void (*widen)(const T* x, std::size_t count, float* y);
+  /// The lowest index of the largest value.
+  int (*argmax)(const T* x, int count);
 };
 
 /// One LinearKernels for each layout of a variant.

@@ -140,5 +140,12 @@ void widen(const T* x, std::size_t count, float* y) {
   for (std::size_t i = 0; i < count; ++i) y[i] = to_float(x[i]);
 }
 
+template <class T>
+int argmax(const T* x, int count) {
+  int best = 0;
+  for (int i = 1; i < count; ++i) best = to_float(x[i]) > to_float(x[best]) ? i : best;
+  return best;
+}
+
 }  // namespace
 }  // namespace nibble

@@ -19,7 +19,7 @@ constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTabl
 
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
-  return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>},
+  return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, argmax<T>},
           layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr))};
 }
 
