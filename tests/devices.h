@@ -1,6 +1,9 @@
 // The devices that tests can run on here.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <string>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -23,6 +26,10 @@ inline bool has_cuda() {
 
 inline std::vector<Device> devices() {
   return has_cuda() ? std::vector{Device::kCpu, Device::kCuda} : std::vector{Device::kCpu};
+}
+
+inline std::string device_name(const ::testing::TestParamInfo<Device>& info) {
+  return std::string(to_string(info.param));
 }
 
 }  // namespace nibble
