@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole check of the CUDA backend in one call, on a machine with a GPU: tests, sanitizers, benchmarks.
 #
-#   scripts/gpu_check.sh build [STAGE...]        builds for this GPU first
+#   scripts/gpu_check.sh build [STAGE...]        builds first
 #   scripts/gpu_check.sh run WHERE [STAGE...]    a build's folder, or the packed.tar.xz of scripts/pack_binaries.sh
 #
 # Stages and settings: python3 scripts/gpu_stages.py --help. check.json and check.log go to ${OUT:-build/gpu}.
@@ -11,7 +11,7 @@ case "${1:-}" in
   build)
     shift
     cd "$(dirname "$0")/.."
-    cmake --preset release -DNIBBLE_TESTS=ON -DNIBBLE_BENCH=ON -DNIBBLE_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native
+    cmake --preset release -DNIBBLE_TESTS=ON -DNIBBLE_BENCH=ON -DNIBBLE_CUDA=ON
     cmake --build --preset release
     programs=build
     ;;
