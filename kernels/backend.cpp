@@ -134,6 +134,10 @@ void expect_projection(const char* verb, const Projection& projection, const Ten
   expect(verb, "y", y, x.dtype, x.rows, n);
   expect_parameters(verb, "bias", linear.bias, n, x.dtype);
   if (epilogue.residual) expect(verb, "residual", *epilogue.residual, x.dtype, x.rows, n);
+  const bool only_added = epilogue.scale == 1.0F && epilogue.activation == Activation::kIdentity;
+  if (x.rows > 0 && epilogue.residual && epilogue.residual->data == y.data && !only_added) {
+    refuse(std::string(verb) + ": expected a residual apart from y beside a scale or an activation, found y itself");
+  }
   if (x.rows > 0 && x.data == y.data) {
     refuse(std::string(verb) + ": expected y apart from x, found one inside the other");
   }

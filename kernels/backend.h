@@ -13,13 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "kernels/kv_cache.h"
 #include "kernels/layout/weight.h"
 
 namespace nibble {
-
-/// `activation_function` of transformers' OPTConfig.
-enum class Activation : std::uint8_t { kIdentity, kRelu, kGelu, kGeluTanh, kSilu, kQuickGelu, kRelu2, kRelu6 };
 
 /// y = x w^T + bias. `bias` is [n] in the compute dtype, or empty.
 struct Linear {
@@ -35,7 +33,7 @@ struct LayerNorm {
 };
 
 /// What happens to a linear's result, in this order, each step rounding: bias is already in; times `scale`, then
-/// `activation`, then added to `residual` (which may be y itself).
+/// `activation`, then added to `residual`, which may be y itself where there is neither scale nor activation.
 struct Epilogue {
   float scale = 1.0F;
   Activation activation = Activation::kIdentity;

@@ -1,6 +1,8 @@
 // What the loops need from sixteen lanes beyond a target's own operations: parts of vectors, rounding, functions.
 #pragma once
 
+#include "kernels/activation.h"
+
 namespace nibble {
 namespace {
 
@@ -58,34 +60,11 @@ NIBBLE_HD F32x16 exp(const F32x16& x) {
   return p * power_of_two(n);
 }
 
-/// transformers' activations.py, on one number.
-inline float activate_one(float x, Activation activation) {
-  switch (activation) {
-    case Activation::kIdentity:
-      return x;
-    case Activation::kRelu:
-      return x > 0 ? x : x * 0;
-    case Activation::kGelu:
-      return 0.5F * x * (1.0F + ::erff(x * 0.707106781F));
-    case Activation::kGeluTanh:
-      return 0.5F * x * (1.0F + ::tanhf(0.797884561F * (x + 0.044715F * x * x * x)));
-    case Activation::kSilu:
-      return x / (1.0F + ::expf(-x));
-    case Activation::kQuickGelu:
-      return x / (1.0F + ::expf(-1.702F * x));
-    case Activation::kRelu2:
-      return x > 0 ? x * x : x * 0;
-    case Activation::kRelu6:
-      return x > 0 ? ::fminf(x, 6.0F) : x * 0;
-  }
-  return x;
-}
-
 NIBBLE_HD F32x16 activate(const F32x16& v, Activation activation) {
   if (activation == Activation::kRelu) return max(broadcast(0), v);
   float lanes[16];
   store(lanes, v);
-  for (float& x : lanes) x = activate_one(x, activation);
+  for (float& x : lanes) x = activated(x, activation);
   return load(lanes);
 }
 

@@ -298,9 +298,9 @@ TEST_P(EpilogueTest, ScalesActivatesAndAddsRoundingEachTime) {
     project(*backend, x.tensor(), {linear, plain.tensor()});
     const std::vector<float> before = plain.values();
     for (const ActivationCase& each : kActivations) {
-      const Matrix y(*backend, dtype(), m, n, 24);  // the residual is added where it stands
-      const std::vector<float> residual = y.values();
-      const Epilogue epilogue{.scale = 1.25F, .activation = each.activation, .residual = y.tensor()};
+      const Matrix added(*backend, dtype(), m, n, 24), y(*backend, dtype(), m, n);
+      const std::vector<float> residual = added.values();
+      const Epilogue epilogue{.scale = 1.25F, .activation = each.activation, .residual = added.tensor()};
       project(*backend, x.tensor(), {linear, y.tensor(), epilogue});
       const std::vector<float> found = y.values();
       for (std::size_t i = 0; i < found.size(); ++i) {

@@ -1,0 +1,313 @@
+#include "kernels/cuda/backend.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "kernels/cuda/repack.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/dispatch.h"
+
+namespace nibble {
+namespace {
+
+/// Kernels are compiled for this compute capability and later ones.
+constexpr int kOldestMajor = 8;
+
+/// Room for a batch: tokens, positions, sequence_of, slot_of and outputs, then segments, each of up to `rows`.
+std::size_t batch_bytes(int rows) {
+  return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment));
+}
+
+/// Parts of the scratch memory, one behind the other.
+struct Scratch {
+  std::size_t workspace, expand, partial, arrived, batch, found, bytes;
+
+  Scratch(int rows, int cols, int context) {
+    bytes = 0;
+    const auto place = [this](std::size_t size) {
+      const std::size_t at = bytes;
+      bytes += (size + 255) / 256 * 256;
+      return at;
+    };
+    const int sequences = std::min(rows, kMostSequences);
+    workspace = place(Matmul::kWorkspaceBytes);
+    expand = place(expand_bytes(cols));
+    partial = place(attention_partial_bytes(sequences, cols, context));
+    arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(cols) * sizeof(int));
+    batch = place(batch_bytes(rows));
+    found = place(static_cast<std::size_t>(rows) * sizeof(int));
+  }
+
+  /// Sequences of one token that a step may have: more are taken in turns.
+  static constexpr int kMostSequences = 4096;
+};
+
+void require_device() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  int driver = 0;
+  check(cudaDriverGetVersion(&driver), "asking for the driver's version");
+  if (status == cudaErrorInsufficientDriver && driver > 0) {
+    throw Error(ErrorKind::kUnsupported,
+                "device cuda: the driver is too old for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
+                    std::to_string(CUDART_VERSION / 10 % 100) + ", which this nibble was built with; update it");
+  }
+  if (driver == 0 || status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
+    throw Error(ErrorKind::kNotFound, "device cuda: expected an NVIDIA GPU and its driver, found none");
+  }
+  check(status, "looking for a GPU");
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend() {
+  require_device();
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties");
+  name_ = properties.name;
+  if (properties.major < kOldestMajor) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected a GPU of compute capability 8.0 or later, found " + name_ +
+                                             " of " + std::to_string(properties.major) + "." +
+                                             std::to_string(properties.minor));
+  }
+  int reserved = 0;
+  check(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, 0), "asking for shared memory");
+  if (reserved != kReservedShared) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected the driver to keep " + std::to_string(kReservedShared) +
+                                             " bytes of shared memory, found " + std::to_string(reserved));
+  }
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+  check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
+  launch_ = {stream_, properties.multiProcessorCount};
+  memory_ = std::make_unique<DeviceMemory>(stream_);
+}
+
+CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(stream_);
+  forget_graphs();
+  if (pinned_ != nullptr) cudaFreeHost(pinned_);
+  memory_.reset();
+  cudaEventDestroy(taken_);
+  cudaStreamDestroy(stream_);
+}
+
+Weight CudaBackend::prepare(Weight weight) { return to_device(weight, *memory_); }
+
+Buffer CudaBackend::upload(Buffer buffer) {
+  Buffer device = memory_->upload(buffer);
+  memory_->finish();
+  return device;
+}
+
+Buffer CudaBackend::allocate(std::size_t bytes) { return memory_->allocate(bytes); }
+
+void CudaBackend::reserve(int max_rows, int max_cols, int context) {
+  const int rows = std::max(rows_, max_rows), cols = std::max(cols_, max_cols), keys = std::max(keys_, context);
+  if (rows == rows_ && cols == cols_ && keys == keys_) return;
+  check(cudaStreamSynchronize(stream_), "waiting for the device");
+  forget_graphs();
+  scratch_ = {};
+  rows_ = cols_ = keys_ = 0;
+  const Scratch places(rows, cols, keys);
+  scratch_ = memory_->allocate(places.bytes);
+  auto* base = scratch_.mutable_as<std::byte>();
+  room_ = base + places.expand;
+  batch_memory_ = base + places.batch;
+  found_ = reinterpret_cast<int*>(base + places.found);
+  attention_ = {reinterpret_cast<float*>(base + places.partial), reinterpret_cast<int*>(base + places.arrived)};
+  matmul_.use_workspace(base + places.workspace);
+  check(cudaMemsetAsync(attention_.arrived, 0, places.batch - places.arrived, stream_), "clearing counters");
+
+  if (pinned_ != nullptr) check(cudaFreeHost(pinned_), "releasing pinned memory");
+  pinned_ = nullptr;
+  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_), batch_bytes(rows) + static_cast<std::size_t>(rows) * sizeof(int)),
+        "allocating pinned memory");
+  found_on_host_ = reinterpret_cast<int*>(pinned_ + batch_bytes(rows));
+  rows_ = rows, cols_ = cols, keys_ = keys;
+  if (!batch().tokens.empty()) do_begin();  // what the device knew of the batch has gone
+}
+
+std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
+
+std::string CudaBackend::description() const { return "CUDA, " + name_; }
+
+void CudaBackend::forget_graphs() {
+  for (auto& [key, recording] : graphs_) cudaGraphExecDestroy(recording.graph);
+  graphs_.clear();
+  seen_.clear();
+}
+
+void CudaBackend::do_begin() {
+  const auto rows = static_cast<int>(batch().tokens.size());
+  reserve(rows, cols_, keys_);
+  check(cudaEventSynchronize(taken_), "waiting for the device");  // pinned memory may still be on its way
+
+  shape_ = {rows, static_cast<int>(batch().segments.size()), 0, 0, false, false};
+  runs_.clear();
+  auto* values = reinterpret_cast<int*>(pinned_);
+  const auto put = [&](auto&& fill) {
+    const std::size_t place = static_cast<std::size_t>(values - reinterpret_cast<int*>(pinned_));
+    fill(values);
+    values += rows;
+    return reinterpret_cast<const int*>(batch_memory_) + place;
+  };
+  device_batch_.tokens = put([&](int* p) { std::ranges::copy(batch().tokens, p); });
+  device_batch_.positions = put([&](int* p) { std::ranges::copy(batch().positions, p); });
+  const auto each_row = [&](auto&& value) {
+    return [&, value](int* p) {
+      for (const Segment& s : batch().segments) {
+        for (int i = 0; i < s.rows; ++i) *p++ = value(s, i);
+      }
+    };
+  };
+  device_batch_.sequence_of = put(each_row([](const Segment& s, int) { return s.sequence; }));
+  device_batch_.slot_of = put(each_row([](const Segment& s, int i) { return s.past + i; }));
+  device_batch_.outputs = put([&](int* p) { std::ranges::copy(batch().outputs, p); });
+  device_batch_.segments = reinterpret_cast<const Segment*>(
+      put([&](int* p) { std::memcpy(p, batch().segments.data(), batch().segments.size_bytes()); }));
+  check(cudaMemcpyAsync(batch_memory_, pinned_, batch_bytes(rows), cudaMemcpyHostToDevice, stream_), "sending a batch");
+  check(cudaEventRecord(taken_, stream_), "sending a batch");
+
+  for (const Segment& segment : batch().segments) {
+    const bool many = segment.rows > kMostFewRows;
+    shape_.longest = std::max(shape_.longest, segment.rows);
+    shape_.keys = std::max(shape_.keys, segment.past + segment.rows);
+    (segment.rows == 1 ? shape_.any_single : shape_.any_longer) = true;
+    if (!runs_.empty() && runs_.back().many == many) {
+      runs_.back().rows += segment.rows;
+    } else {
+      runs_.push_back({segment.first_row, segment.rows, many});
+    }
+  }
+  // One recording serves all lengths up to the next power of two splits.
+  const int splits = (shape_.keys + kSplitKeys - 1) / kSplitKeys;
+  shape_.keys = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(splits, 1)))) * kSplitKeys;
+}
+
+void CudaBackend::do_embed(const Weight& table, Tensor y) {
+  with_dtype(y.dtype, [&](auto tag) {
+    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.tokens, 0, false, y);
+  });
+}
+
+void CudaBackend::do_add_positions(const Weight& table, int offset, Tensor y) {
+  with_dtype(y.dtype, [&](auto tag) {
+    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.positions, offset, true, y);
+  });
+}
+
+void CudaBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
+  with_dtype(x.dtype, [&](auto tag) { normalise_rows<typename decltype(tag)::type>(launch_, norm, x, y); });
+}
+
+void CudaBackend::project(const Normed* norm, Tensor x, std::span<const RowRun> runs,
+                          std::span<const Projection> projections) {
+  reserve(rows_, std::max({cols_, x.cols, projections[0].y.cols}), keys_);
+  with_dtype(x.dtype, [&](auto tag) {
+    linears<typename decltype(tag)::type>(launch_, matmul_, room_, norm, x, runs, projections);
+  });
+}
+
+void CudaBackend::do_project(Tensor x, std::span<const Projection> projections) {
+  project(nullptr, x, runs_, projections);
+}
+
+void CudaBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
+                                  std::span<const Projection> projections) {
+  const Normed by{norm, normed};
+  project(&by, x, runs_, projections);
+}
+
+void CudaBackend::do_linear(const Projection& projection, Tensor x) {
+  const RowRun all{0, x.rows, false};
+  project(nullptr, x, {&all, 1}, {&projection, 1});
+}
+
+void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
+  if (cache.head_dim > kMostHeadDim) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected heads of at most " + std::to_string(kMostHeadDim) +
+                                             " numbers, found " + std::to_string(cache.head_dim));
+  }
+  reserve(rows_, std::max(cols_, q.cols), std::max(keys_, cache.context));
+  BatchShape shape = shape_;
+  shape.keys = std::min(shape.keys, cache.context);
+  with_dtype(q.dtype, [&](auto tag) {
+    attend_on_device<typename decltype(tag)::type>(launch_, device_batch_, shape, q, k, v, layer, cache, attention_, y);
+  });
+}
+
+void CudaBackend::do_gather_outputs(Tensor x, Tensor y) { gather_rows(launch_, x, device_batch_.outputs, y); }
+
+void CudaBackend::do_argmax(Tensor x) {
+  found_rows_ = static_cast<std::size_t>(x.rows);
+  if (x.rows == 0) return;
+  reserve(std::max(rows_, x.rows), cols_, keys_);
+  with_dtype(x.dtype, [&](auto tag) { find_largest<typename decltype(tag)::type>(launch_, x, found_); });
+  check(cudaMemcpyAsync(found_on_host_, found_, static_cast<std::size_t>(x.rows) * sizeof(int), cudaMemcpyDeviceToHost,
+                        stream_),
+        "copying indices");
+}
+
+std::span<const int> CudaBackend::last_argmax() {
+  check(cudaStreamSynchronize(stream_), "waiting for the device");
+  return {found_on_host_, found_rows_};
+}
+
+void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {
+  const std::size_t bytes = x.bytes();
+  std::vector<std::byte> raw(x.dtype == DType::kF32 ? 0 : bytes);
+  void* to = x.dtype == DType::kF32 ? static_cast<void*>(values.data()) : raw.data();
+  check(cudaMemcpyAsync(to, x.data, bytes, cudaMemcpyDeviceToHost, stream_), "copying results");
+  check(cudaStreamSynchronize(stream_), "waiting for the device");
+  if (x.dtype == DType::kF32) return;
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const auto* from = reinterpret_cast<const T*>(raw.data());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = to_float(from[i]);
+  });
+}
+
+void CudaBackend::repeat(std::uint64_t key, const std::function<void()>& verbs) {
+  // Only steps of one token a sequence come again and again in the same shape. The first one is plain: it finds out
+  // what working memory they need, and may stay the only one.
+  if (shape_.any_longer || shape_.rows == 0) return verbs();
+  const GraphKey step{key, shape_, static_cast<int>(batch().outputs.size())};
+  if (seen_.insert(step).second) return verbs();
+  auto place = graphs_.find(step);
+  if (place == graphs_.end()) place = graphs_.emplace(step, record(verbs)).first;
+  found_rows_ = place->second.found_rows;
+  check(cudaGraphLaunch(place->second.graph, stream_), "launching a step");
+}
+
+CudaBackend::Recording CudaBackend::record(const std::function<void()>& verbs) {
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording a step");
+  cudaGraph_t graph = nullptr;
+  try {
+    verbs();
+  } catch (...) {
+    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream_, &graph), "recording a step");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "preparing a step");
+  return {executable, found_rows_};
+}
+
+std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
+
+std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context) {
+  return Scratch(max_rows, max_cols, context).bytes;
+}
+
+std::uint64_t cuda_available_memory() {
+  require_device();
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for free memory");
+  return free;
+}
+
+}  // namespace nibble

@@ -1,0 +1,82 @@
+// The CUDA backend: one stream, working memory, and recorded steps. Weights stand in tiles, see tiles.cuh.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <tuple>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/linears.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/memory.h"
+
+namespace nibble {
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend();
+  ~CudaBackend() override;
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
+
+  Weight prepare(Weight weight) override;
+  Buffer upload(Buffer buffer) override;
+  Buffer allocate(std::size_t bytes) override;
+  void reserve(int max_rows, int max_cols, int context) override;
+  std::size_t scratch_bytes() const override;
+  std::span<const int> last_argmax() override;
+  void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
+  std::string description() const override;
+
+ private:
+  void do_begin() override;
+  void do_embed(const Weight& table, Tensor y) override;
+  void do_add_positions(const Weight& table, int offset, Tensor y) override;
+  void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) override;
+  void do_project(Tensor x, std::span<const Projection> projections) override;
+  void do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
+                       std::span<const Projection> projections) override;
+  void do_linear(const Projection& projection, Tensor x) override;
+  void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
+  void do_gather_outputs(Tensor x, Tensor y) override;
+  void do_argmax(Tensor x) override;
+  void do_copy_to_host(Tensor x, std::span<float> values) override;
+
+  void project(const Normed* norm, Tensor x, std::span<const RowRun> runs, std::span<const Projection> projections);
+  /// A step's kernels, and how many indices its argmax finds.
+  struct Recording {
+    cudaGraphExec_t graph;
+    std::size_t found_rows;
+  };
+  Recording record(const std::function<void()>& verbs);
+  void forget_graphs();
+
+  using GraphKey = std::tuple<std::uint64_t, BatchShape, int>;  // key, shape, outputs
+
+  std::string name_;
+  cudaStream_t stream_{};
+  cudaEvent_t taken_{};  // when the device has the batch
+  Launch launch_{};
+  std::unique_ptr<DeviceMemory> memory_;
+  Matmul matmul_;
+
+  int rows_ = 0, cols_ = 0, keys_ = 0;  // what the working memory is made for
+  Buffer scratch_;
+  std::byte* room_ = nullptr;          // for expanded weights
+  std::byte* batch_memory_ = nullptr;  // the batch on the device
+  int* found_ = nullptr;               // what argmax found
+  AttentionScratch attention_{};
+  std::byte* pinned_ = nullptr;  // the batch, then what argmax found, on the host
+  int* found_on_host_ = nullptr;
+  std::size_t found_rows_ = 0;
+
+  BatchShape shape_{};
+  std::vector<RowRun> runs_;
+  DeviceBatch device_batch_{};
+  std::set<GraphKey> seen_;  // steps that have been done before
+  std::map<GraphKey, Recording> graphs_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,126 @@
+// Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, sixteen at a
+// time; rows of longer segments the way of many rows. So a sequence's results do not depend on the others of its batch.
+#include "kernels/cuda/linear.h"
+
+#include "kernels/cuda/linear_expand.cuh"
+#include "kernels/cuda/linear_plain.cuh"
+#include "kernels/cuda/linears.h"
+#include "kernels/cuda/rows.h"
+#include "kernels/dispatch.h"
+
+namespace nibble {
+namespace {
+
+/// Whether the decode path has kernels for the layout.
+template <class T, class Layout>
+constexpr bool kDecodes = !std::is_same_v<Layout, Dense<float>> && !std::is_same_v<Layout, Dense<Half>> &&
+                          !std::is_same_v<Layout, Dense<BFloat16>>;
+template <class T>
+constexpr bool kDecodes<T, Dense<T>> = true;
+template <class Value>
+constexpr bool kDecodes<float, Dense<Value>> = true;
+template <>
+inline constexpr bool kDecodes<float, Dense<float>> = true;
+
+/// Whether two weights can share a launch: what kernels keep once must be the same.
+template <class Layout>
+bool alike(const Layout&, const Layout&) {
+  return true;
+}
+template <class Scale>
+bool alike(const Lut4<Scale>& a, const Lut4<Scale>& b) {
+  return a.blocksize == b.blocksize && std::equal(a.levels.template as<float>(), a.levels.template as<float>() + 16,
+                                                  b.levels.template as<float>());
+}
+
+/// How many of the first projections one launch of the decode path can take: those whose weights are alike.
+template <class Layout>
+std::size_t count_alike(std::span<const Projection> projections) {
+  const auto fits = [&](const Projection& p) {
+    const Layout* weight = std::get_if<Layout>(&p.linear.weight);
+    return weight != nullptr && is_tiled(*weight) && alike(*weight, std::get<Layout>(projections[0].linear.weight));
+  };
+  std::size_t count = 0;
+  while (count < std::min<std::size_t>(projections.size(), kMostProjections) && fits(projections[count])) ++count;
+  return count;
+}
+
+/// Up to kDecodeRows rows.
+template <class T>
+void few_rows(const Launch& launch, const Normed* norm, Tensor x, int first_row, int rows,
+              std::span<const Projection> projections) {
+  bool normed = false;  // whether norm->y has been written
+  while (!projections.empty()) {
+    std::size_t taken = 0;
+    const auto read_normed = [&] {
+      if (norm == nullptr) return x;
+      if (!normed) normalise_rows<T>(launch, norm->norm, x.slice(first_row, rows), norm->y.slice(first_row, rows));
+      normed = true;
+      return norm->y;
+    };
+    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
+      if constexpr (kDecodes<T, Layout>) {
+        taken = count_alike<Layout>(projections);
+        if (taken == 0) return;
+        const auto some = projections.first(taken);
+        if (norm != nullptr && !normed) {
+          const NormView<T> view(norm->norm, norm->y);
+          normed = linear_decode<T, Layout>(launch, &view, x, first_row, rows, some);
+          if (normed) return;
+        }
+        linear_decode<T, Layout>(launch, nullptr, read_normed(), first_row, rows, some);
+      }
+    });
+    if (taken == 0) {
+      with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
+        linear_plain<T, Layout>(launch, read_normed(), first_row, rows, projections[0]);
+      });
+      taken = 1;
+    }
+    projections = projections.subspan(taken);
+  }
+}
+
+template <class T>
+void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row, int rows,
+              std::span<const Projection> projections) {
+  for (int done = 0; done < rows; done += kDecodeRows) {
+    few_rows<T>(launch, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
+             std::span<const RowRun> runs, std::span<const Projection> projections) {
+  for (const RowRun& run : runs) {
+    if (!run.many) {
+      in_turns<T>(launch, norm, x, run.first, run.rows, projections);
+      continue;
+    }
+    Tensor input = x;
+    if (norm != nullptr) {
+      normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), norm->y.slice(run.first, run.rows));
+      input = norm->y;
+    }
+    for (const Projection& p : projections) {
+      with_layout(p.linear.weight, [&]<class Layout>(const Layout&) {
+        linear_expand<T, Layout>(launch, matmul, room, input, run.first, run.rows, p);
+      });
+    }
+  }
+}
+
+std::size_t expand_bytes(int most_cols) {
+  return std::max(kExpandBytes, static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float));
+}
+
+template void linears<float>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
+                             std::span<const Projection>);
+template void linears<Half>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
+                            std::span<const Projection>);
+template void linears<BFloat16>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
+                                std::span<const Projection>);
+
+}  // namespace nibble

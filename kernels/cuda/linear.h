@@ -1,0 +1,74 @@
+// A linear's work as the kernels are given it, and the paths it can take. Which one takes what is decided in linear.cu.
+#pragma once
+
+#include <span>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/tiles.cuh"
+
+namespace nibble {
+
+/// The steps after the sum, each rounding to T.
+template <class T>
+struct Finish {
+  const T* bias;  ///< [n], or null
+  float scale;
+  Activation activation;
+  const T* residual;  ///< [rows, n], or null
+  T* y;               ///< [rows, n]
+
+  explicit Finish(const Projection& p, int first_row)
+      : bias(p.linear.bias.size() == 0 ? nullptr : p.linear.bias.as<T>()),
+        scale(p.epilogue.scale),
+        activation(p.epilogue.activation),
+        residual(p.epilogue.residual ? p.epilogue.residual->row<T>(first_row) : nullptr),
+        y(p.y.row<T>(first_row)) {}
+  Finish() = default;
+
+  /// What a result will be finished with, fetched ahead of its sum. `place` is the result's in y.
+  struct Ahead {
+    float bias, residual;
+  };
+  __device__ __forceinline__ Ahead fetch(int column, std::int64_t place) const {
+    return {bias == nullptr ? 0.0F : to_f32(bias[column]), residual == nullptr ? 0.0F : to_f32(residual[place])};
+  }
+  __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
+    float v = rounded_f32<T>(sum + ahead.bias);
+    if (scale != 1.0F) v = rounded_f32<T>(v * scale);
+    if (activation != Activation::kIdentity) v = rounded_f32<T>(activated(v, activation));
+    y[place] = from_f32<T>(v + ahead.residual);
+  }
+};
+
+/// LayerNorm of x, on the way into a linear or by itself.
+template <class T>
+struct NormView {
+  const T* weight;  ///< [cols], or null
+  const T* bias;    ///< [cols], or null
+  T* y;             ///< [rows, cols]: the result is written here as well
+
+  NormView(const LayerNorm& norm, Tensor normed)
+      : weight(norm.weight.size() == 0 ? nullptr : norm.weight.as<T>()),
+        bias(norm.bias.size() == 0 ? nullptr : norm.bias.as<T>()),
+        y(normed.row<T>(0)) {}
+};
+
+/// Rows of x that one launch of the decode path takes.
+inline constexpr int kDecodeRows = 16;
+/// Linears that one launch of it takes.
+inline constexpr int kMostProjections = 3;
+
+/// Where a launch goes, and on what.
+struct Launch {
+  cudaStream_t stream;
+  int processors;
+};
+
+/// Up to kDecodeRows rows of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null.
+/// Returns false, having done nothing, where the rows of x would have to be in shared memory to be normalised and have
+/// no room there.
+template <class T, class Layout>
+bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
+                   std::span<const Projection> projections);
+
+}  // namespace nibble

@@ -1,0 +1,99 @@
+// Many rows of x: weights are turned into plain 16 or 32-bit ones, some megabytes at a time so that they stay in the
+// second-level cache, and cuBLASLt multiplies them. A weight is rounded to the compute dtype once.
+#pragma once
+
+#include "kernels/cuda/linear_plain.cuh"
+#include "kernels/cuda/matmul.h"
+
+namespace nibble {
+
+/// Bytes of expanded weights at a time; a part of the second-level cache that leaves room for x and y.
+inline constexpr std::size_t kExpandBytes = std::size_t{24} << 20;
+
+namespace {
+
+/// One warp for each tile. A lane's run of columns is 32 bytes of T or more, so its stores are whole sectors.
+template <class Layout, class T>
+__global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weight, int first_tile, int tiles, T* out) {
+  using View = TileView<Layout>;
+  constexpr int kRun = 4 * View::kSteps;
+  let_next_kernel_start();
+  extern __shared__ __align__(256) char table[];
+  if constexpr (View::kHasTable) {
+    fill_pair_table<float>(weight.levels, table);
+    __syncthreads();
+  }
+  wait_for_previous_kernel();
+  const int lane = threadIdx.x % 32;
+  const int col_tiles = weight.k / (16 * View::kSteps);
+  const std::int64_t count = static_cast<std::int64_t>(tiles) * col_tiles;
+  const int warps = gridDim.x * (blockDim.x / 32);
+  for (std::int64_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < count; i += warps) {
+    const int row_tile = static_cast<int>(i / col_tiles), col_tile = static_cast<int>(i % col_tiles);
+    const auto loaded = weight.load(weight.row(first_tile + row_tile, lane), col_tile);
+    float2 scale;
+    if constexpr (View::kHasBlocks) {
+      scale = weight.scales(loaded);
+    } else {
+      const int row = (first_tile + row_tile) * kTileRows + lane / 4;
+      scale = {weight.row_scale(row), weight.row_scale(row + 8)};
+    }
+    float upper[kRun], lower[kRun];
+    const auto keep = [&](int step, const Factors32& f) {
+      upper[4 * step] = f.v[0].x * scale.x, upper[4 * step + 1] = f.v[0].y * scale.x;
+      upper[4 * step + 2] = f.v[2].x * scale.x, upper[4 * step + 3] = f.v[2].y * scale.x;
+      lower[4 * step] = f.v[1].x * scale.y, lower[4 * step + 1] = f.v[1].y * scale.y;
+      lower[4 * step + 2] = f.v[3].x * scale.y, lower[4 * step + 3] = f.v[3].y * scale.y;
+    };
+    Factors32 f;
+    weight.template factors<float, 0>(loaded, lane, f), keep(0, f);
+    weight.template factors<float, 1>(loaded, lane, f), keep(1, f);
+    if constexpr (View::kSteps == 4) {
+      weight.template factors<float, 2>(loaded, lane, f), keep(2, f);
+      weight.template factors<float, 3>(loaded, lane, f), keep(3, f);
+    }
+    T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k + col_tile * 16 * View::kSteps +
+           lane % 4 * kRun;
+#pragma unroll
+    for (int c = 0; c < kRun; c += 8) {
+      store8(p + c, *reinterpret_cast<const float(*)[8]>(upper + c));
+      store8(p + std::int64_t{8} * weight.k + c, *reinterpret_cast<const float(*)[8]>(lower + c));
+    }
+  }
+}
+
+template <class T, class Layout>
+void expand(const Launch& launch, const Layout& weight, int first_row, int rows, T* out) {
+  if (is_tiled(weight)) {
+    const int shared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
+    launch_resident(launch, expand_tiles_kernel<Layout, T>, rows * (weight.k / 64) / 8 + 1, 256, shared,
+                    TileView<Layout>(weight), first_row / kTileRows, rows / kTileRows, out);
+    return;
+  }
+  const dim3 grid(static_cast<unsigned>((weight.k + 255) / 256), static_cast<unsigned>(rows));
+  launch_overlapped(launch, decode_rows_kernel<PlainView<Layout>, T>, grid, 256, 0, PlainView<Layout>(weight), first_row,
+                    weight.k, out);
+}
+
+}  // namespace
+
+/// Rows [first_row, first_row + rows) of x. `room` has kExpandBytes bytes, or one row tile's if that is more.
+template <class T, class Layout>
+void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, int first_row, int rows,
+                   const Projection& projection) {
+  const Layout& weight = std::get<Layout>(projection.linear.weight);
+  if constexpr (std::is_same_v<Layout, Dense<T>>) {
+    matmul.multiply<T>(launch, weight.values.template as<T>(), 0, weight.n, x, first_row, rows, projection);
+  } else {
+    const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * sizeof(T);
+    constexpr std::size_t kMostRows = 32768;  // of a launch; a grid has no more than 65535
+    const int step = std::max(kTileRows, static_cast<int>(std::min(kExpandBytes / row_bytes, kMostRows)) / kTileRows * kTileRows);
+    for (int first = 0; first < weight.n; first += step) {
+      const int count = std::min(step, weight.n - first);
+      expand<T>(launch, weight, first, count, reinterpret_cast<T*>(room));
+      matmul.multiply<T>(launch, reinterpret_cast<const T*>(room), first, count, x, first_row, rows, projection);
+    }
+  }
+}
+
+}  // namespace nibble

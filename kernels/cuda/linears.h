@@ -1,0 +1,34 @@
+// Linears of one x, each row by the path that its segment's length asks for.
+#pragma once
+
+#include <span>
+
+#include "kernels/cuda/linear.h"
+#include "kernels/cuda/matmul.h"
+
+namespace nibble {
+
+/// Segments of more rows than this go the way of many rows.
+inline constexpr int kMostFewRows = 16;
+
+/// Consecutive rows that go the same way.
+struct RowRun {
+  int first, rows;
+  bool many;
+};
+
+/// A LayerNorm on the way into linears, and where its result goes.
+struct Normed {
+  const LayerNorm& norm;
+  Tensor y;
+};
+
+/// `norm` may be null. `room` has expand_bytes() bytes.
+template <class T>
+void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
+             std::span<const RowRun> runs, std::span<const Projection> projections);
+
+/// Room for weights of up to `most_cols` columns, or rows of x as wide.
+std::size_t expand_bytes(int most_cols);
+
+}  // namespace nibble

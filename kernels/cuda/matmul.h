@@ -1,0 +1,37 @@
+// Plain matrix products through cuBLASLt, with a linear's bias, activation and residual in its epilogue where it has
+// them. The algorithm is chosen once for a weight's shape, without splitting sums, and serves any number of rows: a
+// row's result does not depend on how many there are.
+#pragma once
+
+#include <map>
+#include <tuple>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/linear.h"
+
+namespace nibble {
+
+class Matmul {
+ public:
+  Matmul() { check(cublasLtCreate(&handle_), "starting cuBLASLt"); }
+  ~Matmul() { cublasLtDestroy(handle_); }
+  Matmul(const Matmul&) = delete;
+  Matmul& operator=(const Matmul&) = delete;
+
+  static constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
+  void use_workspace(std::byte* workspace) { workspace_ = workspace; }
+
+  /// Columns [first, first + count) of y for rows [first_row, first_row + rows) of x; `w` is T[count, k].
+  template <class T>
+  void multiply(const Launch& launch, const T* w, int first, int count, Tensor x, int first_row, int rows,
+                const Projection& projection);
+
+ private:
+  using Shape = std::tuple<DType, int, int, int, int>;  // dtype, columns, k, row pitch of y, epilogue
+
+  cublasLtHandle_t handle_{};
+  std::byte* workspace_ = nullptr;
+  std::map<Shape, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+}  // namespace nibble

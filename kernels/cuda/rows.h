@@ -1,0 +1,23 @@
+// What happens to single rows: embedding, LayerNorm, gathering, the largest value.
+#pragma once
+
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/linear.h"
+
+namespace nibble {
+
+/// y[r] = table[indices[r] + offset], added to y where `add`.
+template <class T>
+void look_up_rows(const Launch& launch, const Weight& table, const int* indices, int offset, bool add, Tensor y);
+
+template <class T>
+void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tensor y);
+
+/// y[i] = x[rows[i]]
+void gather_rows(const Launch& launch, Tensor x, const int* rows, Tensor y);
+
+/// found[r] = the lowest index of row r's largest value.
+template <class T>
+void find_largest(const Launch& launch, Tensor x, int* found);
+
+}  // namespace nibble

@@ -1,0 +1,377 @@
+// The order in which quantized weights stand on a GPU, and how a warp's lanes turn them into factors.
+//
+// A tile is 16 rows and 64 (4-bit) or 32 (int8) columns: 512 bytes, 16 for each lane of a warp, so that one load brings
+// a warp a tile. Tiles of the same rows stand one behind the other. Lane 4 g + t holds rows g and g + 8 and a run of
+// 4 * kSteps columns from t * 4 * kSteps on: step j of a tile takes four of them, the first two as columns 2t, 2t + 1 of
+// the matrix that mma.m16n8k16 multiplies, the last two as columns 2t + 8, 2t + 9. Which column goes where makes no
+// difference to a sum, as long as x is read in the same order; and so x is read in its own order, in one piece a lane.
+//
+//   lane's 16 bytes:   step 0 [ g:01 | g+8:01 | g:23 | g+8:23 ]  step 1 ...     (01, 23: pairs of columns)
+//
+// The absmax of rows g and g + 8 stand side by side, for each tile's rows and block of columns: [n/16][k/blocksize][8][2].
+// Plain weights stay row by row, as cuBLAS reads them: a lane reads its runs from two rows.
+//
+// A matrix whose shape has no whole tiles, or whose blocks do not begin where rows do, stays as it is on a CPU and goes
+// the plain way (linear_plain.cuh).
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/layout/weight.h"
+
+namespace nibble {
+
+inline constexpr int kTileRows = 16;
+
+/// Whether a weight on a GPU stands in tiles.
+template <class T>
+bool is_tiled(const Dense<T>& w) {
+  return w.n % kTileRows == 0 && w.k % 32 == 0;
+}
+inline bool is_tiled(const Int8Row& w) { return w.n % kTileRows == 0 && w.k % 32 == 0; }
+template <class Scale>
+bool is_tiled(const Lut4<Scale>& w) {
+  return w.n % kTileRows == 0 && w.k % 64 == 0 && w.blocksize % 64 == 0 && w.k % w.blocksize == 0;
+}
+
+/// The place of a pair of columns in tiles of `steps` steps, counted in pairs. `col` is even.
+__host__ __device__ inline std::int64_t place_in_tiles(int row, int col, int k, int steps) {
+  const int cols = 16 * steps;
+  const int run = 4 * steps;
+  const std::int64_t tile = static_cast<std::int64_t>(row / kTileRows) * (k / cols) + col / cols;
+  const int c = col % cols;
+  const int lane = (row % 8) * 4 + c / run;
+  const int pair = (c % run) / 4 * 4 + (row % kTileRows) / 8 + (c % 4) / 2 * 2;
+  return tile * (8 * cols) + lane * run + pair;
+}
+
+/// The place of a block's absmax; `blocks` is k / blocksize.
+__host__ __device__ inline std::int64_t place_of_absmax(int row, int block, int blocks) {
+  return (static_cast<std::int64_t>(row / kTileRows) * blocks + block) * kTileRows + (row % 8) * 2 +
+         (row % kTileRows) / 8;
+}
+
+/// A 4-bit layout's 256 pairs of levels, one for each byte, with a column of its own for every lane: 256 bytes apart, so
+/// that a byte of codes moved up by eight bits is the address, and without bank conflicts. It is the first thing in a
+/// block's shared memory, so that where that begins can be a constant of the load instruction.
+template <class T>
+struct PairTable {
+  using Pair = std::uint32_t;
+  static constexpr int kPairBytes = 4;
+};
+template <>
+struct PairTable<float> {
+  using Pair = float2;
+  static constexpr int kPairBytes = 8;
+};
+inline constexpr int kPairTableBytes = 256 * 256;
+
+/// Shared memory that the driver keeps for itself before a block's own (cudaDevAttrReservedSharedMemoryPerBlock, which
+/// the backend compares).
+inline constexpr int kReservedShared = 1024;
+
+template <class T>
+__device__ void fill_pair_table(const float (&levels)[16], char* table) {
+  // A lane has one level and asks the others for theirs; it writes 16 bytes of a row.
+  constexpr int kColumns = 16 / PairTable<T>::kPairBytes;
+  constexpr int kLanes = 32 / kColumns;  // that write a row
+  const int lane = threadIdx.x % 32;
+  float level = 0;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) level = lane % 16 == i ? levels[i] : level;
+  const int rows_at_once = static_cast<int>(blockDim.x) / kLanes;
+  for (int begin = 0; begin < 256; begin += rows_at_once) {
+    const int row = begin + static_cast<int>(threadIdx.x) / kLanes;
+    const float high = __shfl_sync(0xffffffffU, level, row / 16 % 16), low = __shfl_sync(0xffffffffU, level, row % 16);
+    if (row >= 256) continue;
+    uint4 pairs;
+    if constexpr (sizeof(T) == 4) {
+      pairs = {__float_as_uint(high), __float_as_uint(low), __float_as_uint(high), __float_as_uint(low)};
+    } else {
+      const std::uint32_t pair = pack2<T>(high, low);
+      pairs = {pair, pair, pair, pair};
+    }
+    *reinterpret_cast<uint4*>(table + row * 256 + lane % kLanes * 16) = pairs;
+  }
+}
+
+/// The pair of levels that byte `Byte` of `codes` stands for. `column` is the lane's in the table, in bytes.
+template <class T, int Byte>
+__device__ __forceinline__ typename PairTable<T>::Pair look_up(std::uint32_t codes, std::uint32_t column) {
+  const std::uint32_t offset = __byte_perm(codes, column, 0x5504 | (Byte << 4));
+  typename PairTable<T>::Pair pair;
+  if constexpr (sizeof(T) == 4) {
+    asm("ld.shared.v2.f32 {%0, %1}, [%2 + %3];" : "=f"(pair.x), "=f"(pair.y) : "r"(offset), "n"(kReservedShared));
+  } else {
+    asm("ld.shared.u32 %0, [%1 + %2];" : "=r"(pair) : "r"(offset), "n"(kReservedShared));
+  }
+  return pair;
+}
+
+// What a lane holds of one step of a tile: four registers of two 16-bit factors as mma takes them, or eight fp32.
+struct Factors32 {
+  float2 v[4];  ///< row g: 0 and 2, row g + 8: 1 and 3
+};
+
+/// Two int8 of `bytes` (0 and 1, or 2 and 3) as factors.
+template <class T, bool kUpper>
+__device__ __forceinline__ auto widen_int8(std::uint32_t bytes) {
+  if constexpr (sizeof(T) == 4) {
+    // 2^23 plus an unsigned byte has the byte as its last bits.
+    const std::uint32_t u = bytes ^ 0x80808080U;
+    constexpr float kBias = 8388608.0F + 128.0F;
+    return float2{__uint_as_float(__byte_perm(u, 0x4b000000U, kUpper ? 0x7552 : 0x7550)) - kBias,
+                  __uint_as_float(__byte_perm(u, 0x4b000000U, kUpper ? 0x7553 : 0x7551)) - kBias};
+  } else if constexpr (std::is_same_v<T, Half>) {
+    // 1024 plus an unsigned byte, likewise.
+    const std::uint32_t v = __byte_perm(bytes ^ 0x80808080U, 0x64646464U, kUpper ? 0x4342 : 0x4140);
+    const std::uint32_t bias = 0x64806480U;
+    const __half2 d = __hsub2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&bias));
+    return *reinterpret_cast<const std::uint32_t*>(&d);
+  } else {
+    // bf16 has room for seven bits behind 128; the eighth, the sign, makes 256 of the 128 that is subtracted.
+    const std::uint32_t v = __byte_perm(bytes, 0x43434343U, kUpper ? 0x4342 : 0x4140);
+    const std::uint32_t low = v & 0xff7fff7fU, sign = v & 0xff80ff80U;
+    const __nv_bfloat162 d =
+        __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&sign));
+    return *reinterpret_cast<const std::uint32_t*>(&d);
+  }
+}
+
+/// Factors of one step.
+template <class T>
+using StepFactors = std::conditional_t<sizeof(T) == 4, Factors32, std::uint32_t[4]>;
+
+template <class T, class V>
+__device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
+  if constexpr (sizeof(T) == 4) {
+    factors.v[i] = value;
+  } else {
+    factors[i] = value;
+  }
+}
+
+/// What kernels need to know of a weight in tiles. A Row is where a lane stands in a row of tiles; `load` fetches what it
+/// needs of one of them ahead of time, `factors` are those of one step, `scales` the absmax of rows g and g + 8. Where a
+/// row has one scale it is applied at the end. `at` is one weight, for whom speed is no matter.
+template <class Layout>
+struct TileView;
+
+template <class Value>
+struct TileView<Dense<Value>> {
+  static constexpr int kSteps = 2;
+  static constexpr bool kHasTable = false, kHasBlocks = false;
+  static constexpr int kAhead = 2;
+  static constexpr int kWords = static_cast<int>(sizeof(Value)) * 8 / 16;
+
+  struct Row {
+    const uint4 *upper, *lower;
+  };
+  struct Loaded {
+    uint4 upper[kWords], lower[kWords];
+  };
+
+  const Value* values;
+  int n, k;
+
+  TileView() = default;
+  explicit TileView(const Dense<Value>& w) : values(w.values.template as<Value>()), n(w.n), k(w.k) {}
+
+  __device__ __forceinline__ Row row(int row_tile, int lane) const {
+    const Value* p = values + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * k + lane % 4 * 8;
+    return {reinterpret_cast<const uint4*>(p), reinterpret_cast<const uint4*>(p + std::int64_t{8} * k)};
+  }
+  __device__ __forceinline__ Loaded load(const Row& row, int col_tile) const {
+    Loaded loaded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      loaded.upper[i] = load_once(row.upper + col_tile * 4 * kWords + i);
+      loaded.lower[i] = load_once(row.lower + col_tile * 4 * kWords + i);
+    }
+    return loaded;
+  }
+  template <class T, int Step>
+  __device__ __forceinline__ void factors(const Loaded& loaded, int, StepFactors<T>& f) const {
+    const auto word = [](const uint4(&words)[kWords], int i) {
+      const uint4& w = words[i / 4];
+      return i % 4 == 0 ? w.x : i % 4 == 1 ? w.y : i % 4 == 2 ? w.z : w.w;
+    };
+    if constexpr (sizeof(T) == 2) {
+      f[0] = word(loaded.upper, 2 * Step), f[1] = word(loaded.lower, 2 * Step);
+      f[2] = word(loaded.upper, 2 * Step + 1), f[3] = word(loaded.lower, 2 * Step + 1);
+    } else if constexpr (sizeof(Value) == 2) {
+      f.v[0] = unpack2<Value>(word(loaded.upper, 2 * Step)), f.v[1] = unpack2<Value>(word(loaded.lower, 2 * Step));
+      f.v[2] = unpack2<Value>(word(loaded.upper, 2 * Step + 1));
+      f.v[3] = unpack2<Value>(word(loaded.lower, 2 * Step + 1));
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int i = 4 * Step + 2 * half;
+        f.v[2 * half] = {__uint_as_float(word(loaded.upper, i)), __uint_as_float(word(loaded.upper, i + 1))};
+        f.v[2 * half + 1] = {__uint_as_float(word(loaded.lower, i)), __uint_as_float(word(loaded.lower, i + 1))};
+      }
+    }
+  }
+  __device__ float row_scale(int) const { return 1.0F; }
+  __device__ float at(int row, int col) const { return to_f32(values[static_cast<std::int64_t>(row) * k + col]); }
+};
+
+template <>
+struct TileView<Int8Row> {
+  static constexpr int kSteps = 2;
+  static constexpr bool kHasTable = false, kHasBlocks = false;
+  static constexpr int kAhead = 4;
+
+  using Row = const uint4*;
+  using Loaded = uint4;
+
+  const std::int8_t* codes;
+  const float* scb;
+  int n, k;
+
+  TileView() = default;
+  explicit TileView(const Int8Row& w) : codes(w.codes.as<std::int8_t>()), scb(w.scb.as<float>()), n(w.n), k(w.k) {}
+
+  __device__ __forceinline__ Row row(int row_tile, int lane) const {
+    return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 32) * 32 + lane;
+  }
+  __device__ __forceinline__ Loaded load(Row row, int col_tile) const { return load_once(row + col_tile * 32); }
+  template <class T, int Step>
+  __device__ __forceinline__ void factors(const Loaded& loaded, int, StepFactors<T>& f) const {
+    const std::uint32_t first = Step == 0 ? loaded.x : loaded.z, last = Step == 0 ? loaded.y : loaded.w;
+    put<T>(f, 0, widen_int8<T, false>(first));
+    put<T>(f, 1, widen_int8<T, true>(first));
+    put<T>(f, 2, widen_int8<T, false>(last));
+    put<T>(f, 3, widen_int8<T, true>(last));
+  }
+  __device__ float row_scale(int row) const { return scb[row] * Int8Row::View::kInverse127; }
+  __device__ float at(int row, int col) const {
+    const std::int64_t place = 2 * place_in_tiles(row, col & ~1, k, kSteps) + (col & 1);
+    return static_cast<float>(codes[place]) * scb[row] * Int8Row::View::kInverse127;
+  }
+};
+
+template <class Scale>
+struct ScaleView;
+
+template <>
+struct ScaleView<F32Scale> {
+  using Row = const float2*;
+  using Loaded = float2;
+  const float* absmax;
+
+  ScaleView() = default;
+  explicit ScaleView(const F32Scale& s) : absmax(s.absmax.as<float>()) {}
+
+  __device__ __forceinline__ Row row(int row_tile, int blocks, int lane) const {
+    return reinterpret_cast<const float2*>(absmax) + static_cast<std::int64_t>(row_tile) * blocks * 8 + lane / 4;
+  }
+  __device__ __forceinline__ Loaded load(Row row, int block) const { return __ldg(row + block * 8); }
+  __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
+  __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }
+};
+
+template <>
+struct ScaleView<NestedScale> {
+  struct Row {
+    const uchar2* codes;
+    const float* nested_absmax;
+    int upper, lower;  ///< first blocks in the file's order, which the nested blocks follow
+  };
+  struct Loaded {
+    uchar2 codes;
+    float2 nested;
+  };
+  const std::uint8_t* absmax;
+  const float* nested_absmax;
+  const float* table;
+  float offset;
+
+  ScaleView() = default;
+  explicit ScaleView(const NestedScale& s)
+      : absmax(s.absmax.as<std::uint8_t>()),
+        nested_absmax(s.nested_absmax.as<float>()),
+        table(s.nested_table.as<float>()),
+        offset(s.offset) {}
+
+  __device__ __forceinline__ Row row(int row_tile, int blocks, int lane) const {
+    const int upper = (row_tile * kTileRows + lane / 4) * blocks;
+    return {reinterpret_cast<const uchar2*>(absmax) + static_cast<std::int64_t>(row_tile) * blocks * 8 + lane / 4,
+            nested_absmax, upper, upper + 8 * blocks};
+  }
+  __device__ __forceinline__ Loaded load(const Row& row, int block) const {
+    return {__ldg(row.codes + block * 8),
+            {__ldg(row.nested_absmax + static_cast<unsigned>(row.upper + block) / NestedScale::kBlocksize),
+             __ldg(row.nested_absmax + static_cast<unsigned>(row.lower + block) / NestedScale::kBlocksize)}};
+  }
+  __device__ __forceinline__ float2 scales(const Loaded& l) const {
+    return {__ldg(table + l.codes.x) * l.nested.x + offset, __ldg(table + l.codes.y) * l.nested.y + offset};
+  }
+  __device__ float at(std::int64_t place, std::int64_t block) const {
+    return table[absmax[place]] * nested_absmax[block / NestedScale::kBlocksize] + offset;
+  }
+};
+
+template <class Scale>
+struct TileView<Lut4<Scale>> {
+  static constexpr int kSteps = 4;
+  static constexpr bool kHasTable = true, kHasBlocks = true;
+  static constexpr int kAhead = 4;
+
+  struct Row {
+    const uint4* codes;
+    typename ScaleView<Scale>::Row scale;
+  };
+  struct Loaded {
+    uint4 codes;
+    typename ScaleView<Scale>::Loaded scale;
+  };
+
+  const std::uint8_t* codes;
+  ScaleView<Scale> scale;
+  int n, k;
+  int block_tiles_shift;  ///< log2(tiles a block)
+  float levels[16];
+
+  TileView() = default;
+  explicit TileView(const Lut4<Scale>& w)
+      : codes(w.codes.template as<std::uint8_t>()),
+        scale(w.scale),
+        n(w.n),
+        k(w.k),
+        block_tiles_shift(std::countr_zero(static_cast<unsigned>(w.blocksize / 64))) {
+    std::copy_n(w.levels.template as<float>(), 16, levels);
+  }
+
+  __device__ __forceinline__ Row row(int row_tile, int lane) const {
+    const int tiles = k / 64;
+    return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * tiles * 32 + lane,
+            scale.row(row_tile, tiles >> block_tiles_shift, lane)};
+  }
+  __device__ __forceinline__ Loaded load(const Row& row, int col_tile) const {
+    return {load_once(row.codes + col_tile * 32), scale.load(row.scale, col_tile >> block_tiles_shift)};
+  }
+  __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
+  template <class T, int Step>
+  __device__ __forceinline__ void factors(const Loaded& loaded, int lane, StepFactors<T>& f) const {
+    const std::uint32_t word = Step == 0   ? loaded.codes.x
+                               : Step == 1 ? loaded.codes.y
+                               : Step == 2 ? loaded.codes.z
+                                           : loaded.codes.w;
+    const auto column = static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
+    put<T>(f, 0, look_up<T, 0>(word, column));
+    put<T>(f, 1, look_up<T, 1>(word, column));
+    put<T>(f, 2, look_up<T, 2>(word, column));
+    put<T>(f, 3, look_up<T, 3>(word, column));
+  }
+  __device__ float row_scale(int) const { return 1.0F; }
+  __device__ float at(int row, int col) const {
+    const std::uint8_t byte = codes[place_in_tiles(row, col & ~1, k, kSteps)];
+    const int blocks = (k / 64) >> block_tiles_shift, block = (col / 64) >> block_tiles_shift;
+    return levels[(col & 1) != 0 ? byte & 15 : byte >> 4] *
+           scale.at(place_of_absmax(row, block, blocks), static_cast<std::int64_t>(row) * blocks + block);
+  }
+};
+
+}  // namespace nibble
