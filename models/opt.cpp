@@ -12,12 +12,12 @@ namespace nibble {
 
 /// Where a step's intermediate results stand in the workspace. H = hidden_size, F = ffn_dim, E = word_embed_proj_dim.
 struct OptModel::Activations {
-  Tensor embedding;  ///< [rows, E]; later the projected result
-  Tensor residual;   ///< [rows, H], the stream every block adds to
-  Tensor normed;     ///< [rows, H]
-  Tensor q, k, v;    ///< [rows, H]
-  Tensor attended;   ///< [rows, H]
-  Tensor inner;      ///< [rows, F], in the place of q, k, v and attended
+  Tensor embedding;   ///< [rows, E]; later the projected result
+  Tensor residual;    ///< [rows, H], the stream every block adds to
+  Tensor normed;      ///< [rows, H]
+  Tensor q, k, v;     ///< [rows, H]
+  Tensor attended;    ///< [rows, H]
+  Tensor inner;       ///< [rows, F], in the place of q, k, v and attended
   std::size_t bytes;  ///< of all of them
 
   Activations(const ModelConfig& config, DType dtype, int rows, std::byte* base) {
@@ -51,7 +51,8 @@ class OptModel::Loader {
     const MemoryLedger predicted = predict_weights(source, policy);
     total_ = predicted.weights();
     model.ledger_.parameters = predicted.parameters;
-    for (const Parameter& parameter : list_parameters(model.config_, source)) parameters_.emplace(parameter.name, parameter);
+    for (const Parameter& parameter : list_parameters(model.config_, source))
+      parameters_.emplace(parameter.name, parameter);
   }
 
   Weight matrix(const std::string& name) {
@@ -195,7 +196,8 @@ void OptModel::feed_forward(Backend& backend, const Layer& layer, const Activati
 void OptModel::logits(Backend& backend, Tensor hidden, std::span<const int> rows, Buffer& workspace,
                       std::span<float> values) const {
   // Behind the activations of the forward pass that `hidden` is one of.
-  std::byte* base = workspace.mutable_as<std::byte>() + Activations(config_, compute_dtype_, hidden.rows, nullptr).bytes;
+  std::byte* base =
+      workspace.mutable_as<std::byte>() + Activations(config_, compute_dtype_, hidden.rows, nullptr).bytes;
   const auto count = static_cast<int>(rows.size());
   const Tensor gathered{base, compute_dtype_, count, hidden.cols};
   const Tensor result{base + (gathered.bytes() + 63) / 64 * 64, compute_dtype_, count, config_.vocab_size};

@@ -40,14 +40,22 @@ std::uint64_t cgroup_available() {
 
 std::string_view to_string(MemoryClass memory_class) {
   switch (memory_class) {
-    case MemoryClass::kLinear: return "linear weights";
-    case MemoryClass::kQuantState: return "quantization state";
-    case MemoryClass::kEmbedding: return "embeddings";
-    case MemoryClass::kHead: return "output head";
-    case MemoryClass::kOther: return "biases and norms";
-    case MemoryClass::kKvCache: return "KV cache";
-    case MemoryClass::kWorkspace: return "workspace";
-    case MemoryClass::kTokenizer: break;
+    case MemoryClass::kLinear:
+      return "linear weights";
+    case MemoryClass::kQuantState:
+      return "quantization state";
+    case MemoryClass::kEmbedding:
+      return "embeddings";
+    case MemoryClass::kHead:
+      return "output head";
+    case MemoryClass::kOther:
+      return "biases and norms";
+    case MemoryClass::kKvCache:
+      return "KV cache";
+    case MemoryClass::kWorkspace:
+      return "workspace";
+    case MemoryClass::kTokenizer:
+      break;
   }
   return "tokenizer";
 }
@@ -59,7 +67,9 @@ std::uint64_t MemoryLedger::weights() const {
 
 std::uint64_t MemoryLedger::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::uint64_t{0}); }
 
-std::uint64_t available_memory(Device) { return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available()); }
+std::uint64_t available_memory(Device) {
+  return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available());
+}
 
 std::uint64_t resident_memory() { return proc_value("/proc/self/status", "VmRSS:"); }
 

@@ -135,11 +135,16 @@ class Packer {
 
 std::string_view to_string(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kMaxTokens: return "max_tokens";
-    case FinishReason::kEndOfText: return "end_of_text";
-    case FinishReason::kStopString: return "stop_string";
-    case FinishReason::kContextFull: return "context_full";
-    case FinishReason::kCancelled: break;
+    case FinishReason::kMaxTokens:
+      return "max_tokens";
+    case FinishReason::kEndOfText:
+      return "end_of_text";
+    case FinishReason::kStopString:
+      return "stop_string";
+    case FinishReason::kContextFull:
+      return "context_full";
+    case FinishReason::kCancelled:
+      break;
   }
   return "cancelled";
 }
@@ -153,8 +158,14 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
   backend = make_backend(engine->device, engine->threads);
   backend->reserve(plan.step_rows, plan.widest, plan.context);
-  cache = {backend->allocate(cached / 2),     backend->allocate(cached / 2), dtype,        config.num_hidden_layers,
-           plan.sequences, config.num_attention_heads,    plan.context, config.head_dim()};
+  cache = {backend->allocate(cached / 2),
+           backend->allocate(cached / 2),
+           dtype,
+           config.num_hidden_layers,
+           plan.sequences,
+           config.num_attention_heads,
+           plan.context,
+           config.head_dim()};
   workspace = backend->allocate(OptModel::workspace_bytes(config, dtype, plan.step_rows, plan.logit_rows));
   logits.resize(index(plan.logit_rows) * index(config.vocab_size));
   held.resize(index(plan.sequences));
@@ -245,7 +256,8 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
 
   impl_->read_for_last_logits(feeds);
   stats.prefill_seconds = seconds_since(start);
-  for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i].advance(impl_->logits_row(static_cast<int>(i)), on_step);
+  for (std::size_t i = 0; i < sequences.size(); ++i)
+    sequences[i].advance(impl_->logits_row(static_cast<int>(i)), on_step);
   stats.first_token_seconds = seconds_since(start);
 
   const auto decode_start = Clock::now();

@@ -25,8 +25,8 @@ struct Session::Impl {
   std::unique_ptr<Backend> backend;
   KvCache cache;
   Buffer workspace;
-  std::vector<float> logits;            ///< [logit_rows, vocab_size]
-  std::vector<std::vector<int>> held;   ///< a sequence's tokens in the cache
+  std::vector<float> logits;           ///< [logit_rows, vocab_size]
+  std::vector<std::vector<int>> held;  ///< a sequence's tokens in the cache
   GenerateStats stats;
 
   Impl(std::shared_ptr<const Engine::Impl> engine, const SessionOptions& options);
@@ -38,8 +38,8 @@ struct Session::Impl {
   /// Reads the feeds and leaves the logits of the last token of feed i in row i of `logits`.
   void read_for_last_logits(std::span<const Feed> feeds);
 
-  /// Forgets what sequence `sequence` holds beyond its common beginning with `tokens`, and beyond all but the last token,
-  /// whose logits are wanted. Returns what is left to read.
+  /// Forgets what sequence `sequence` holds beyond its common beginning with `tokens`, and beyond all but the last
+  /// token, whose logits are wanted. Returns what is left to read.
   std::span<const int> keep_prefix(int sequence, std::span<const int> tokens);
 
   std::span<float> logits_row(int row) {

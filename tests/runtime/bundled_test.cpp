@@ -1,5 +1,5 @@
-// The model that ships with nibble: the same loss as transformers on the same windows (tests/golden/bundled.json, made by
-// scripts/golden/bundled.py).
+// The model that ships with nibble: the same loss as transformers on the same windows (tests/golden/bundled.json, made
+// by scripts/golden/bundled.py).
 #include <gtest/gtest.h>
 
 #include <cmath>

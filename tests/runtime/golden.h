@@ -16,8 +16,7 @@ inline std::string golden_model(const std::string& name) { return NIBBLE_FIXTURE
 /// The tensors of one case's expected.safetensors.
 class Expected {
  public:
-  explicit Expected(const std::string& name)
-      : file_(open_safetensors(golden_model(name) + "/expected.safetensors")) {}
+  explicit Expected(const std::string& name) : file_(open_safetensors(golden_model(name) + "/expected.safetensors")) {}
 
   bool has(const std::string& tensor) const { return find(tensor) < file_->tensors().size(); }
 

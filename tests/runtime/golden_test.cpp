@@ -14,9 +14,7 @@ Engine open(const std::string& name, DType dtype) {
   return Engine::open(golden_model(name), {.compute_dtype = dtype, .threads = 2});
 }
 
-const char* dtype_suffix(DType dtype) {
-  return dtype == DType::kF32 ? "" : dtype == DType::kF16 ? "_fp16" : "_bf16";
-}
+const char* dtype_suffix(DType dtype) { return dtype == DType::kF32 ? "" : dtype == DType::kF16 ? "_fp16" : "_bf16"; }
 
 /// The cases whose expected tensors include this one.
 std::vector<std::string> cases_with(const std::string& tensor) {

@@ -16,7 +16,9 @@ std::string error_of(F&& f) {
   return "no error";
 }
 
-Engine tiny(DType dtype = DType::kF32) { return Engine::open(golden_model("pre_norm"), {.compute_dtype = dtype, .threads = 2}); }
+Engine tiny(DType dtype = DType::kF32) {
+  return Engine::open(golden_model("pre_norm"), {.compute_dtype = dtype, .threads = 2});
+}
 
 const std::vector<int> kPrompt{2, 17, 9, 33, 5};
 
@@ -46,10 +48,8 @@ TEST(SessionBatch, GivesEverySequenceExactlyWhatItGivesAlone) {
 }
 
 TEST(SessionBatch, DoesNotDependOnTheNumberOfThreads) {
-  const std::vector<float> one =
-      Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt);
-  const std::vector<float> three =
-      Engine::open(golden_model("pre_norm"), {.threads = 3}).session().logits(kPrompt);
+  const std::vector<float> one = Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt);
+  const std::vector<float> three = Engine::open(golden_model("pre_norm"), {.threads = 3}).session().logits(kPrompt);
   EXPECT_EQ(one, three);
 }
 
@@ -165,8 +165,9 @@ TEST(Engine, RefusesWhatItCannotOpen) {
             std::string::npos);
   EXPECT_NE(error_of([] { Engine::open("synthetic:opt-9b"); }).find("expected one of synthetic:opt-125m"),
             std::string::npos);
-  EXPECT_NE(error_of([] { Engine::open(golden_model("pre_norm"), {.device = Device::kCuda}); }).find("built without CUDA"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of([] { Engine::open(golden_model("pre_norm"), {.device = Device::kCuda}); }).find("built without CUDA"),
+      std::string::npos);
   EXPECT_NE(error_of([] { Engine::open(golden_model("pre_norm"), {.blocksize = 60}); }).find("blocksize: expected"),
             std::string::npos);
 }
@@ -178,15 +179,15 @@ TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
 }
 
 TEST(Synthetic, RunsInEveryScheme) {
-  for (const Scheme scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+  for (const Scheme scheme :
+       {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
     const Engine engine = Engine::open("synthetic:opt-125m", {.scheme = scheme});
     Session session = engine.session({.context = 16});
     const std::vector<std::vector<int>> prompts{kPrompt};
     const auto completion = session.generate(prompts, greedy(2)).front();
     EXPECT_EQ(completion.tokens.size(), 2U);
     EXPECT_TRUE(std::isfinite(session.logits(kPrompt)[12345])) << to_string(scheme);
-    EXPECT_EQ(session.memory().bytes,
-              predict_memory("synthetic:opt-125m", {.scheme = scheme}, {.context = 16}).bytes);
+    EXPECT_EQ(session.memory().bytes, predict_memory("synthetic:opt-125m", {.scheme = scheme}, {.context = 16}).bytes);
   }
 }
 

@@ -23,8 +23,9 @@ TEST(Vocabulary, OfTokenizerAndModelMustAgree) {
     sentence = error.what();
   }
   fs::remove_all(directory);
-  EXPECT_NE(sentence.find("the tokenizer and config.json disagree: expected at most 96 tokens (vocab_size), found 8192"),
-            std::string::npos)
+  EXPECT_NE(
+      sentence.find("the tokenizer and config.json disagree: expected at most 96 tokens (vocab_size), found 8192"),
+      std::string::npos)
       << sentence;
 }
 
