@@ -8,5 +8,5 @@ corpus=$(dirname "$0")/../tests/fuzz/corpus/$(basename "$target" _fuzz)
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT
 
-"$target" -max_total_time="$seconds" -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 \
+"$target" -max_total_time="$seconds" -rss_limit_mb=4096 -verbosity=0 -print_funcs=0 -print_final_stats=1 \
   -artifact_prefix="$target-" "$found" "$corpus"

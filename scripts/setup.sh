@@ -5,8 +5,8 @@
 #   scripts/setup.sh all       what scripts/test.sh all needs as well: clang, its sanitizers and clang-format
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config git python3 xz-utils nlohmann-json3-dev libspdlog-dev libsentencepiece-dev
-          libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libicu-dev libzip-dev libedit-dev)
+packages=(g++ cmake ninja-build ccache pkg-config git python3 xz-utils nlohmann-json3-dev libspdlog-dev
+          libsentencepiece-dev libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libicu-dev libzip-dev libedit-dev)
 [[ "${1:-}" == all ]] && packages+=(clang libclang-rt-14-dev clang-format)
 
 missing=()
