@@ -1,11 +1,11 @@
 """Tokens a second of nibble and of transformers (+ bitsandbytes) on this CPU, in one run, for the same models.
 
-    python scripts/peers/cpu_speed.py --nibble build/bin/nibble --out scripts/peers/results/cpu_speed.json
+    python scripts/peers/cpu_speed.py --nibble build/bin/nibble --readme README.md --out scripts/peers/results/cpu.json
 
-Every point reads a prompt of --prompt tokens and generates --generate tokens greedily, --repeat times; medians are kept.
+Every point reads a prompt of --prompt tokens and generates --generate tokens greedily, --repeat times; medians count.
 The bundled model is the same checkpoint for both. Of the published sizes nibble runs its synthetic models and the peers
 random weights of the same architecture: speed does not depend on values. A peer that cannot run is said, not guessed.
-Prints the README's table, "nibble / peer" in each cell.
+Prints a table, "nibble / peer" in each cell, which --readme puts between the marks of that file's Speed section.
 """
 
 from __future__ import annotations
@@ -193,6 +193,15 @@ def provenance(arguments: argparse.Namespace) -> dict:
     }
 
 
+def put_between_marks(readme: Path, text: str) -> None:
+    start, end = "<!-- speed -->\n", "<!-- /speed -->\n"
+    before, _, rest = readme.read_text().partition(start)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        sys.exit(f"cpu_speed: {readme}: expected the marks {start.strip()} and {end.strip()}, found none.")
+    readme.write_text(before + start + text + "\n" + end + after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nibble", required=True)
@@ -203,6 +212,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--patience", type=float, default=30, help="seconds after which a slow peer is not run again")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--readme", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -210,6 +220,8 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     rows = measure(arguments)
     print(table(rows))
+    if arguments.readme:
+        put_between_marks(arguments.readme, table(rows))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         result = provenance(arguments) | {"rows": [asdict(row) for row in rows]}
