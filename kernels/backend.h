@@ -64,8 +64,8 @@ struct Projection {
   Epilogue epilogue = {};
 };
 
-/// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return before
-/// their work is done; copy_to_host and last_argmax wait for it.
+/// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return
+/// before their work is done; copy_to_host and last_argmax wait for it.
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -20,7 +20,8 @@ class Buffer {
   static Buffer allocate(std::size_t bytes);
 
   /// Memory somebody else made; `owner` keeps it alive.
-  static Buffer borrow(std::span<const std::byte> bytes, std::shared_ptr<const void> owner, Device device = Device::kCpu);
+  static Buffer borrow(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
+                       Device device = Device::kCpu);
 
   std::size_t size() const { return size_; }
   Device device() const { return device_; }

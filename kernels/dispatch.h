@@ -19,11 +19,15 @@ struct TypeTag {
 template <class F>
 decltype(auto) with_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kF32: return std::forward<F>(f)(TypeTag<float>{});
-    case DType::kF16: return std::forward<F>(f)(TypeTag<Half>{});
-    case DType::kBF16: return std::forward<F>(f)(TypeTag<BFloat16>{});
-    default: throw Error(ErrorKind::kInvalidArgument, "expected a compute dtype (fp32, fp16, bf16), found " +
-                                                          std::string(to_string(dtype)));
+    case DType::kF32:
+      return std::forward<F>(f)(TypeTag<float>{});
+    case DType::kF16:
+      return std::forward<F>(f)(TypeTag<Half>{});
+    case DType::kBF16:
+      return std::forward<F>(f)(TypeTag<BFloat16>{});
+    default:
+      throw Error(ErrorKind::kInvalidArgument,
+                  "expected a compute dtype (fp32, fp16, bf16), found " + std::string(to_string(dtype)));
   }
 }
 

@@ -150,9 +150,8 @@ void require_opt(const Fields& fields, ModelConfig& config) {
   const std::string type = fields.text("model_type");
   if (type == "opt") return;
   const Json* architectures = fields.find("architectures");
-  const bool named = type.empty() && architectures != nullptr && architectures->is_array() &&
-                     !architectures->empty() && architectures->front().is_string() &&
-                     architectures->front().get<std::string>().starts_with("OPT");
+  const bool named = type.empty() && architectures != nullptr && architectures->is_array() && !architectures->empty() &&
+                     architectures->front().is_string() && architectures->front().get<std::string>().starts_with("OPT");
   if (!named) fields.refuse("model_type '" + type + "' is not an architecture nibble runs (it runs 'opt')");
   config.model_type = "opt";
 }

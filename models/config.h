@@ -20,7 +20,7 @@ struct ModelConfig {
   int ffn_dim = 3072;
   int num_hidden_layers = 12;
   int num_attention_heads = 12;
-  int word_embed_proj_dim = 768;      ///< width of the token embedding; hidden_size unless the model projects
+  int word_embed_proj_dim = 768;       ///< width of the token embedding; hidden_size unless the model projects
   int max_position_embeddings = 2048;  ///< tokens a sequence may have; the table has two more rows
   bool do_layer_norm_before = true;
   bool remove_final_layer_norm = false;

@@ -90,7 +90,8 @@ class OptModel::Loader {
     const MemoryLedger predicted = predict_weights(source, policy);
     total_ = predicted.weights();
     model.ledger_.parameters = predicted.parameters;
-    for (const Parameter& parameter : list_parameters(model.config_, source)) parameters_.emplace(parameter.name, parameter);
+    for (const Parameter& parameter : list_parameters(model.config_, source))
+      parameters_.emplace(parameter.name, parameter);
   }
 
   Weight matrix(const std::string& name) {

@@ -54,11 +54,15 @@ class Lister {
 
 MemoryClass Parameter::memory_class() const {
   switch (kind) {
-    case Kind::kLinear: return MemoryClass::kLinear;
-    case Kind::kHead: return MemoryClass::kHead;
-    case Kind::kVector: return MemoryClass::kOther;
+    case Kind::kLinear:
+      return MemoryClass::kLinear;
+    case Kind::kHead:
+      return MemoryClass::kHead;
+    case Kind::kVector:
+      return MemoryClass::kOther;
     case Kind::kTokenTable:
-    case Kind::kPositions: break;
+    case Kind::kPositions:
+      break;
   }
   return MemoryClass::kEmbedding;
 }
@@ -110,7 +114,8 @@ Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, 
       if (*policy.embedding == EmbeddingStorage::kCompute) return dense;
       return {Scheme::kInt8, policy.compute_dtype, 0};
     case Kind::kPositions:
-    case Kind::kVector: break;
+    case Kind::kVector:
+      break;
   }
   return dense;
 }

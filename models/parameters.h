@@ -31,7 +31,8 @@ struct Parameter {
 };
 
 /// The configuration with what the tensors say put over what config.json says: published files contradict themselves in
-/// biases, LayerNorm parameters, projections and the tied head. Throws Error{kFormat} for contradictions no rule settles.
+/// biases, LayerNorm parameters, projections and the tied head. Throws Error{kFormat} for contradictions no rule
+/// settles.
 ModelConfig resolve_config(const ParameterSource& source);
 
 /// The name of the matrix that token ids are looked up in: "decoder.embed_tokens", or "lm_head" in files that kept only
@@ -43,14 +44,14 @@ std::vector<Parameter> list_parameters(const ModelConfig& config, const Paramete
 
 /// What a load asks for.
 struct StoragePolicy {
-  std::optional<Scheme> scheme;               ///< absent: every linear as it is stored
+  std::optional<Scheme> scheme;  ///< absent: every linear as it is stored
   DType compute_dtype;
   std::optional<EmbeddingStorage> embedding;  ///< absent: as it is stored
   int blocksize;                              ///< for 4-bit schemes made at load
 };
 
-/// How `parameter`, a matrix kept as `stored` where it comes from, is to be kept. Values that are 16-bit where they come
-/// from stay so under fp32 compute: widening them changes nothing and doubles their size.
+/// How `parameter`, a matrix kept as `stored` where it comes from, is to be kept. Values that are 16-bit where they
+/// come from stay so under fp32 compute: widening them changes nothing and doubles their size.
 Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored);
 
 /// What the parameters of `source` will take in memory and what transformers would report, from headers alone.

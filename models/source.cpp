@@ -82,7 +82,8 @@ class CheckpointSource final : public ParameterSource {
   std::string stored_name(const std::string& name) const {
     const auto it = names_.find(name + ".weight");
     if (it == names_.end()) {
-      throw Error(ErrorKind::kFormat, "the checkpoint has no tensor '" + name + ".weight', which its config.json needs");
+      throw Error(ErrorKind::kFormat,
+                  "the checkpoint has no tensor '" + name + ".weight', which its config.json needs");
     }
     return it->second.substr(0, it->second.size() - std::string_view(".weight").size());
   }

@@ -125,18 +125,13 @@ Weight to_lut4(const Dense<T>& source, const Storage& target, std::string_view n
   if (!is_nested(target.scheme)) {
     return Lut4<F32Scale>{codes, levels, {absmax}, target.blocksize, source.n, source.k};
   }
-  return Lut4<NestedScale>{codes,
-                           levels,
-                           encode_nested({absmax.as<float>(), static_cast<std::size_t>(blocks)}),
-                           target.blocksize,
-                           source.n,
-                           source.k};
+  return Lut4<NestedScale>{
+      codes,    levels,  encode_nested({absmax.as<float>(), static_cast<std::size_t>(blocks)}), target.blocksize,
+      source.n, source.k};
 }
 
 /// The lowest level of NF4 is -1, of FP4 0.
-Scheme lut4_scheme(const Buffer& levels, Scheme nf4, Scheme fp4) {
-  return levels.as<float>()[0] < 0 ? nf4 : fp4;
-}
+Scheme lut4_scheme(const Buffer& levels, Scheme nf4, Scheme fp4) { return levels.as<float>()[0] < 0 ? nf4 : fp4; }
 
 template <class T>
 Storage describe(const Dense<T>&, DType) {

@@ -59,7 +59,8 @@ std::uint64_t draw(std::uint64_t seed, std::uint64_t position) {
 
 /// Nearly normal with the standard deviation above: the sum of four uniform 16-bit numbers, scaled.
 float normal(std::uint64_t bits) {
-  const auto sum = static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
+  const auto sum =
+      static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
   return (sum - 131070.0F) * (kStandardDeviation / 37837.2F);  // 65536 * sqrt(4 / 12)
 }
 
@@ -122,17 +123,15 @@ class SyntheticSource final : public ParameterSource {
       using T = typename decltype(tag)::type;
       Dense<T> weight{Buffer::allocate(static_cast<std::size_t>(elements) * sizeof(T)), n, k};
       auto* values = weight.values.template mutable_as<T>();
-      fill(elements, pool, [&](std::int64_t i) {
-        values[i] = round_to<T>(normal(draw(seed, static_cast<std::uint64_t>(i))));
-      });
+      fill(elements, pool,
+           [&](std::int64_t i) { values[i] = round_to<T>(normal(draw(seed, static_cast<std::uint64_t>(i)))); });
       return weight;
     });
   }
 
   static Weight int8(int n, int k, std::uint64_t seed, ThreadPool& pool) {
     const std::int64_t elements = static_cast<std::int64_t>(n) * k;
-    Int8Row weight{Buffer::allocate(static_cast<std::size_t>(elements)),
-                   constant(n, kAbsmax), n, k};
+    Int8Row weight{Buffer::allocate(static_cast<std::size_t>(elements)), constant(n, kAbsmax), n, k};
     auto* codes = weight.codes.mutable_as<std::int8_t>();
     fill(elements, pool, [&](std::int64_t i) {
       const float value = normal(draw(seed, static_cast<std::uint64_t>(i))) * (127.0F / kAbsmax);

@@ -82,10 +82,9 @@ Engine Engine::open(const std::string& model, const LoadOptions& options, const 
 
   ModelInfo info = describe(model, opt, policy, *source, tokenizer != nullptr);
   log(LogLevel::kInfo, info.name + ": " + std::string(to_string(info.scheme)) + " weights, computing in " +
-                           std::string(to_string(info.compute_dtype)) + ", " +
-                           show_megabytes(opt.ledger().weights()));
-  return Engine(std::make_shared<const Impl>(Impl{std::move(info), std::move(opt), source->generation(),
-                                                  std::move(tokenizer), options}));
+                           std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()));
+  return Engine(std::make_shared<const Impl>(
+      Impl{std::move(info), std::move(opt), source->generation(), std::move(tokenizer), options}));
 }
 
 const ModelInfo& Engine::info() const { return impl_->info; }
@@ -107,9 +106,7 @@ GenerateOptions Engine::default_options() const {
 
 std::vector<int> Engine::tokenize(std::string_view text) const { return impl_->require_tokenizer().encode(text); }
 
-std::string Engine::detokenize(std::span<const int> tokens) const {
-  return decode(impl_->require_tokenizer(), tokens);
-}
+std::string Engine::detokenize(std::span<const int> tokens) const { return decode(impl_->require_tokenizer(), tokens); }
 
 Session Engine::session(const SessionOptions& options) const {
   return Session(std::make_unique<Session::Impl>(impl_, options));

@@ -27,18 +27,15 @@ ParameterReport report(const Parameter& p, const StoragePolicy& policy, const Pa
   }
   const Storage storage = target_storage(policy, p, source.describe(p.name).storage);
   const StorageBytes bytes = storage_bytes(storage, p.n, p.k);
-  return {p.name + ".weight", p.memory_class(),
-          stored_dtype(storage), {p.n, p.k},
-          stored_shape(storage, p.n, p.k), bytes.codes,
-          bytes.state};
+  return {p.name + ".weight", p.memory_class(), stored_dtype(storage), {p.n, p.k}, stored_shape(storage, p.n, p.k),
+          bytes.codes,        bytes.state};
 }
 
 const Parameter& find_matrix(const std::vector<Parameter>& parameters, std::string name, const std::string& model) {
   if (name.starts_with("model.")) name.erase(0, 6);
   if (name.ends_with(".weight")) name.erase(name.size() - 7);
-  const auto it = std::ranges::find_if(parameters, [&](const Parameter& p) {
-    return p.kind != Parameter::Kind::kVector && p.name == name;
-  });
+  const auto it = std::ranges::find_if(
+      parameters, [&](const Parameter& p) { return p.kind != Parameter::Kind::kVector && p.name == name; });
   if (it == parameters.end()) throw Error(ErrorKind::kNotFound, model + ": has no weight matrix named '" + name + "'");
   return *it;
 }

@@ -24,9 +24,9 @@ Scheme linear_scheme(const StoragePolicy& policy, const ParameterSource& source)
 struct SessionPlan {
   int context;
   int sequences;
-  int step_rows;   ///< most tokens one forward pass reads
-  int outputs;     ///< most rows of logits computed at once
-  int widest;      ///< most columns an activation has
+  int step_rows;  ///< most tokens one forward pass reads
+  int outputs;    ///< most rows of logits computed at once
+  int widest;     ///< most columns an activation has
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 

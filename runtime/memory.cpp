@@ -41,14 +41,22 @@ std::uint64_t cgroup_available() {
 
 std::string_view to_string(MemoryClass memory_class) {
   switch (memory_class) {
-    case MemoryClass::kLinear: return "linear weights";
-    case MemoryClass::kQuantState: return "quantization state";
-    case MemoryClass::kEmbedding: return "embeddings";
-    case MemoryClass::kHead: return "output head";
-    case MemoryClass::kOther: return "biases and norms";
-    case MemoryClass::kKvCache: return "KV cache";
-    case MemoryClass::kWorkspace: return "workspace";
-    case MemoryClass::kTokenizer: break;
+    case MemoryClass::kLinear:
+      return "linear weights";
+    case MemoryClass::kQuantState:
+      return "quantization state";
+    case MemoryClass::kEmbedding:
+      return "embeddings";
+    case MemoryClass::kHead:
+      return "output head";
+    case MemoryClass::kOther:
+      return "biases and norms";
+    case MemoryClass::kKvCache:
+      return "KV cache";
+    case MemoryClass::kWorkspace:
+      return "workspace";
+    case MemoryClass::kTokenizer:
+      break;
   }
   return "tokenizer";
 }

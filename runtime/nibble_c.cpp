@@ -26,12 +26,18 @@ std::string& last_error() {
 
 nibble_status status_of(nibble::ErrorKind kind) {
   switch (kind) {
-    case nibble::ErrorKind::kInvalidArgument: return NIBBLE_INVALID_ARGUMENT;
-    case nibble::ErrorKind::kNotFound: return NIBBLE_NOT_FOUND;
-    case nibble::ErrorKind::kIo: return NIBBLE_IO;
-    case nibble::ErrorKind::kFormat: return NIBBLE_FORMAT;
-    case nibble::ErrorKind::kUnsupported: return NIBBLE_UNSUPPORTED;
-    case nibble::ErrorKind::kOutOfMemory: return NIBBLE_OUT_OF_MEMORY;
+    case nibble::ErrorKind::kInvalidArgument:
+      return NIBBLE_INVALID_ARGUMENT;
+    case nibble::ErrorKind::kNotFound:
+      return NIBBLE_NOT_FOUND;
+    case nibble::ErrorKind::kIo:
+      return NIBBLE_IO;
+    case nibble::ErrorKind::kFormat:
+      return NIBBLE_FORMAT;
+    case nibble::ErrorKind::kUnsupported:
+      return NIBBLE_UNSUPPORTED;
+    case nibble::ErrorKind::kOutOfMemory:
+      return NIBBLE_OUT_OF_MEMORY;
   }
   return NIBBLE_INTERNAL;
 }

@@ -198,7 +198,9 @@ void quantize(const std::string& source_path, const std::string& destination, co
     throw Error(ErrorKind::kInvalidArgument, "quantize: expected a checkpoint directory, found " + source_path);
   }
   const auto source = open_source(source_path, 0);
-  LoadOptions load{.scheme = options.scheme, .compute_dtype = options.dtype, .embedding = options.embedding,
+  LoadOptions load{.scheme = options.scheme,
+                   .compute_dtype = options.dtype,
+                   .embedding = options.embedding,
                    .blocksize = options.blocksize};
   const StoragePolicy policy = resolve_policy(load, *source);
   const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
@@ -230,7 +232,8 @@ void quantize(const std::string& source_path, const std::string& destination, co
 
 void save_tensor(const std::string& file, const std::string& name, std::span<const float> values, std::int64_t rows,
                  std::int64_t columns) {
-  if (rows < 0 || columns < 0 || static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(columns) != values.size()) {
+  if (rows < 0 || columns < 0 ||
+      static_cast<std::uint64_t>(rows) * static_cast<std::uint64_t>(columns) != values.size()) {
     throw Error(ErrorKind::kInvalidArgument, "save_tensor: expected rows x columns values, found " +
                                                  std::to_string(values.size()) + " for " + std::to_string(rows) +
                                                  " x " + std::to_string(columns));

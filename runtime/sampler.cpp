@@ -11,7 +11,9 @@
 namespace nibble {
 namespace {
 
-bool likelier(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+bool likelier(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
 
 /// Brings the `count` likeliest to the front, in order.
 void sort_front(std::vector<Candidate>& all, std::size_t count) {
@@ -22,7 +24,8 @@ void sort_front(std::vector<Candidate>& all, std::size_t count) {
 }
 
 float largest_logit(std::span<const Candidate> all) {
-  return std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.logit < b.logit; })->logit;
+  return std::max_element(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.logit < b.logit; })
+      ->logit;
 }
 
 double sum_of_exponentials(std::span<const Candidate> all, float largest) {
@@ -69,8 +72,7 @@ void keep_min_p(std::vector<Candidate>& all, float min_p) {
 void require(bool holds, const char* option, const char* expected, double found) {
   if (holds) return;
   std::string number = std::to_string(found);
-  throw Error(ErrorKind::kInvalidArgument,
-              std::string(option) + ": expected " + expected + ", found " + number);
+  throw Error(ErrorKind::kInvalidArgument, std::string(option) + ": expected " + expected + ", found " + number);
 }
 
 }  // namespace
@@ -81,8 +83,8 @@ void check_options(const GenerateOptions& o) {
   require(o.top_k >= 0, "top_k", "at least 0", o.top_k);
   require(o.top_p >= 0 && o.top_p <= 1, "top_p", "a number from 0 to 1", o.top_p);
   require(o.min_p >= 0 && o.min_p <= 1, "min_p", "a number from 0 to 1", o.min_p);
-  require(std::isfinite(o.repetition_penalty) && o.repetition_penalty > 0, "repetition_penalty",
-          "a number above 0", o.repetition_penalty);
+  require(std::isfinite(o.repetition_penalty) && o.repetition_penalty > 0, "repetition_penalty", "a number above 0",
+          o.repetition_penalty);
   require(o.logprobs >= -1, "logprobs", "at least -1", o.logprobs);
   if (std::ranges::any_of(o.stop, &std::string::empty)) {
     throw Error(ErrorKind::kInvalidArgument, "stop: expected strings of at least one character, found an empty one");

@@ -113,7 +113,8 @@ class Packer {
     outputs_.clear();
     while (!done()) {
       const auto& feed = feeds_[feed_];
-      const std::span<const int> part = feed.tokens.subspan(offset_, std::min(most_rows_, feed.tokens.size() - offset_));
+      const std::span<const int> part =
+          feed.tokens.subspan(offset_, std::min(most_rows_, feed.tokens.size() - offset_));
       if (tokens_.size() + part.size() > most_rows_) break;
       const auto past = static_cast<int>(held[index(feed.sequence)].size());
       segments_.push_back({feed.sequence, static_cast<int>(tokens_.size()), static_cast<int>(part.size()), past});
@@ -146,11 +147,16 @@ bool is_greedy(const GenerateOptions& options) {
 
 std::string_view to_string(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kMaxTokens: return "max_tokens";
-    case FinishReason::kEndOfText: return "end_of_text";
-    case FinishReason::kStopString: return "stop_string";
-    case FinishReason::kContextFull: return "context_full";
-    case FinishReason::kCancelled: break;
+    case FinishReason::kMaxTokens:
+      return "max_tokens";
+    case FinishReason::kEndOfText:
+      return "end_of_text";
+    case FinishReason::kStopString:
+      return "stop_string";
+    case FinishReason::kContextFull:
+      return "context_full";
+    case FinishReason::kCancelled:
+      break;
   }
   return "cancelled";
 }
@@ -165,8 +171,14 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
   backend = make_backend(load.device, load.threads);
   backend->reserve(plan.step_rows, plan.widest, plan.context);
-  cache = {backend->allocate(cached / 2),     backend->allocate(cached / 2), dtype,        config.num_hidden_layers,
-           plan.sequences, config.num_attention_heads,    plan.context, config.head_dim()};
+  cache = {backend->allocate(cached / 2),
+           backend->allocate(cached / 2),
+           dtype,
+           config.num_hidden_layers,
+           plan.sequences,
+           config.num_attention_heads,
+           plan.context,
+           config.head_dim()};
   activations = backend->allocate(OptModel::activation_bytes(config, dtype, plan.step_rows));
   results = backend->allocate(OptModel::result_bytes(config, dtype, plan.outputs));
   logits.resize(index(plan.outputs) * index(config.vocab_size));
@@ -345,8 +357,8 @@ const GenerateStats& Session::last_stats() const { return impl_->stats; }
 MemoryLedger Session::memory() const {
   MemoryLedger ledger = impl_->engine->model.ledger();
   ledger[MemoryClass::kKvCache] = impl_->cache.keys.size() + impl_->cache.values.size();
-  ledger[MemoryClass::kWorkspace] =
-      impl_->activations.size() + impl_->results.size() + impl_->logits.size() * sizeof(float) + impl_->backend->scratch_bytes();
+  ledger[MemoryClass::kWorkspace] = impl_->activations.size() + impl_->results.size() +
+                                    impl_->logits.size() * sizeof(float) + impl_->backend->scratch_bytes();
   const Tokenizer* tokenizer = impl_->engine->tokenizer.get();
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();

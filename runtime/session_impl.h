@@ -24,10 +24,10 @@ struct Session::Impl {
   SessionPlan plan;
   std::unique_ptr<Backend> backend;
   KvCache cache;
-  Buffer activations, results;          ///< what OptModel works in
-  std::vector<float> logits;            ///< [outputs, vocab_size]
+  Buffer activations, results;  ///< what OptModel works in
+  std::vector<float> logits;    ///< [outputs, vocab_size]
   std::vector<int> likeliest;
-  std::vector<std::vector<int>> held;   ///< a sequence's tokens in the cache
+  std::vector<std::vector<int>> held;  ///< a sequence's tokens in the cache
   GenerateStats stats;
 
   Impl(std::shared_ptr<const Engine::Impl> engine, const SessionOptions& options);
@@ -44,8 +44,8 @@ struct Session::Impl {
   /// Notes that the cache holds the batch's tokens.
   void hold(const Batch& batch);
 
-  /// Forgets what sequence `sequence` holds beyond its common beginning with `tokens`, and beyond all but the last token,
-  /// whose logits are wanted. Returns what is left to read.
+  /// Forgets what sequence `sequence` holds beyond its common beginning with `tokens`, and beyond all but the last
+  /// token, whose logits are wanted. Returns what is left to read.
   std::span<const int> keep_prefix(int sequence, std::span<const int> tokens);
 
   std::span<float> logits_row(std::size_t row) {

@@ -2,12 +2,12 @@
 # Installs what nibble is built from, all of it Debian packages, where something is missing.
 #
 #   scripts/setup.sh           what building and testing needs
-#   scripts/setup.sh fuzz      clang and its fuzzing runtime as well
+#   scripts/setup.sh all       what scripts/test.sh all needs as well: clang, its sanitizers and clang-format
 set -euo pipefail
 
-packages=(g++ cmake ninja-build pkg-config git python3 xz-utils nlohmann-json3-dev libspdlog-dev libsentencepiece-dev
-          libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libicu-dev libzip-dev libedit-dev)
-[[ "${1:-}" == fuzz ]] && packages+=(clang libclang-rt-14-dev)
+packages=(g++ cmake ninja-build ccache pkg-config git python3 xz-utils nlohmann-json3-dev libspdlog-dev
+          libsentencepiece-dev libgtest-dev libbenchmark-dev libcli11-dev libpcre2-dev libicu-dev libzip-dev libedit-dev)
+[[ "${1:-}" == all ]] && packages+=(clang libclang-rt-14-dev clang-format)
 
 missing=()
 for package in "${packages[@]}"; do

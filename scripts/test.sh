@@ -2,40 +2,37 @@
 # Builds nibble and runs its tests.
 #
 #   scripts/test.sh          the tests (a few minutes)
-#   scripts/test.sh all      also under ASan, UBSan and TSan, a minute of each fuzz target, and the format
+#   scripts/test.sh all      also the format, the tests under ASan, UBSan and TSan, and a minute of each fuzz target
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stage() { printf '\n== %s\n' "$*"; }
+scope=${1:-tests}
+stage() { printf '\n== %3d s: %s\n' "$SECONDS" "$*"; }
 
-scripts/setup.sh "$([[ "${1:-}" == all ]] && echo fuzz)"
+scripts/setup.sh "$scope"
+
+if [[ "$scope" == all ]]; then
+  stage "format"
+  find kernels models tokenizer runtime tests -name '*.h' -o -name '*.cpp' -o -name '*.c' |
+    xargs clang-format --dry-run --Werror
+fi
 
 stage "build and test"
 cmake --preset release -DNIBBLE_TESTS=ON -DNIBBLE_BENCH=ON >/dev/null
 cmake --build --preset release
 ctest --test-dir build --output-on-failure -j "$(nproc)"
-[[ "${1:-}" == all ]] || exit 0
+[[ "$scope" == all ]] || exit 0
 
 stage "address and undefined behaviour sanitizers, all tests"
 cmake --preset asan >/dev/null
 cmake --build --preset asan
 ctest --test-dir build-asan --output-on-failure -j "$(nproc)" -E '^package'
 
+stage "fuzzing, a minute a target"
+printf "%s\n" build-asan/tests/*_fuzz | xargs -P "$(nproc)" -n 1 scripts/fuzz.sh
+
 stage "thread sanitizer, what has threads"
 cmake --preset tsan >/dev/null
 cmake --build --preset tsan --target test_kernels test_runtime
 ctest --test-dir build-tsan --output-on-failure -j "$(nproc)" -R 'Thread|Batch|Session'
-
-stage "fuzzing, ${NIBBLE_FUZZ_SECONDS:-60} s a target"
-cmake --preset fuzz >/dev/null
-cmake --build --preset fuzz
-for target in build-fuzz/tests/*_fuzz; do
-  corpus=tests/fuzz/corpus/$(basename "$target" _fuzz)
-  seeds=()
-  [[ -d "$corpus" ]] && seeds=("$corpus")
-  work=$(mktemp -d)
-  "$target" -max_total_time="${NIBBLE_FUZZ_SECONDS:-60}" -rss_limit_mb=4096 -verbosity=0 -print_final_stats=1 \
-    "$work" "${seeds[@]}"
-  rm -rf "$work"
-done
 
 stage "everything passed"

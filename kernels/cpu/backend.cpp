@@ -91,10 +91,9 @@ void CpuBackend::do_embed(const Weight& table, Tensor y) {
     using T = typename decltype(tag)::type;
     with_layout(table, [&]<class Layout>(const Layout& layout) {
       const LinearKernels<Layout, T>& kernels = loops<T>();
-      for_rows(y.rows, y.cols,
-               [&](int row) {
-                 kernels.decode_row(layout.view(), batch().tokens[static_cast<std::size_t>(row)], y.row<T>(row));
-               });
+      for_rows(y.rows, y.cols, [&](int row) {
+        kernels.decode_row(layout.view(), batch().tokens[static_cast<std::size_t>(row)], y.row<T>(row));
+      });
     });
   });
 }
@@ -218,9 +217,10 @@ void CpuBackend::attend_heads(Tensor q, int layer, const KvCache& cache, Tensor 
 
 void CpuBackend::do_gather_outputs(Tensor x, Tensor y) {
   for_rows(y.rows, y.cols, [&](int row) {
-    std::memcpy(y.row<std::byte>(0) + static_cast<std::size_t>(row) * row_bytes(y),
-                x.row<std::byte>(0) + static_cast<std::size_t>(batch().outputs[static_cast<std::size_t>(row)]) * row_bytes(x),
-                row_bytes(x));
+    std::memcpy(
+        y.row<std::byte>(0) + static_cast<std::size_t>(row) * row_bytes(y),
+        x.row<std::byte>(0) + static_cast<std::size_t>(batch().outputs[static_cast<std::size_t>(row)]) * row_bytes(x),
+        row_bytes(x));
   });
 }
 
@@ -228,9 +228,8 @@ void CpuBackend::do_argmax(Tensor x) {
   argmax_.resize(static_cast<std::size_t>(x.rows));
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for_rows(x.rows, x.cols, [&](int row) {
-      argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols);
-    });
+    for_rows(x.rows, x.cols,
+             [&](int row) { argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols); });
   });
 }
 

@@ -1,9 +1,8 @@
 #include "kernels/cpu/thread_pool.h"
 
-#include <utility>
-
 #include <algorithm>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "nibble/error.h"
@@ -57,10 +56,18 @@ int resolve_threads(int threads) {
 ThreadPool::ThreadPool(int threads) {
   const int count = resolve_threads(threads);
   workers_.reserve(static_cast<std::size_t>(count - 1));
-  for (int thread = 1; thread < count; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+  try {
+    for (int thread = 1; thread < count; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error(ErrorKind::kOutOfMemory, "threads: expected " + std::to_string(count) + ", found that the system has " +
+                                             std::to_string(this->threads()) + " to give: " + error.code().message());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   stopping_.store(true, std::memory_order_relaxed);
   state_.fetch_add(2 * kEpoch, std::memory_order_release);
   state_.notify_all();

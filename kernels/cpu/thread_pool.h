@@ -18,7 +18,7 @@ int resolve_threads(int threads);
 
 class ThreadPool {
  public:
-  /// `threads` counts the caller; 0 means one a core.
+  /// `threads` counts the caller; 0 means one a core. Throws Error{kOutOfMemory} when the system starts fewer.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -53,6 +53,7 @@ class ThreadPool {
   void run_job(const Job& job);
   void work(int thread);
   void serve(int thread);
+  void stop();
   bool enter(std::uint32_t& epoch);
   void leave();
 

@@ -70,7 +70,6 @@ __device__ __forceinline__ float factor_of(float largest, float larger) {
 /// How far apart splits' partial results stand: head_dim numbers and a Partial, in floats.
 __host__ __device__ inline int partial_pitch(int head_dim) { return head_dim + 2; }
 
-
 template <class T, int kLanes>
 __global__ void __launch_bounds__(kDecodeThreads)
     attend_one_kernel(const __grid_constant__ AttendTask<T> task, AttentionScratch scratch) {
@@ -206,7 +205,8 @@ __global__ void __launch_bounds__(kDecodeThreads)
   float most = -INFINITY, total = 0;
   for (int s = 0; s < splits; ++s) most = fmaxf(most, __ldcg(all + s * pitch + task.head_dim));
   for (int s = 0; s < splits; ++s) {
-    total = fmaf(__ldcg(all + s * pitch + task.head_dim + 1), __expf(__ldcg(all + s * pitch + task.head_dim) - most), total);
+    total = fmaf(__ldcg(all + s * pitch + task.head_dim + 1), __expf(__ldcg(all + s * pitch + task.head_dim) - most),
+                 total);
   }
   for (int d = threadIdx.x; d < task.head_dim; d += kDecodeThreads) {
     float value = 0;
@@ -246,8 +246,8 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
   constexpr int kPitch = kHeadDim + 8;  // in T; shifts the banks of neighbouring rows
   constexpr int kChunks = kHeadDim / 8;
   extern __shared__ __align__(128) char shared[];
-  T* const keys_tile = reinterpret_cast<T*>(shared);                 // [2][kTileKeys][kPitch]
-  T* const values_tile = keys_tile + 2 * kTileKeys * kPitch;         // [2][kTileKeys][kPitch]
+  T* const keys_tile = reinterpret_cast<T*>(shared);          // [2][kTileKeys][kPitch]
+  T* const values_tile = keys_tile + 2 * kTileKeys * kPitch;  // [2][kTileKeys][kPitch]
   let_next_kernel_start();
   wait_for_previous_kernel();
   const Segment segment = task.batch.segments[blockIdx.z];
@@ -328,7 +328,8 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
     for (int half = 0; half < 2; ++half) {
       float larger = largest[half];
 #pragma unroll
-      for (int n = 0; n < kTileKeys / 8; ++n) larger = fmaxf(larger, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+      for (int n = 0; n < kTileKeys / 8; ++n)
+        larger = fmaxf(larger, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
       larger = fmaxf(larger, __shfl_xor_sync(0xffffffffU, larger, 1));
       larger = fmaxf(larger, __shfl_xor_sync(0xffffffffU, larger, 2));
       const float shrink = __expf(largest[half] - larger);  // every row sees the first key, so `larger` is finite
@@ -347,9 +348,9 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
     }
 #pragma unroll
     for (int n = 0; n < kTileKeys / 16; ++n) {
-      const std::uint32_t p[4] = {pack2<T>(scores[2 * n][0], scores[2 * n][1]), pack2<T>(scores[2 * n][2], scores[2 * n][3]),
-                                  pack2<T>(scores[2 * n + 1][0], scores[2 * n + 1][1]),
-                                  pack2<T>(scores[2 * n + 1][2], scores[2 * n + 1][3])};
+      const std::uint32_t p[4] = {
+          pack2<T>(scores[2 * n][0], scores[2 * n][1]), pack2<T>(scores[2 * n][2], scores[2 * n][3]),
+          pack2<T>(scores[2 * n + 1][0], scores[2 * n + 1][1]), pack2<T>(scores[2 * n + 1][2], scores[2 * n + 1][3])};
 #pragma unroll
       for (int d = 0; d < kHeadDim / 16; ++d) {
         std::uint32_t b[4];  // dims 16 d .. + 8: 0 and 1, + 8 .. + 16: 2 and 3

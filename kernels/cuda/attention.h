@@ -8,22 +8,22 @@ namespace nibble {
 
 /// The batch as kernels read it, all in device memory.
 struct DeviceBatch {
-  const int* tokens;          ///< [rows]
-  const int* positions;       ///< [rows]
-  const int* sequence_of;     ///< [rows]: the row's sequence
-  const int* slot_of;         ///< [rows]: the row's place in its sequence's cache
-  const int* outputs;         ///< [outputs]
-  const Segment* segments;    ///< [segments]
+  const int* tokens;        ///< [rows]
+  const int* positions;     ///< [rows]
+  const int* sequence_of;   ///< [rows]: the row's sequence
+  const int* slot_of;       ///< [rows]: the row's place in its sequence's cache
+  const int* outputs;       ///< [outputs]
+  const Segment* segments;  ///< [segments]
 };
 
 /// What attention may assume of a batch when it is launched; a recorded launch serves every batch of the same shape.
 struct BatchShape {
   int rows;
   int segments;
-  int longest;          ///< most rows of a segment
-  int keys;             ///< no sequence has more keys after this step
-  bool any_single;      ///< whether a segment has one row
-  bool any_longer;      ///< whether a segment has more
+  int longest;      ///< most rows of a segment
+  int keys;         ///< no sequence has more keys after this step
+  bool any_single;  ///< whether a segment has one row
+  bool any_longer;  ///< whether a segment has more
 
   friend auto operator<=>(const BatchShape&, const BatchShape&) = default;
 };

@@ -15,9 +15,7 @@ namespace {
 constexpr int kOldestMajor = 8;
 
 /// Room for a batch: tokens, positions, sequence_of, slot_of and outputs, then segments, each of up to `rows`.
-std::size_t batch_bytes(int rows) {
-  return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment));
-}
+std::size_t batch_bytes(int rows) { return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment)); }
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
@@ -67,8 +65,8 @@ CudaBackend::CudaBackend() {
   check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties");
   name_ = properties.name;
   if (properties.major < kOldestMajor) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected a GPU of compute capability 8.0 or later, found " + name_ +
-                                             " of " + std::to_string(properties.major) + "." +
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected a GPU of compute capability 8.0 or later, found " +
+                                             name_ + " of " + std::to_string(properties.major) + "." +
                                              std::to_string(properties.minor));
   }
   int reserved = 0;
@@ -121,7 +119,8 @@ void CudaBackend::reserve(int max_rows, int max_cols, int context) {
 
   if (pinned_ != nullptr) check(cudaFreeHost(pinned_), "releasing pinned memory");
   pinned_ = nullptr;
-  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_), batch_bytes(rows) + static_cast<std::size_t>(rows) * sizeof(int)),
+  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_),
+                       batch_bytes(rows) + static_cast<std::size_t>(rows) * sizeof(int)),
         "allocating pinned memory");
   found_on_host_ = reinterpret_cast<int*>(pinned_ + batch_bytes(rows));
   rows_ = rows, cols_ = cols, keys_ = keys;

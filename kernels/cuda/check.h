@@ -19,7 +19,8 @@ inline void check(cudaError_t status, const char* what) {
 
 inline void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(ErrorKind::kUnsupported, std::string("device cuda: ") + what + " failed: " + cublasLtGetStatusString(status));
+  throw Error(ErrorKind::kUnsupported,
+              std::string("device cuda: ") + what + " failed: " + cublasLtGetStatusString(status));
 }
 
 }  // namespace nibble

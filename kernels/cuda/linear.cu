@@ -29,8 +29,8 @@ bool alike(const Layout&, const Layout&) {
 }
 template <class Scale>
 bool alike(const Lut4<Scale>& a, const Lut4<Scale>& b) {
-  return a.blocksize == b.blocksize && std::equal(a.levels.template as<float>(), a.levels.template as<float>() + 16,
-                                                  b.levels.template as<float>());
+  return a.blocksize == b.blocksize &&
+         std::equal(a.levels.template as<float>(), a.levels.template as<float>() + 16, b.levels.template as<float>());
 }
 
 /// How many of the first projections one launch of the decode path can take: those whose weights are alike.
@@ -113,7 +113,8 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
 }
 
 std::size_t expand_bytes(int most_cols) {
-  return std::max(kExpandBytes, static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float));
+  return std::max(kExpandBytes,
+                  static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float));
 }
 
 template void linears<float>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,

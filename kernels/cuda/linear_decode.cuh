@@ -1,10 +1,10 @@
 // Few rows of x: weights stream from memory through registers once, whatever the number of rows.
 //
-// A block owns some rows of tiles, as many as let all blocks be on the machine at once, and its warps divide the columns
-// of each among them and add up what they have in their order. Every lane keeps several tiles in flight. 16-bit factors
-// go through the tensor cores with the weights as the larger operand, so that 1 to 8 rows of x cost the same; sums are
-// fp32, and the absmax of a block multiplies its fp32 sum. How columns are divided depends on the shape of the weights
-// alone, so a row's result does not depend on the rows beside it.
+// A block owns some rows of tiles, as many as let all blocks be on the machine at once, and its warps divide the
+// columns of each among them and add up what they have in their order. Every lane keeps several tiles in flight. 16-bit
+// factors go through the tensor cores with the weights as the larger operand, so that 1 to 8 rows of x cost the same;
+// sums are fp32, and the absmax of a block multiplies its fp32 sum. How columns are divided depends on the shape of the
+// weights alone, so a row's result does not depend on the rows beside it.
 //
 //   prefetch weights -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> sums -> finish
 #pragma once
@@ -27,10 +27,10 @@ struct DecodeTask {
     int end;  ///< the row tile behind its last, counted through all parts
   };
   Part parts[kMostProjections];
-  int tiles;       ///< rows of tiles in all parts
-  int rows;        ///< of x
+  int tiles;  ///< rows of tiles in all parts
+  int rows;   ///< of x
   int k;
-  int x_pitch;     ///< bytes from row to row of x in shared memory, or of x itself
+  int x_pitch;  ///< bytes from row to row of x in shared memory, or of x itself
   const T* x;
   NormTask<T> norm;
   bool normed;
@@ -45,7 +45,7 @@ struct DecodeTask {
 template <class T, int kColumns>
 struct Sums {
   float d[kColumns / 8][4];
-  int row_of_x[kColumns / 8];   ///< bytes to the row of x that is this lane's column
+  int row_of_x[kColumns / 8];  ///< bytes to the row of x that is this lane's column
   bool has_row[kColumns / 8];  ///< whether there is one; other columns come out as anything
 
   __device__ __forceinline__ Sums(int lane, int rows, int pitch) {
@@ -280,8 +280,8 @@ __global__ void __launch_bounds__(kMostWarps * 32, sizeof(T) == 2 && kColumns ==
   }
 }
 
-/// Blocks that work is divided for: two on each multiprocessor of the GPU this was tuned on. A constant, so that sums are
-/// the same on every GPU.
+/// Blocks that work is divided for: two on each multiprocessor of the GPU this was tuned on. A constant, so that sums
+/// are the same on every GPU.
 constexpr int kBlocks = 264;
 
 Division divide(int tiles, int col_tiles) {
@@ -336,7 +336,7 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
   return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task) : launch_decode<Layout, T, 16>(launch, task);
 }
 
-#define NIBBLE_DECODE(T, ...) \
+#define NIBBLE_DECODE(T, ...)                                                                      \
   template bool linear_decode<T, __VA_ARGS__>(const Launch&, const NormView<T>*, Tensor, int, int, \
                                               std::span<const Projection>);
 

@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
       weight.template factors<float, 2>(loaded, lane, f), keep(2, f);
       weight.template factors<float, 3>(loaded, lane, f), keep(3, f);
     }
-    T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k + col_tile * 16 * View::kSteps +
-           lane % 4 * kRun;
+    T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k +
+           col_tile * 16 * View::kSteps + lane % 4 * kRun;
 #pragma unroll
     for (int c = 0; c < kRun; c += 8) {
       store8(p + c, *reinterpret_cast<const float(*)[8]>(upper + c));
@@ -71,8 +71,8 @@ void expand(const Launch& launch, const Layout& weight, int first_row, int rows,
     return;
   }
   const dim3 grid(static_cast<unsigned>((weight.k + 255) / 256), static_cast<unsigned>(rows));
-  launch_overlapped(launch, decode_rows_kernel<PlainView<Layout>, T>, grid, 256, 0, PlainView<Layout>(weight), first_row,
-                    weight.k, out);
+  launch_overlapped(launch, decode_rows_kernel<PlainView<Layout>, T>, grid, 256, 0, PlainView<Layout>(weight),
+                    first_row, weight.k, out);
 }
 
 }  // namespace
@@ -87,7 +87,8 @@ void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor
   } else {
     const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * sizeof(T);
     constexpr std::size_t kMostRows = 32768;  // of a launch; a grid has no more than 65535
-    const int step = std::max(kTileRows, static_cast<int>(std::min(kExpandBytes / row_bytes, kMostRows)) / kTileRows * kTileRows);
+    const int step =
+        std::max(kTileRows, static_cast<int>(std::min(kExpandBytes / row_bytes, kMostRows)) / kTileRows * kTileRows);
     for (int first = 0; first < weight.n; first += step) {
       const int count = std::min(step, weight.n - first);
       expand<T>(launch, weight, first, count, reinterpret_cast<T*>(room));

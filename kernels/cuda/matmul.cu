@@ -92,8 +92,8 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
     cublasLtMatmulHeuristicResult_t found{};
     int number = 0;
     const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle_, product.value, a.value, typical_b.value, typical_c.value, typical_c.value,
-                                       preference.value, 1, &found, &number);
+        cublasLtMatmulAlgoGetHeuristic(handle_, product.value, a.value, typical_b.value, typical_c.value,
+                                       typical_c.value, preference.value, 1, &found, &number);
     if (status != CUBLAS_STATUS_SUCCESS || number == 0) {
       algorithms_.erase(place);
       check(status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status, "choosing a product's algorithm");
@@ -107,7 +107,8 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
                        c.value, &place->second, workspace_, kWorkspaceBytes, launch.stream),
         "multiplying");
 
-  const bool done = adds || (plain && finish.residual == nullptr && (relu || finish.activation == Activation::kIdentity));
+  const bool done =
+      adds || (plain && finish.residual == nullptr && (relu || finish.activation == Activation::kIdentity));
   if (done) return;
   finish.bias = nullptr;
   if (relu) finish.activation = Activation::kIdentity;

@@ -39,7 +39,7 @@ class DeviceMemory {
 
   cudaStream_t stream_;
   Buffer stretch_;
-  std::size_t used_ = 0;  // of the stretch
+  std::size_t used_ = 0;                                     // of the stretch
   std::map<const void*, std::pair<Buffer, Buffer>> tables_;  // host memory: itself, kept alive, and its copy
   Buffer staging_;
   std::size_t staged_ = 0;

@@ -107,7 +107,8 @@ __device__ void stage_rows(const T* x, int rows, int cols, const NormTask<T>* no
         for (int i = 0; i < 8; ++i) v[i] += parameters[i];
       }
       store8(place(row, col), v);
-      if (kWriter == Writer::kEveryBlock || blockIdx.x == 0) store8(norm->y + static_cast<std::int64_t>(row) * cols + col, v);
+      if (kWriter == Writer::kEveryBlock || blockIdx.x == 0)
+        store8(norm->y + static_cast<std::int64_t>(row) * cols + col, v);
     }
   }
 }

@@ -109,7 +109,9 @@ __device__ __forceinline__ float2 unpack2<BFloat16>(std::uint32_t v) {
 /// One value, by the hardware's conversions (numeric.h has the same in portable code).
 __device__ __forceinline__ float to_f32(float v) { return v; }
 __device__ __forceinline__ float to_f32(Half v) { return __half2float(__ushort_as_half(v.bits)); }
-__device__ __forceinline__ float to_f32(BFloat16 v) { return __uint_as_float(static_cast<std::uint32_t>(v.bits) << 16); }
+__device__ __forceinline__ float to_f32(BFloat16 v) {
+  return __uint_as_float(static_cast<std::uint32_t>(v.bits) << 16);
+}
 
 template <class T>
 __device__ __forceinline__ T from_f32(float v);

@@ -77,8 +77,12 @@ Weight convert(const Lut4<Scale>& w, DeviceMemory& memory) {
   if (!is_tiled(w)) {
     return Lut4<Scale>{memory.upload(w.codes), w.levels, upload(w.scale, memory), w.blocksize, w.n, w.k};
   }
-  return Lut4<Scale>{tiled_codes<std::uint8_t>(w.codes, w.n, w.k, TileView<Lut4<Scale>>::kSteps, memory), w.levels,
-                     tile(w.scale, w.n, w.k / w.blocksize, memory), w.blocksize, w.n, w.k};
+  return Lut4<Scale>{tiled_codes<std::uint8_t>(w.codes, w.n, w.k, TileView<Lut4<Scale>>::kSteps, memory),
+                     w.levels,
+                     tile(w.scale, w.n, w.k / w.blocksize, memory),
+                     w.blocksize,
+                     w.n,
+                     w.k};
 }
 
 }  // namespace

@@ -145,9 +145,9 @@ void find_largest(const Launch& launch, Tensor x, int* found) {
                     x.cols, found);
 }
 
-#define NIBBLE_ROWS(T)                                                                            \
-  template void look_up_rows<T>(const Launch&, const Weight&, const int*, int, bool, Tensor);     \
-  template void normalise_rows<T>(const Launch&, const LayerNorm&, Tensor, Tensor);               \
+#define NIBBLE_ROWS(T)                                                                        \
+  template void look_up_rows<T>(const Launch&, const Weight&, const int*, int, bool, Tensor); \
+  template void normalise_rows<T>(const Launch&, const LayerNorm&, Tensor, Tensor);           \
   template void find_largest<T>(const Launch&, Tensor, int*);
 
 NIBBLE_ROWS(float)

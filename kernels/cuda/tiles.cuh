@@ -2,14 +2,14 @@
 //
 // A tile is 16 rows and 64 (4-bit) or 32 (int8) columns: 512 bytes, 16 for each lane of a warp, so that one load brings
 // a warp a tile. Tiles of the same rows stand one behind the other. Lane 4 g + t holds rows g and g + 8 and a run of
-// 4 * kSteps columns from t * 4 * kSteps on: step j of a tile takes four of them, the first two as columns 2t, 2t + 1 of
-// the matrix that mma.m16n8k16 multiplies, the last two as columns 2t + 8, 2t + 9. Which column goes where makes no
+// 4 * kSteps columns from t * 4 * kSteps on: step j of a tile takes four of them, the first two as columns 2t, 2t + 1
+// of the matrix that mma.m16n8k16 multiplies, the last two as columns 2t + 8, 2t + 9. Which column goes where makes no
 // difference to a sum, as long as x is read in the same order; and so x is read in its own order, in one piece a lane.
 //
 //   lane's 16 bytes:   step 0 [ g:01 | g+8:01 | g:23 | g+8:23 ]  step 1 ...     (01, 23: pairs of columns)
 //
-// The absmax of rows g and g + 8 stand side by side, for each tile's rows and block of columns: [n/16][k/blocksize][8][2].
-// Plain weights stay row by row, as cuBLAS reads them: a lane reads its runs from two rows.
+// The absmax of rows g and g + 8 stand side by side, for each tile's rows and block of columns:
+// [n/16][k/blocksize][8][2]. Plain weights stay row by row, as cuBLAS reads them: a lane reads its runs from two rows.
 //
 // A matrix whose shape has no whole tiles, or whose blocks do not begin where rows do, stays as it is on a CPU and goes
 // the plain way (linear_plain.cuh).
@@ -52,9 +52,9 @@ __host__ __device__ inline std::int64_t place_of_absmax(int row, int block, int 
          (row % kTileRows) / 8;
 }
 
-/// A 4-bit layout's 256 pairs of levels, one for each byte, with a column of its own for every lane: 256 bytes apart, so
-/// that a byte of codes moved up by eight bits is the address, and without bank conflicts. It is the first thing in a
-/// block's shared memory, so that where that begins can be a constant of the load instruction.
+/// A 4-bit layout's 256 pairs of levels, one for each byte, with a column of its own for every lane: 256 bytes apart,
+/// so that a byte of codes moved up by eight bits is the address, and without bank conflicts. It is the first thing in
+/// a block's shared memory, so that where that begins can be a constant of the load instruction.
 template <class T>
 struct PairTable {
   using Pair = std::uint32_t;
@@ -152,9 +152,9 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
   }
 }
 
-/// What kernels need to know of a weight in tiles. A Row is where a lane stands in a row of tiles; `load` fetches what it
-/// needs of one of them ahead of time, `factors` are those of one step, `scales` the absmax of rows g and g + 8. Where a
-/// row has one scale it is applied at the end. `at` is one weight, for whom speed is no matter.
+/// What kernels need to know of a weight in tiles. A Row is where a lane stands in a row of tiles; `load` fetches what
+/// it needs of one of them ahead of time, `factors` are those of one step, `scales` the absmax of rows g and g + 8.
+/// Where a row has one scale it is applied at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
 

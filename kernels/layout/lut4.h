@@ -40,9 +40,7 @@ struct NestedScale {
       return nested_table[absmax[block]] * nested_absmax[block / kBlocksize] + offset;
     }
   };
-  View view() const {
-    return {absmax.as<std::uint8_t>(), nested_absmax.as<float>(), nested_table.as<float>(), offset};
-  }
+  View view() const { return {absmax.as<std::uint8_t>(), nested_absmax.as<float>(), nested_table.as<float>(), offset}; }
   std::uint64_t bytes() const { return absmax.size() + nested_absmax.size() + sizeof offset; }
 };
 
@@ -72,8 +70,12 @@ struct Lut4 {
   };
 
   View view() const {
-    return {codes.as<std::uint8_t>(), levels.as<float>(), scale.view(),
-            std::countr_zero(static_cast<unsigned>(blocksize)), n, k};
+    return {codes.as<std::uint8_t>(),
+            levels.as<float>(),
+            scale.view(),
+            std::countr_zero(static_cast<unsigned>(blocksize)),
+            n,
+            k};
   }
   std::uint64_t code_bytes() const { return codes.size(); }
   /// Tables of levels are constants that all weights share and are not counted.

@@ -10,8 +10,7 @@
 
 namespace nibble {
 
-using Weight =
-    std::variant<Dense<float>, Dense<Half>, Dense<BFloat16>, Int8Row, Lut4<F32Scale>, Lut4<NestedScale>>;
+using Weight = std::variant<Dense<float>, Dense<Half>, Dense<BFloat16>, Int8Row, Lut4<F32Scale>, Lut4<NestedScale>>;
 
 /// A weight of n rows (outputs) and k columns (inputs), as torch.nn.Linear and torch.nn.Embedding keep it.
 int rows(const Weight& weight);

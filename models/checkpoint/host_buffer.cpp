@@ -8,13 +8,13 @@
 namespace nibble {
 
 HostBuffer allocate(std::uint64_t bytes, const std::string& what) {
-  try {
-    // operator new aligns for std::max_align_t, which is at least the largest element.
-    const std::shared_ptr<void> owner(::operator new(bytes), [](void* block) { ::operator delete(block); });
-    return {{static_cast<std::byte*>(owner.get()), bytes}, owner};
-  } catch (const std::bad_alloc&) {
+  // operator new aligns for std::max_align_t, which is at least the largest element.
+  void* memory = ::operator new(bytes, std::nothrow);
+  if (memory == nullptr) {
     throw Error(ErrorKind::kOutOfMemory, what + ": cannot allocate " + std::to_string(bytes) + " bytes to read it");
   }
+  return {{static_cast<std::byte*>(memory), bytes},
+          std::shared_ptr<void>(memory, [](void* block) { ::operator delete(block); })};
 }
 
 HostTensor aligned(std::span<const std::byte> data, std::shared_ptr<const void> owner, DType dtype,

@@ -203,11 +203,9 @@ std::vector<OutputTensor> output(const Lut4<Scale>& w, const std::string& name, 
   const auto packed = static_cast<std::int64_t>(w.codes.size());
   tensors.push_back({{name + ".weight", DType::kU8, {packed, 1}, {}}, w.codes});
   tensors.push_back({{name + ".weight.quant_map", DType::kF32, {16}, {}}, w.levels});
-  tensors.push_back({{name + std::string(kStateKey) + std::string(type),
-                      DType::kU8,
-                      {static_cast<std::int64_t>(json.size())},
-                      {}},
-                     text});
+  tensors.push_back(
+      {{name + std::string(kStateKey) + std::string(type), DType::kU8, {static_cast<std::int64_t>(json.size())}, {}},
+       text});
   return tensors;
 }
 

@@ -28,10 +28,10 @@ void require_row_major(const Checkpoint& checkpoint, const std::string& name) {
   }
   const int order = *value.as<std::uint8_t>();
   if (order != 0) {
-    throw Error(ErrorKind::kUnsupported,
-                format->file.string() + ": tensor '" + format->name + "': expected 0 (row-major), found " +
-                    std::to_string(order) + ", a GPU tile order of an old bitsandbytes; save the checkpoint again " +
-                    "with bitsandbytes 0.45 or later");
+    throw Error(ErrorKind::kUnsupported, format->file.string() + ": tensor '" + format->name +
+                                             "': expected 0 (row-major), found " + std::to_string(order) +
+                                             ", a GPU tile order of an old bitsandbytes; save the checkpoint again " +
+                                             "with bitsandbytes 0.45 or later");
   }
 }
 

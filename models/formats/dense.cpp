@@ -35,8 +35,12 @@ std::vector<OutputTensor> output(const Dense<T>& weight, const std::string& name
 
 const Format kDenseFormat{"dense", claims, describe, read};
 
-std::vector<OutputTensor> write_tensors(const Dense<float>& w, const std::string& name, DType) { return output(w, name); }
-std::vector<OutputTensor> write_tensors(const Dense<Half>& w, const std::string& name, DType) { return output(w, name); }
+std::vector<OutputTensor> write_tensors(const Dense<float>& w, const std::string& name, DType) {
+  return output(w, name);
+}
+std::vector<OutputTensor> write_tensors(const Dense<Half>& w, const std::string& name, DType) {
+  return output(w, name);
+}
 std::vector<OutputTensor> write_tensors(const Dense<BFloat16>& w, const std::string& name, DType) {
   return output(w, name);
 }

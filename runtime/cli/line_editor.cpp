@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cwchar>
 #include <system_error>
 
 namespace nibble::cli {
@@ -22,11 +23,11 @@ struct LineEditor::Impl {
     return *impl;
   }
   static char* prompt_of(EditLine* line) { return const_cast<char*>(of(line).prompt); }
-  static unsigned char interrupt(EditLine* line, int) {
+  static unsigned char interrupt(EditLine* line, wint_t) {
     of(line).interrupted = true;
     return CC_EOF;
   }
-  static unsigned char suspend(EditLine*, int) {
+  static unsigned char suspend(EditLine*, wint_t) {
     std::raise(SIGTSTP);  // libedit's handler gives the terminal back before it stops
     return CC_REFRESH;
   }
@@ -57,9 +58,10 @@ LineEditor::LineEditor(std::filesystem::path history_file) : impl_(std::make_uni
   el_set(line, EL_SIGNAL, 1);
   el_set(line, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   el_set(line, EL_SETTY, "-d", "-isig", nullptr);  // Ctrl-C comes as a key, so none is lost between two signals
-  el_set(line, EL_ADDFN, "nibble-interrupt", "Give the line up", &Impl::interrupt);
+  // Wide names: libedit keeps them as they are, while of others it leaks a copy.
+  el_wset(line, EL_ADDFN, L"nibble-interrupt", L"Give the line up", &Impl::interrupt);
   el_set(line, EL_BIND, "^C", "nibble-interrupt", nullptr);
-  el_set(line, EL_ADDFN, "nibble-suspend", "Stop the program until it is continued", &Impl::suspend);
+  el_wset(line, EL_ADDFN, L"nibble-suspend", L"Stop the program until it is continued", &Impl::suspend);
   el_set(line, EL_BIND, "^Z", "nibble-suspend", nullptr);
 }
 

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <clocale>
+#include <csignal>
 #include <new>
 
 #include "nibble/log.h"
@@ -59,5 +60,6 @@ ExitCode run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "");
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a failed write, so that it is said and tidied up
   return nibble::cli::run(argc, argv);
 }

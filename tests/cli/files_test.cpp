@@ -80,6 +80,25 @@ TEST(Quantize, WritesACheckpointThatGeneratesAsOneQuantizedAtLoad) {
   EXPECT_EQ(run({"quantize", kTiny, folder / "int8", "--scheme", "nf4"}).code, 1) << "it exists";
 }
 
+TEST(Quantize, LeavesNothingWhereAFileCannotBeWrittenWhole) {
+  const TempDir folder;
+  const std::string source = folder / "source";
+  std::filesystem::copy(kTiny, source);
+  write_file(source + "/README.md", std::string(1 << 20, '.'));
+  // Files may have so many blocks of 512 bytes: too few for the weights; enough for them but not for what is copied.
+  for (const auto& [blocks, file] : {std::pair{"1", "cannot reserve its"}, {"1000", "README.md: cannot be written"}}) {
+    const std::string command = std::string("ulimit -f ") + blocks + "; " + NIBBLE_CLI + " quantize " + source + " " +
+                                (folder / "out") + " --scheme nf4 --quiet 2>" + (folder / "err");
+    EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << blocks;
+    const std::string sentence = read_file(folder / "err");
+    EXPECT_TRUE(sentence.starts_with("nibble: " + (folder / "out"))) << sentence;
+    EXPECT_TRUE(contains(sentence, file)) << sentence;
+    for (const auto& left : std::filesystem::directory_iterator(folder / ".")) {
+      EXPECT_TRUE(left.path().filename() == "source" || left.path().filename() == "err") << left.path();
+    }
+  }
+}
+
 TEST(Quantize, SplitsFilesAndKeepsQuiet) {
   const TempDir folder;
   const Result result =

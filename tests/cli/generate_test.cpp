@@ -64,6 +64,13 @@ TEST(Generate, TakesIdsOfATextAsTheText) {
   EXPECT_EQ(json_output(bundled({"--tokens", ids, "-n", "8"})).at("completions").at(0), text);
 }
 
+TEST(Generate, ReadsInvalidUtf8AsReplacementCharacters) {
+  const auto completion = [](const char* prompt) {
+    return json_output(bundled({"-p", prompt, "-n", "4"})).at("completions").at(0);
+  };
+  EXPECT_EQ(completion("caf\xe9 \xff a"), completion("caf\uFFFD \uFFFD a"));
+}
+
 TEST(Generate, ReportsEverythingAsJson) {
   const Json document = json_output(bundled({"-p", kPrompt, "-n", "5", "--logprobs", "2"}));
   EXPECT_EQ(document.at("model").at("scheme"), "nf4");

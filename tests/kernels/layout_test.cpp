@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "nibble/error.h"
 #include "tests/kernels/linear_cases.h"
 #include "tests/places.h"
 
@@ -242,6 +243,16 @@ TEST(Buffer, KeepsItsOwnerUntilTheLastCopyGoes) {
 TEST(Buffer, IsAlignedToACacheLine) {
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{100}, std::size_t{0}}) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(Buffer::allocate(bytes).as<void>()) % 64, 0U);
+  }
+}
+
+TEST(Buffer, SaysHowMuchTheSystemRefused) {
+  try {
+    Buffer::allocate(std::size_t{1} << 60);
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kOutOfMemory);
+    EXPECT_STREQ(error.what(), "memory: 1152921504606846976 bytes were refused by the system");
   }
 }
 

@@ -30,7 +30,8 @@ TEST(Config, HasTransformersDefaultsWhereAFileSaysNothing) {
 
 TEST(Config, Reads350m) {
   const ModelConfig config = parse_config(R"({"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512,
-      "do_layer_norm_before": false, "num_attention_heads": 16, "torch_dtype": "float16"})", "config.json");
+      "do_layer_norm_before": false, "num_attention_heads": 16, "torch_dtype": "float16"})",
+                                          "config.json");
   EXPECT_TRUE(config.has_projection());
   EXPECT_FALSE(config.has_final_layer_norm());
   EXPECT_EQ(config.head_dim(), 64);
@@ -40,7 +41,8 @@ TEST(Config, Reads350m) {
 TEST(Config, KnowsOldNamesAndOldFiles) {
   const ModelConfig config = parse_config(
       R"({"architectures": ["OPTForCausalLM"], "d_model": 64, "num_attention_heads": 4, "bias": false, "dtype": "bfloat16",
-          "word_embed_proj_dim": null})", "config.json");
+          "word_embed_proj_dim": null})",
+      "config.json");
   EXPECT_EQ(config.hidden_size, 64);
   EXPECT_FALSE(config.enable_bias);
   EXPECT_EQ(config.dtype, DType::kBF16);

@@ -19,13 +19,13 @@ namespace nibble {
 using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 struct LoadOptions {
-  std::optional<Scheme> scheme = {};        ///< absent: as the checkpoint stores its weights
-  std::optional<DType> compute_dtype = {};  ///< fp32, fp16 or bf16; absent: the checkpoint's own
+  std::optional<Scheme> scheme = {};               ///< absent: as the checkpoint stores its weights
+  std::optional<DType> compute_dtype = {};         ///< fp32, fp16 or bf16; absent: the checkpoint's own
   std::optional<EmbeddingStorage> embedding = {};  ///< absent: as the checkpoint stores it
-  int blocksize = 64;                  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
+  int blocksize = 64;  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
   Device device = Device::kCpu;
-  int threads = 0;                     ///< 0: one a core
-  std::uint64_t seed = 0;              ///< for synthetic models
+  int threads = 0;         ///< 0: one a core
+  std::uint64_t seed = 0;  ///< for synthetic models
 };
 
 /// What a model is, from its configuration and its files' headers.

@@ -29,15 +29,15 @@ std::vector<ParameterReport> inspect_model(const std::string& model, const LoadO
 struct TensorReport {
   std::string name;
   Scheme scheme;
-  int blocksize;                          ///< 0 for schemes without blocks
+  int blocksize;  ///< 0 for schemes without blocks
   std::vector<std::int64_t> shape, stored_shape;
   std::vector<float> first_values;        ///< up to 8, as the checkpoint holds them
   std::vector<int> first_codes;           ///< their codes: -127..127, or 0..15
   std::vector<std::uint8_t> first_bytes;  ///< as stored
   std::vector<float> first_decoded;
-  double max_error, rms_error, snr_db;    ///< decoded minus original; SNR = 10 log10(sum w^2 / sum e^2)
-  std::vector<float> levels;              ///< what a code stands for before its absmax; int8: code / 127
-  std::vector<std::uint64_t> histogram;   ///< weights at each level; parallel to levels
+  double max_error, rms_error, snr_db;   ///< decoded minus original; SNR = 10 log10(sum w^2 / sum e^2)
+  std::vector<float> levels;             ///< what a code stands for before its absmax; int8: code / 127
+  std::vector<std::uint64_t> histogram;  ///< weights at each level; parallel to levels
 };
 
 /// Reads and quantizes the weight `name` of `model` under `options.scheme` (absent: the checkpoint's; a checkpoint that

@@ -17,7 +17,7 @@ enum class MemoryClass : std::uint8_t {
   kHead,        ///< an untied output head
   kOther,       ///< biases and LayerNorms
   kKvCache,
-  kWorkspace,   ///< activations and scratch of one step
+  kWorkspace,  ///< activations and scratch of one step
   kTokenizer,
 };
 inline constexpr int kMemoryClasses = 8;

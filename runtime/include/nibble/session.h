@@ -20,14 +20,14 @@ struct SessionOptions {
 
 /// Values as in transformers; applied in its order: repetition penalty, temperature, top-k, top-p, min-p.
 struct GenerateOptions {
-  int max_tokens = 128;           ///< new tokens a sequence; stops earlier where the context ends
-  float temperature = 0.0F;       ///< 0: greedy (the lowest id wins a tie)
-  int top_k = 0;                  ///< 0: off; ties with the k-th survive
-  float top_p = 1.0F;             ///< 1: off
-  float min_p = 0.0F;             ///< 0: off
+  int max_tokens = 128;      ///< new tokens a sequence; stops earlier where the context ends
+  float temperature = 0.0F;  ///< 0: greedy (the lowest id wins a tie)
+  int top_k = 0;             ///< 0: off; ties with the k-th survive
+  float top_p = 1.0F;        ///< 1: off
+  float min_p = 0.0F;        ///< 0: off
   float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;         ///< the same seed gives the same tokens; sequence i draws from its own stream
-  int logprobs = -1;              ///< -1: none; 0: of the chosen token; n: and of the n likeliest
+  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; sequence i draws from its own stream
+  int logprobs = -1;       ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
   std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
   std::vector<std::string> stop = {};  ///< ends a sequence when its text contains one; the text is cut before it
@@ -42,8 +42,8 @@ struct TokenLogprob {
 struct Step {
   int sequence;
   int id;
-  std::string_view text;                  ///< whole characters only; may be empty; valid during the call
-  std::span<const TokenLogprob> logprobs; ///< the chosen token first, then the likeliest
+  std::string_view text;                   ///< whole characters only; may be empty; valid during the call
+  std::span<const TokenLogprob> logprobs;  ///< the chosen token first, then the likeliest
 };
 
 /// Returns false to end that sequence.
@@ -53,19 +53,19 @@ enum class FinishReason : std::uint8_t { kMaxTokens, kEndOfText, kStopString, kC
 std::string_view to_string(FinishReason reason);
 
 struct Completion {
-  std::vector<int> prompt;  ///< ids, as given
-  std::vector<int> tokens;  ///< ids generated, an end token included
-  std::string text;         ///< of the generated tokens; empty without a tokenizer
+  std::vector<int> prompt;                          ///< ids, as given
+  std::vector<int> tokens;                          ///< ids generated, an end token included
+  std::string text;                                 ///< of the generated tokens; empty without a tokenizer
   std::vector<std::vector<TokenLogprob>> logprobs;  ///< one a generated token, as in Step
   FinishReason finish;
 };
 
 /// Seconds of wall time. Rates are tokens of all sequences together.
 struct GenerateStats {
-  int prompt_tokens = 0;         ///< given
-  int prefill_tokens = 0;        ///< computed: less what the cache already held
+  int prompt_tokens = 0;   ///< given
+  int prefill_tokens = 0;  ///< computed: less what the cache already held
   double prefill_seconds = 0;
-  int decode_tokens = 0;         ///< generated after the first of each sequence
+  int decode_tokens = 0;  ///< generated after the first of each sequence
   double decode_seconds = 0;
   double first_token_seconds = 0;  ///< TTFT: from the call to the first sampled token
 };

@@ -1,0 +1,33 @@
+// Memory that the system refuses while a model is loaded. Not under sanitizers, whose shadow takes more addresses than
+// any limit leaves.
+#include <gtest/gtest.h>
+
+#include "program.h"
+
+namespace nibble::testing {
+namespace {
+
+/// The sentence of a run that may have so many KB of addresses.
+std::string failure_within(int kilobytes, const std::string& arguments) {
+  const TempDir folder;
+  const std::string command = "ulimit -v " + std::to_string(kilobytes) + "; " + NIBBLE_CLI + " " + arguments + " >" +
+                              (folder / "out") + " 2>" + (folder / "err");
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_EQ(read_file(folder / "out"), "");
+  return read_file(folder / "err");
+}
+
+TEST(AddressSpace, WithoutRoomForWeightsEndsInASentence) {
+  // The token table alone takes 77 MB.
+  EXPECT_EQ(failure_within(120'000, "generate -m synthetic:opt-125m --scheme none --dtype fp16 -t 1 --tokens 2"),
+            "nibble: memory: 77217792 bytes were refused by the system\n");
+}
+
+TEST(AddressSpace, WithoutRoomForThreadsEndsInASentence) {
+  const std::string sentence =
+      failure_within(500'000, "generate -m " + golden_model("pre_norm") + " -t 500 --tokens 2");
+  EXPECT_TRUE(sentence.starts_with("nibble: threads: expected 500, found that the system has ")) << sentence;
+}
+
+}  // namespace
+}  // namespace nibble::testing
