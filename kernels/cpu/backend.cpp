@@ -21,13 +21,11 @@ std::size_t packed_bytes(int rows, int cols) {
   return static_cast<std::size_t>(std::min(rows, kPackedRows)) * packed_row_bytes(cols);
 }
 
-std::size_t panel_bytes(int cols) { return static_cast<std::size_t>(panel_rows(cols)) * packed_row_bytes(cols); }
-
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
 /// What one thread needs; a head is no wider than a row.
 std::size_t thread_bytes(int cols, int context) {
-  return whole_lines(std::max(panel_bytes(cols), attend_scratch_bytes(context, cols)));
+  return whole_lines(std::max(kMultiplyScratchBytes, attend_scratch_bytes(context, cols)));
 }
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols) * size_of(x.dtype); }
@@ -91,10 +89,9 @@ void CpuBackend::do_embed(const Weight& table, Tensor y) {
     using T = typename decltype(tag)::type;
     with_layout(table, [&]<class Layout>(const Layout& layout) {
       const LinearKernels<Layout, T>& kernels = loops<T>();
-      for_rows(y.rows, y.cols,
-               [&](int row) {
-                 kernels.decode_row(layout.view(), batch().tokens[static_cast<std::size_t>(row)], y.row<T>(row));
-               });
+      for_rows(y.rows, y.cols, [&](int row) {
+        kernels.decode_row(layout.view(), batch().tokens[static_cast<std::size_t>(row)], y.row<T>(row));
+      });
     });
   });
 }
@@ -146,11 +143,11 @@ void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Te
   const LinearKernels<Layout, T>& kernels = loops<T>();
   grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(x.cols, 0));
   auto* packed = packed_.mutable_as<std::byte>();
-  const std::size_t packed_bytes_a_row = packed_row_elements(x.cols) * kernels.packed_element_bytes;
   for (int first = 0; first < x.rows; first += kPackedRows) {
     const int rows = std::min(kPackedRows, x.rows - first);
     for_rows(rows, x.cols, [&](int row) {
-      kernels.pack(x.row<T>(first + row), x.cols, packed + static_cast<std::size_t>(row) * packed_bytes_a_row);
+      kernels.pack(x.row<T>(first + row), x.cols, static_cast<std::ptrdiff_t>(rows) * kBlock,
+                   packed + static_cast<std::size_t>(row) * kBlock * kernels.packed_element_bytes);
     });
     const LinearTask<Layout, T> task{weight.view(),
                                      packed,
@@ -160,7 +157,7 @@ void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Te
                                      epilogue.activation,
                                      epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
                                      y.row<T>(first)};
-    const int step = panel_rows(x.cols);
+    const int step = kTaskRows;
     pool_.run((y.cols + step - 1) / step, [&](int block, int thread) {
       kernels.multiply(task, block * step, std::min(y.cols, (block + 1) * step), thread_scratch(thread));
     });
@@ -218,9 +215,10 @@ void CpuBackend::attend_heads(Tensor q, int layer, const KvCache& cache, Tensor 
 
 void CpuBackend::do_gather_outputs(Tensor x, Tensor y) {
   for_rows(y.rows, y.cols, [&](int row) {
-    std::memcpy(y.row<std::byte>(0) + static_cast<std::size_t>(row) * row_bytes(y),
-                x.row<std::byte>(0) + static_cast<std::size_t>(batch().outputs[static_cast<std::size_t>(row)]) * row_bytes(x),
-                row_bytes(x));
+    std::memcpy(
+        y.row<std::byte>(0) + static_cast<std::size_t>(row) * row_bytes(y),
+        x.row<std::byte>(0) + static_cast<std::size_t>(batch().outputs[static_cast<std::size_t>(row)]) * row_bytes(x),
+        row_bytes(x));
   });
 }
 
@@ -228,9 +226,8 @@ void CpuBackend::do_argmax(Tensor x) {
   argmax_.resize(static_cast<std::size_t>(x.rows));
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for_rows(x.rows, x.cols, [&](int row) {
-      argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols);
-    });
+    for_rows(x.rows, x.cols,
+             [&](int row) { argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols); });
   });
 }
 

@@ -70,6 +70,13 @@ NIBBLE_HD float sum(const F32x16& v) {
   return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
+/// sum(v[i]) in lane i.
+NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
+  float result[16];
+  for (int i = 0; i < 16; ++i) result[i] = sum(v[i]);
+  return load(result);
+}
+
 /// 2^n for whole n, -126 to 127
 NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   return lanes([&](int i) {
@@ -78,14 +85,35 @@ NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   });
 }
 
-/// table[high nibble] and table[low nibble] of 16 bytes
-NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
-  float levels[16];
+/// Lanes 0 to 7 and 8 to 15.
+NIBBLE_HD F32x16 halves(float first, float second) {
+  return lanes([=](int i) {
+    const float value = i < 2 ? first : second;
+    return F32x4{value, value, value, value};
+  });
+}
+
+/// Sixteen 32-bit words of 4-bit codes: the lowest nibble of each is the lowest of the first byte.
+struct Words {
+  std::uint8_t first[16];
+};
+
+NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
+  Words w;
+  for (int i = 0; i < 16; ++i) w.first[i] = bytes[4 * i];
+  return w;
+}
+NIBBLE_HD Words next_nibbles(const Words& w) {
+  Words next;
+  for (int i = 0; i < 16; ++i) next.first[i] = static_cast<std::uint8_t>(w.first[i] >> 4);
+  return next;
+}
+/// table[lowest nibble] of each word
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w) {
+  float levels[16], found[16];
   store(levels, table);
-  for (int i = 0; i < 16; ++i) {
-    high.part[i / 4][i % 4] = levels[bytes[i] >> 4];
-    low.part[i / 4][i % 4] = levels[bytes[i] & 15];
-  }
+  for (int i = 0; i < 16; ++i) found[i] = levels[w.first[i] & 15];
+  return load(found);
 }
 
 }  // namespace
