@@ -126,7 +126,7 @@ TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {
 TEST(Failure, SaysThatStandardOutputCannotBeWritten) {
   if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
   const TempDir folder;
-  const std::string command = std::string(NIBBLE_CLI) + " --version >/dev/full 2>" + (folder / "err");
+  const std::string command = program() + " --version >/dev/full 2>" + (folder / "err");
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
   EXPECT_EQ(read_file(folder / "err"), "nibble: standard output: cannot be written: No space left on device\n");
 }

@@ -152,7 +152,7 @@ TEST(Inspect, ShowsAWeightBeforeAndAfter) {
 }
 
 TEST(Inspect, DrawsWithWhatTheTerminalCanShow) {
-  const std::string command = std::string(NIBBLE_CLI) + " inspect -m " + kTiny + " --tensor decoder.layers.0.fc1 ";
+  const std::string command = program() + " inspect -m " + kTiny + " --tensor decoder.layers.0.fc1 ";
   const TempDir folder;
   const auto draw = [&](const std::string& locale) {
     EXPECT_EQ(std::system(("LC_ALL=" + locale + " " + command + ">" + (folder / "out")).c_str()), 0);

@@ -25,16 +25,16 @@
 #include <thread>
 #include <vector>
 
+#include "tests/places.h"
+
 namespace nibble::testing {
 
 using Json = nlohmann::json;
 using Arguments = std::vector<std::string>;
 
-inline const std::string kBundled = NIBBLE_BUNDLED_MODEL;
+inline const std::string kBundled = bundled_model();
 
-inline std::string golden_model(const std::string& name) {
-  return std::string(NIBBLE_FIXTURES_DIR) + "/models/" + name;
-}
+inline std::string golden_model(const std::string& name) { return fixtures_dir() + "/models/" + name; }
 
 /// A new empty folder, removed with everything in it.
 class TempDir {
@@ -88,16 +88,16 @@ struct Result {
 class Process {
  public:
   explicit Process(Arguments arguments, std::string_view input = "") {
-    arguments.insert(arguments.begin(), NIBBLE_CLI);
+    arguments.insert(arguments.begin(), program());
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     constexpr int kWrite = O_WRONLY | O_CREAT | O_TRUNC;
     posix_spawn_file_actions_addopen(&actions, 0, write_file(folder_ / "in", input).c_str(), O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, (folder_ / "out").c_str(), kWrite, 0600);
     posix_spawn_file_actions_addopen(&actions, 2, (folder_ / "err").c_str(), kWrite, 0600);
-    const int error = ::posix_spawn(&pid_, NIBBLE_CLI, &actions, nullptr, argv_of(arguments).data(), ::environ);
+    const int error = ::posix_spawn(&pid_, program().c_str(), &actions, nullptr, argv_of(arguments).data(), ::environ);
     posix_spawn_file_actions_destroy(&actions);
-    if (error != 0) throw std::runtime_error(std::string(NIBBLE_CLI) + ": " + std::strerror(error));
+    if (error != 0) throw std::runtime_error(program() + ": " + std::strerror(error));
   }
 
   pid_t pid() const { return pid_; }
@@ -135,14 +135,14 @@ inline bool contains(std::string_view text, std::string_view part) { return text
 class Terminal {
  public:
   explicit Terminal(Arguments arguments) {
-    arguments.insert(arguments.begin(), NIBBLE_CLI);
+    arguments.insert(arguments.begin(), program());
     const std::string state = folder_ / "state";
     const std::vector<char*> argv = argv_of(arguments);
     pid_ = ::forkpty(&terminal_, nullptr, nullptr, nullptr);
     if (pid_ == 0) {
       ::setenv("XDG_STATE_HOME", state.c_str(), 1);
       ::setenv("TERM", "dumb", 1);
-      ::execv(NIBBLE_CLI, argv.data());
+      ::execv(arguments.front().c_str(), argv.data());
       ::_exit(127);
     }
   }

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "nibble/error.h"
-#include "tests/kernels/matrix.h"
+#include "tests/kernels/machines.h"
 
 namespace nibble {
 namespace {
@@ -22,139 +22,262 @@ void expect_refused(F&& f, std::string_view part, ErrorKind kind = ErrorKind::kI
 
 constexpr DType kF32 = DType::kF32;
 
-TEST(Linear, RefusesShapesAndDtypesThatDoNotFit) {
-  const auto backend = make_cpu_backend(1);
-  const Linear linear{random_dense<float>(4, 6, 1), buffer_of<float>(random_values(4, 2))};
-  const Matrix x(kF32, 2, 6, 1), y(kF32, 2, 4);
-  backend->linear(linear, x.tensor(), y.tensor());
-  expect_refused([&] { backend->linear(linear, Matrix(kF32, 2, 5).tensor(), y.tensor()); },
+class CheckTest : public testing::TestWithParam<Machine> {
+ protected:
+  Matrix matrix(int rows, int cols, DType dtype = kF32) const { return {*backend_, dtype, rows, cols, 1U}; }
+  Buffer parameters(int count) const { return matrix(1, count).buffer(); }
+
+  std::unique_ptr<Backend> backend_ = GetParam().backend(2);
+};
+
+TEST_P(CheckTest, LinearRefusesShapesAndDtypesThatDoNotFit) {
+  const Linear linear{backend_->prepare(random_dense<float>(4, 6, 1)), parameters(4)};
+  const Matrix x = matrix(2, 6), y = matrix(2, 4);
+  backend_->linear(linear, x.tensor(), y.tensor());
+  expect_refused([&] { backend_->linear(linear, matrix(2, 5).tensor(), y.tensor()); },
                  "linear: expected x to be fp32 [2, 6], found fp32 [2, 5]");
-  expect_refused([&] { backend->linear(linear, x.tensor(), Matrix(kF32, 3, 4).tensor()); },
+  expect_refused([&] { backend_->linear(linear, x.tensor(), matrix(3, 4).tensor()); },
                  "linear: expected y to be fp32 [2, 4], found fp32 [3, 4]");
-  expect_refused([&] { backend->linear(linear, x.tensor(), Matrix(DType::kBF16, 2, 4).tensor()); },
+  expect_refused([&] { backend_->linear(linear, x.tensor(), matrix(2, 4, DType::kBF16).tensor()); },
                  "expected y to be fp32 [2, 4], found bf16 [2, 4]");
   expect_refused(
       [&] {
-        backend->linear({linear.weight, buffer_of<float>(random_values(3, 2))}, x.tensor(), y.tensor());
+        backend_->linear({linear.weight, parameters(3)}, x.tensor(), y.tensor());
       },
       "linear: expected bias to have 4 fp32 values, found 12 bytes");
-  expect_refused([&] { backend->linear(linear, x.tensor(), y.tensor(), {.residual = Matrix(kF32, 2, 5).tensor()}); },
+  expect_refused([&] { backend_->linear(linear, x.tensor(), y.tensor(), {.residual = matrix(2, 5).tensor()}); },
                  "linear: expected residual to be fp32 [2, 4], found fp32 [2, 5]");
   Tensor integers = x.tensor();
   integers.dtype = DType::kI32;
-  expect_refused([&] { backend->linear(linear, integers, y.tensor()); },
+  expect_refused([&] { backend_->linear(linear, integers, y.tensor()); },
                  "linear: expected a compute dtype (fp32, fp16, bf16), found int32");
-  const Linear square{random_dense<float>(6, 6, 1), {}};
-  expect_refused([&] { backend->linear(square, x.tensor(), x.tensor()); }, "linear: expected y apart from x");
+  const Linear square{backend_->prepare(random_dense<float>(6, 6, 1)), {}};
+  expect_refused([&] { backend_->linear(square, x.tensor(), x.tensor()); }, "linear: expected y apart from x");
 }
 
-TEST(Embedding, RefusesIdsOutsideTheTable) {
-  const auto backend = make_cpu_backend(1);
-  const Weight table = random_dense<float>(10, 4, 1);
-  const Matrix y(kF32, 2, 4);
-  for (const int bad : {-1, 10}) {
-    const std::vector<int> ids = {3, bad};
-    expect_refused([&] { backend->embed(table, ids, y.tensor()); },
-                   "embed: expected ids from 0 to 9, found " + std::to_string(bad));
-    expect_refused([&] { backend->add_embedding(table, ids, y.tensor()); }, "add_embedding: expected ids from 0 to 9");
-  }
-  const std::vector<int> three = {1, 2, 3};
-  expect_refused([&] { backend->embed(table, three, y.tensor()); },
-                 "embed: expected y to be fp32 [3, 4], found fp32 [2, 4]");
-}
-
-TEST(LayerNormCheck, RefusesShapesThatDoNotFit) {
-  const auto backend = make_cpu_backend(1);
-  const Matrix x(kF32, 2, 6, 1), y(kF32, 2, 6);
+TEST_P(CheckTest, ProjectRefusesRowsThatAreNotTheBatchsAndLinearsThatDoNotFit) {
+  const Linear first{backend_->prepare(random_dense<float>(4, 6, 1)), {}};
+  const Linear second{backend_->prepare(random_dense<float>(5, 6, 2)), {}};
+  const Matrix x = matrix(2, 6), y = matrix(2, 4), normed = matrix(2, 6);
+  begin(*backend_, {2});
+  project(*backend_, x.tensor(), {first, y.tensor()});
+  const std::vector<Projection> wrong = {{first, y.tensor()}, {second, y.tensor()}};
+  expect_refused([&] { backend_->project(x.tensor(), wrong); },
+                 "project: expected y to be fp32 [2, 5], found fp32 [2, 4]");
   expect_refused(
       [&] {
-        backend->layer_norm({{}, {}, 5}, x.tensor(), y.tensor());
+        backend_->project({{}, {}, 5}, x.tensor(), normed.tensor(), {});
+      },
+      "project: expected x to be fp32 [2, 5], found fp32 [2, 6]");
+  expect_refused(
+      [&] {
+        backend_->project({{}, {}, 6}, x.tensor(), y.tensor(), {});
+      },
+      "project: expected y to be fp32 [2, 6], found fp32 [2, 4]");
+  begin(*backend_, {1, 2});
+  expect_refused(
+      [&] {
+        project(*backend_, x.tensor(), {first, y.tensor()});
+      },
+      "project: expected the batch's 3 rows, found 2");
+}
+
+TEST_P(CheckTest, EmbeddingRefusesIdsOutsideTheTable) {
+  const Weight table = backend_->prepare(random_dense<float>(10, 4, 1));
+  const Matrix y = matrix(2, 4);
+  const auto begin_with = [&](std::vector<int> tokens, std::vector<int> positions) {
+    backend_->begin({tokens, positions, segments_of({static_cast<int>(tokens.size())})});
+  };
+  for (const int bad : {-1, 10}) {
+    begin_with({3, bad}, {0, 1});
+    expect_refused([&] { backend_->embed(table, y.tensor()); },
+                   "embed: expected ids from 0 to 9, found " + std::to_string(bad));
+  }
+  for (const int bad : {-3, 8}) {
+    begin_with({3, 4}, {7, bad});
+    expect_refused([&] { backend_->add_positions(table, 2, y.tensor()); },
+                   "add_positions: expected ids from -2 to 7, found " + std::to_string(bad));
+  }
+  begin_with({1, 2, 3}, {0, 1, 2});
+  expect_refused([&] { backend_->embed(table, y.tensor()); }, "embed: expected y to be fp32 [3, 4], found fp32 [2, 4]");
+}
+
+TEST_P(CheckTest, LayerNormRefusesShapesThatDoNotFit) {
+  const Matrix x = matrix(2, 6), y = matrix(2, 6);
+  expect_refused(
+      [&] {
+        backend_->layer_norm({{}, {}, 5}, x.tensor(), y.tensor());
       },
       "layer_norm: expected x to be fp32 [2, 5]");
   expect_refused(
       [&] {
-        backend->layer_norm({buffer_of<float>(random_values(5, 1)), {}, 6}, x.tensor(), y.tensor());
+        backend_->layer_norm({parameters(5), {}, 6}, x.tensor(), y.tensor());
       },
       "layer_norm: expected weight to have 6 fp32 values, found 20 bytes");
   expect_refused(
       [&] {
-        backend->layer_norm({{}, {}, 6}, x.tensor(), Matrix(kF32, 1, 6).tensor());
+        backend_->layer_norm({{}, {}, 6}, x.tensor(), matrix(1, 6).tensor());
       },
       "layer_norm: expected y to be fp32 [2, 6], found fp32 [1, 6]");
 }
 
-class AttendCheck : public testing::Test {
- protected:
-  void attend(std::vector<Segment> segments, int layer = 0) {
-    backend_->attend(x_.tensor(), x_.tensor(), x_.tensor(), segments, layer, cache_, y_.tensor());
+TEST_P(CheckTest, BeginRefusesABatchThatDoesNotFit) {
+  const auto begin_rows = [&](std::size_t rows, std::vector<Segment> segments, std::vector<int> outputs = {}) {
+    const std::vector<int> ids(rows);
+    backend_->begin({ids, ids, segments, outputs});
+  };
+  begin_rows(4, {{0, 0, 3, 0}, {1, 3, 1, 7}}, {3, 0, 3});
+  expect_refused(
+      [&] {
+        begin_rows(4, {{0, 0, 4, -1}});
+      },
+      "begin: expected a segment of at least 1 row after at least 0");
+  expect_refused([&] { begin_rows(4, {{0, 0, 0, 0}}); }, "found 0 after 0");
+  expect_refused([&] { begin_rows(4, {{0, 1, 3, 0}}); }, "begin: expected a segment to begin at row 0, found 1");
+  expect_refused(
+      [&] {
+        begin_rows(4, {{0, 0, 2, 0}, {0, 2, 2, 2}});
+      },
+      "begin: expected each sequence once, found 0 twice");
+  expect_refused([&] { begin_rows(4, {{0, 0, 3, 0}}); }, "begin: expected segments of 4 rows together");
+  expect_refused([&] { begin_rows(4, {{0, 0, 5, 0}}); }, "begin: expected segments of 4 rows together");
+  expect_refused([&] { begin_rows(4, {}); }, "begin: expected segments of 4 rows together");
+  for (const int bad : {-1, 4}) {
+    expect_refused(
+        [&] {
+          begin_rows(4, {{0, 0, 4, 0}}, {0, bad});
+        },
+        "begin: expected outputs from 0 to 3, found " + std::to_string(bad));
   }
+  const std::vector<int> two(2), three(3);
+  expect_refused(
+      [&] {
+        backend_->begin({three, two, segments_of({3})});
+      },
+      "begin: expected 3 positions, one a token, found 2");
+}
 
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
-  Matrix x_{kF32, 4, 6, 1}, y_{kF32, 4, 6};
-  KvCache cache_{Buffer::allocate(2 * 2 * 8 * 6 * 4), Buffer::allocate(2 * 2 * 8 * 6 * 4), kF32, 2, 2, 2, 8, 3};
-};
-
-TEST_F(AttendCheck, RefusesSegmentsThatDoNotFit) {
+TEST_P(CheckTest, AttendRefusesSegmentsALayerOrACacheThatDoNotFit) {
+  const Matrix x = matrix(4, 6), y = matrix(4, 6);
+  KvCache cache = make_cache(*backend_, kF32, 2, 2, 2, 8, 3);
+  const auto attend = [&](std::vector<Segment> segments, int layer = 0) {
+    begin(*backend_, segments);
+    backend_->attend(x.tensor(), x.tensor(), x.tensor(), layer, cache, y.tensor());
+  };
   attend({{0, 0, 3, 0}, {1, 3, 1, 7}});
   expect_refused([&] { attend({{2, 0, 4, 0}}); }, "attend: expected sequences from 0 to 1, found 2");
   expect_refused([&] { attend({{-1, 0, 4, 0}}); }, "attend: expected sequences from 0 to 1, found -1");
   expect_refused([&] { attend({{0, 0, 4, 5}}); }, "expected sequence 0 to fit a context of 8 tokens, found 4 after 5");
-  expect_refused([&] { attend({{0, 0, 4, -1}}); }, "found 4 after -1");
-  expect_refused([&] { attend({{0, 0, 0, 0}}); }, "found 0 after 0");
-  expect_refused([&] { attend({{0, 1, 3, 0}}); }, "expected a segment to begin at row 0, found 1");
-  expect_refused([&] { attend({{0, 0, 2, 0}, {0, 2, 2, 2}}); }, "expected each sequence once, found 0 twice");
-  expect_refused([&] { attend({{0, 0, 3, 0}}); }, "expected segments of 4 rows together");
-  expect_refused([&] { attend({{0, 0, 5, 0}}); }, "expected segments of 4 rows together");
-  expect_refused([&] { attend({}); }, "expected segments of 4 rows together");
-}
-
-TEST_F(AttendCheck, RefusesALayerOrACacheThatDoesNotFit) {
+  expect_refused([&] { attend({{0, 0, 3, 0}}); }, "attend: expected the batch's 3 rows, found 4");
   expect_refused([&] { attend({{0, 0, 4, 0}}, 2); }, "attend: expected a layer from 0 to 1, found 2");
-  cache_.values = Buffer::allocate(100);
+  cache.values = backend_->allocate(100);
   expect_refused([&] { attend({{0, 0, 4, 0}}); }, "attend: expected a cache of twice 768 bytes, found 768 and 100");
-  cache_.head_dim = 4;
+  cache.head_dim = 4;
   expect_refused([&] { attend({{0, 0, 4, 0}}); }, "attend: expected q to be fp32 [4, 8], found fp32 [4, 6]");
 }
 
-TEST(GatherRows, CopiesThemInOrderAndRefusesOthers) {
-  const auto backend = make_cpu_backend(2);
-  for (const DType dtype : kComputeDTypes) {
-    const Matrix x(dtype, 5, 3, 1), y(dtype, 4, 3);
-    const std::vector<int> rows = {4, 0, 0, 2};
-    backend->gather_rows(x.tensor(), rows, y.tensor());
-    const std::vector<float> from = x.values(), to = y.values();
-    for (std::size_t i = 0; i < to.size(); ++i)
-      EXPECT_EQ(to[i], from[static_cast<std::size_t>(rows[i / 3]) * 3 + i % 3]);
-    const std::vector<int> beyond = {0, 1, 2, 5};
-    expect_refused([&] { backend->gather_rows(x.tensor(), beyond, y.tensor()); },
-                   "gather_rows: expected rows from 0 to 4, found 5");
-  }
-}
-
-TEST(CopyToHost, WidensAndRefusesTheWrongRoom) {
-  const auto backend = make_cpu_backend(2);
-  for (const DType dtype : kComputeDTypes) {
-    const Matrix x(dtype, 40, 999, 1);
-    std::vector<float> values(40 * 999);
-    backend->copy_to_host(x.tensor(), values);
-    EXPECT_EQ(values, x.values());
-    values.pop_back();
-    expect_refused([&] { backend->copy_to_host(x.tensor(), values); },
-                   "copy_to_host: expected room for [40, 999] values, found 39959");
-  }
-}
-
-TEST(EmptyCalls, DoNothing) {
-  const auto backend = make_cpu_backend(2);
-  const Matrix none(kF32, 0, 4);
+TEST_P(CheckTest, EmptyCallsDoNothing) {
+  const Matrix none = matrix(0, 4);
+  const Linear linear{backend_->prepare(random_dense<float>(4, 4, 1)), {}};
   KvCache cache{{}, {}, kF32, 1, 0, 2, 0, 2};
-  backend->linear({random_dense<float>(4, 4, 1), {}}, none.tensor(), none.tensor());
-  backend->layer_norm({{}, {}, 4}, none.tensor(), none.tensor());
-  backend->embed(random_dense<float>(4, 4, 1), {}, none.tensor());
-  backend->attend(none.tensor(), none.tensor(), none.tensor(), {}, 0, cache, none.tensor());
-  backend->gather_rows(Matrix(kF32, 3, 4).tensor(), {}, none.tensor());
-  backend->copy_to_host(none.tensor(), {});
+  begin(*backend_, {});
+  backend_->linear(linear, none.tensor(), none.tensor());
+  project(*backend_, none.tensor(), {linear, none.tensor()});
+  backend_->layer_norm({{}, {}, 4}, none.tensor(), none.tensor());
+  backend_->embed(linear.weight, none.tensor());
+  backend_->attend(none.tensor(), none.tensor(), none.tensor(), 0, cache, none.tensor());
+  backend_->gather_outputs(none.tensor(), none.tensor());
+  backend_->argmax(none.tensor());
+  EXPECT_TRUE(backend_->last_argmax().empty());
+  backend_->copy_to_host(none.tensor(), {});
 }
+
+INSTANTIATE_TEST_SUITE_P(All, CheckTest, testing::ValuesIn(machines()),
+                         [](const auto& info) { return info.param.name; });
+
+class RowsTest : public VerbTest {};
+
+TEST_P(RowsTest, OfABatchsOutputsAreCopiedInOrder) {
+  const auto backend = machine().backend(2);
+  for (const int cols : {3, 64, 1000}) {
+    const Matrix x(*backend, dtype(), 5, cols, 1), y(*backend, dtype(), 4, cols);
+    const std::vector<int> ids(5), outputs = {4, 0, 0, 2};
+    backend->begin({ids, ids, segments_of({5}), outputs});
+    backend->gather_outputs(x.tensor(), y.tensor());
+    const std::vector<float> from = x.values(), to = y.values();
+    const auto width = static_cast<std::size_t>(cols);
+    for (std::size_t i = 0; i < to.size(); ++i) {
+      ASSERT_EQ(to[i], from[static_cast<std::size_t>(outputs[i / width]) * width + i % width]) << i;
+    }
+    expect_refused([&] { backend->gather_outputs(x.tensor(), x.tensor()); }, "gather_outputs: expected y to be ");
+  }
+}
+
+TEST_P(RowsTest, AreWidenedOnTheWayToTheHost) {
+  const auto backend = machine().backend(2);
+  const std::vector<float> random = random_values(40 * 999, 1);
+  const Matrix x(*backend, dtype(), 40, 999, random);
+  std::vector<float> values(40 * 999);
+  backend->copy_to_host(x.tensor(), values);
+  with_dtype(dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], rounded<T>(random[i])) << i;
+  });
+  values.pop_back();
+  expect_refused([&] { backend->copy_to_host(x.tensor(), values); },
+                 "copy_to_host: expected room for [40, 999] values, found 39959");
+}
+
+class ArgmaxTest : public VerbTest {
+ protected:
+  static std::vector<int> reference(const std::vector<float>& values, std::size_t cols) {
+    std::vector<int> largest;
+    for (std::size_t first = 0; first < values.size(); first += cols) {
+      const auto row = values.begin() + static_cast<std::ptrdiff_t>(first);
+      largest.push_back(static_cast<int>(std::max_element(row, row + static_cast<std::ptrdiff_t>(cols)) - row));
+    }
+    return largest;
+  }
+
+  static std::vector<int> found(Backend& backend, const Matrix& x) {
+    backend.argmax(x.tensor());
+    const auto largest = backend.last_argmax();
+    return {largest.begin(), largest.end()};
+  }
+};
+
+TEST_P(ArgmaxTest, FindsTheLargestOfRowsOfAnyWidth) {
+  const auto backend = machine().backend(2);
+  for (const int cols : {1, 2, 7, 31, 33, 255, 1024, 1025, 4099, 50272, 50265}) {
+    for (const int rows : {1, 3, 16}) {
+      const Matrix x(*backend, dtype(), rows, cols, static_cast<std::uint32_t>(cols + rows));
+      EXPECT_EQ(found(*backend, x), reference(x.values(), static_cast<std::size_t>(cols))) << rows << " x " << cols;
+    }
+  }
+}
+
+TEST_P(ArgmaxTest, FindsTheLowestOfEqualOnes) {
+  const auto backend = machine().backend(2);
+  constexpr int kCols = 5003;
+  for (const float background : {-1.0F, 0.0F, -std::numeric_limits<float>::infinity()}) {
+    for (const std::vector<std::size_t>& places :
+         {std::vector<std::size_t>{}, {5002}, {0, 5002}, {4097, 1025, 4999}, {31, 32}, {2047, 2048, 2049}}) {
+      std::vector<float> values(2 * kCols, background);
+      for (const std::size_t place : places) values[kCols + place] = 1.0F;
+      const int lowest = places.empty() ? 0 : static_cast<int>(std::ranges::min(places));
+      EXPECT_EQ(found(*backend, Matrix(*backend, dtype(), 2, kCols, values)), (std::vector<int>{0, lowest}));
+    }
+  }
+}
+
+TEST_P(ArgmaxTest, RefusesRowsOfNothing) {
+  const auto backend = machine().backend(1);
+  expect_refused([&] { backend->argmax(Matrix(*backend, dtype(), 2, 0).tensor()); },
+                 "argmax: expected rows of at least 1 value, found [2, 0]");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RowsTest, machines_and_dtypes(), verb_test_name);
+INSTANTIATE_TEST_SUITE_P(All, ArgmaxTest, machines_and_dtypes(), verb_test_name);
 
 TEST(CpuScratch, IsWhatWasPredictedAndStaysSo) {
   for (const auto [threads, rows, cols, context] :
@@ -163,19 +286,16 @@ TEST(CpuScratch, IsWhatWasPredictedAndStaysSo) {
     backend->reserve(rows, cols, context);
     const std::size_t reserved = backend->scratch_bytes();
     EXPECT_EQ(reserved, cpu_scratch_bytes(threads, rows, cols, context));
-    const Matrix x(kF32, rows, cols, 1), y(kF32, rows, 5);
+    const Matrix x(*backend, kF32, rows, cols, 1), y(*backend, kF32, rows, 5);
     backend->linear({random_dense<float>(5, cols, 1), {}}, x.tensor(), y.tensor());
     const std::vector<int> ids(static_cast<std::size_t>(rows), 1);
-    backend->add_embedding(random_dense<float>(5, cols, 1), ids, x.tensor());
+    backend->begin({ids, ids, segments_of({rows})});
+    backend->add_positions(random_dense<float>(5, cols, 1), 2, x.tensor());
     const int fitting = std::min(rows, context);
-    const auto bytes = static_cast<std::size_t>(context * cols) * sizeof(float);
-    KvCache cache{Buffer::allocate(bytes), Buffer::allocate(bytes), kF32, 1, 1, 1, context, cols};
-    const Segment segment{0, 0, fitting, context - fitting};
-    std::fill_n(cache.keys.mutable_as<float>(), bytes / sizeof(float), 0.0F);
-    std::fill_n(cache.values.mutable_as<float>(), bytes / sizeof(float), 0.0F);
-    const Matrix attended(kF32, fitting, cols);
-    backend->attend(x.rows(0, fitting), x.rows(0, fitting), x.rows(0, fitting), {&segment, 1}, 0, cache,
-                    attended.tensor());
+    KvCache cache = make_cache(*backend, kF32, 1, 1, 1, context, cols);
+    const Matrix attended(*backend, kF32, fitting, cols);
+    begin(*backend, {fitting});
+    backend->attend(x.rows(0, fitting), x.rows(0, fitting), x.rows(0, fitting), 0, cache, attended.tensor());
     EXPECT_EQ(backend->scratch_bytes(), reserved) << "after calls within what was reserved";
   }
 }
@@ -190,11 +310,10 @@ TEST(CpuTargets, NameThemselvesAndRunEverywhere) {
   }
 }
 
-#if !defined(NIBBLE_CUDA)
-TEST(CudaBackend, SaysThatItIsNotInThisBuild) {
-  expect_refused([] { make_backend(Device::kCuda, 0); }, "built without CUDA", ErrorKind::kUnsupported);
+TEST(CudaBackend, SaysWhyItIsNotThere) {
+  if (has_cuda()) GTEST_SKIP() << "it is there";
+  expect_refused([] { make_backend(Device::kCuda, 0); }, "device cuda: ", ErrorKind::kUnsupported);
 }
-#endif
 
 }  // namespace
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/kernels/linear_cases.h"
+#include "tests/places.h"
 
 namespace nibble {
 namespace {
@@ -16,7 +17,7 @@ using Json = nlohmann::json;
 
 const Json& golden() {
   static const Json json = [] {
-    std::ifstream file(NIBBLE_FIXTURES_DIR "/kernels/layouts.json");
+    std::ifstream file(fixtures_dir() + "/kernels/layouts.json");
     return Json::parse(file);
   }();
   return json;

@@ -41,22 +41,23 @@ inline Weight random_int8(int n, int k, std::uint32_t seed) {
   return weight;
 }
 
-/// 4-bit codes in blocks of 64.
-template <class Scale>
+/// 4-bit codes, kNf4 or kFp4.
+template <class Scale, Scheme kCodes = Scheme::kNf4, int kBlocksize = 64>
 Weight random_lut4(int n, int k, std::uint32_t seed) {
-  constexpr std::size_t kBlocksize = 64;
+  static_assert(kCodes == Scheme::kNf4 || kCodes == Scheme::kFp4);
   const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
   const std::vector<float> values = random_values(count, seed, 0.05F);
   Buffer codes = Buffer::allocate((count + 1) / 2);
   std::vector<float> absmax((count + kBlocksize - 1) / kBlocksize);
-  encode_nf4(values, kBlocksize, {codes.mutable_as<std::uint8_t>(), codes.size()}, absmax);
+  const auto encode = kCodes == Scheme::kNf4 ? encode_nf4 : encode_fp4;
+  encode(values, kBlocksize, {codes.mutable_as<std::uint8_t>(), codes.size()}, absmax);
   Scale scale;
   if constexpr (std::is_same_v<Scale, F32Scale>) {
     scale = {buffer_of<float>(absmax)};
   } else {
     scale = encode_nested(absmax);
   }
-  return Lut4<Scale>{codes, buffer_of<float>(kNf4Levels), scale, kBlocksize, n, k};
+  return Lut4<Scale>{codes, shared_table(kCodes == Scheme::kNf4 ? kNf4Levels : kFp4Levels), scale, kBlocksize, n, k};
 }
 
 struct WeightCase {
@@ -72,6 +73,16 @@ inline constexpr std::array<WeightCase, std::variant_size_v<Weight>> kWeightCase
     {"int8", random_int8},
     {"nf4", random_lut4<F32Scale>},
     {"nf4-dq", random_lut4<NestedScale>},
+}};
+
+/// The other codes and block sizes of those layouts.
+inline constexpr std::array<WeightCase, 6> kLut4Cases = {{
+    {"fp4", random_lut4<F32Scale, Scheme::kFp4>},
+    {"fp4-dq", random_lut4<NestedScale, Scheme::kFp4>},
+    {"nf4-32", random_lut4<F32Scale, Scheme::kNf4, 32>},
+    {"nf4-128", random_lut4<F32Scale, Scheme::kNf4, 128>},
+    {"nf4-dq-128", random_lut4<NestedScale, Scheme::kNf4, 128>},
+    {"nf4-4096", random_lut4<F32Scale, Scheme::kNf4, 4096>},
 }};
 
 }  // namespace nibble

@@ -18,6 +18,7 @@
 
 #include "models/checkpoint/checkpoint.h"
 #include "nibble/error.h"
+#include "tests/places.h"
 
 namespace nibble {
 
@@ -52,7 +53,7 @@ inline std::string read_file(const std::filesystem::path& file) {
 }
 
 inline std::filesystem::path fixture(const std::string& name) {
-  return std::filesystem::path(NIBBLE_FIXTURES_DIR) / "checkpoint" / name;
+  return std::filesystem::path(fixtures_dir()) / "checkpoint" / name;
 }
 
 inline std::string_view text_of(const HostTensor& tensor) {

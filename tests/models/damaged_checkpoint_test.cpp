@@ -12,6 +12,7 @@
 #include "models/checkpoint/safetensors_writer.h"
 #include "models/opt.h"
 #include "nibble/error.h"
+#include "tests/places.h"
 
 namespace nibble {
 namespace {
@@ -29,7 +30,7 @@ class Changed {
  public:
   Changed(const std::string& golden, const Change& change)
       : path_(fs::temp_directory_path() / ("nibble-damaged-" + std::to_string(::getpid()) + "-" + next())) {
-    const fs::path source = fs::path(NIBBLE_FIXTURES_DIR) / "models" / golden;
+    const fs::path source = fs::path(fixtures_dir()) / "models" / golden;
     fs::create_directories(path_);
     fs::copy_file(source / "config.json", path_ / "config.json");
     const Checkpoint checkpoint = Checkpoint::open(source);
@@ -146,12 +147,13 @@ TEST(DamagedCheckpoint, NamesMissingQuantizationState) {
 TEST(DamagedCheckpoint, NamesAQuantStateThatIsNotOne) {
   const std::string key = std::string(kFc1) + ".quant_state.bitsandbytes__nf4";
   const auto with_text = [&](const std::string& text) {
-    return Changed("post_norm_350m_nf4", [&](auto& t) {
-             Contents& contents = t.at(key);
-             contents.data.resize(text.size());
-             std::memcpy(contents.data.data(), text.data(), text.size());
-             contents.info.shape = {static_cast<std::int64_t>(text.size())};
-           })
+    return Changed("post_norm_350m_nf4",
+                   [&](auto& t) {
+                     Contents& contents = t.at(key);
+                     contents.data.resize(text.size());
+                     std::memcpy(contents.data.data(), text.data(), text.size());
+                     contents.info.shape = {static_cast<std::int64_t>(text.size())};
+                   })
         .refusal();
   };
   expect_in_order(with_text("not json"), {key.c_str(), "expected a JSON object"});
@@ -180,9 +182,8 @@ TEST(DamagedCheckpoint, NamesScalesThatAreNotNumbers) {
 }
 
 TEST(DamagedCheckpoint, RefusesGpuTileOrders) {
-  const Changed tiled("post_norm_350m_int8", [](auto& t) {
-    t.at("model.decoder.layers.0.fc1.weight_format").data[0] = std::byte{3};
-  });
+  const Changed tiled("post_norm_350m_int8",
+                      [](auto& t) { t.at("model.decoder.layers.0.fc1.weight_format").data[0] = std::byte{3}; });
   expect_in_order(tiled.refusal(), {"fc1.weight_format", "expected 0", "found 3"});
 }
 

@@ -7,13 +7,14 @@
 #include <filesystem>
 
 #include "kernels/dispatch.h"
+#include "tests/places.h"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kModels = NIBBLE_FIXTURES_DIR "/models";
+const std::string kModels = fixtures_dir() + "/models";
 
 template <class T>
 int mismatches(const std::vector<float>& decoded, const HostTensor& expected) {

@@ -1,5 +1,5 @@
-// The model that ships with nibble: the same loss as transformers on the same windows (tests/golden/bundled.json, made by
-// scripts/golden/bundled.py).
+// The model that ships with nibble: the same loss as transformers on the same windows (tests/golden/bundled.json, made
+// by scripts/golden/bundled.py).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,13 +7,15 @@
 #include <nlohmann/json.hpp>
 
 #include "nibble/nibble.h"
+#include "tests/devices.h"
+#include "tests/places.h"
 
 namespace nibble {
 namespace {
 
 using Json = nlohmann::json;
 
-Json golden() { return Json::parse(std::ifstream(NIBBLE_FIXTURES_DIR "/bundled.json")); }
+Json golden() { return Json::parse(std::ifstream(fixtures_dir() + "/bundled.json")); }
 
 /// Summed negative log-likelihood of tokens[1..].
 double negative_log_likelihood(Session& session, const std::vector<int>& tokens, std::size_t vocabulary) {
@@ -28,8 +30,8 @@ double negative_log_likelihood(Session& session, const std::vector<int>& tokens,
   return sum;
 }
 
-double mean_nll(DType dtype, const Json& windows) {
-  const Engine engine = Engine::open(NIBBLE_BUNDLED_MODEL, {.compute_dtype = dtype});
+double mean_nll(Device device, DType dtype, const Json& windows) {
+  const Engine engine = Engine::open(bundled_model(), {.compute_dtype = dtype, .device = device});
   Session session = engine.session({.context = 256});
   double sum = 0;
   std::size_t count = 0;
@@ -41,19 +43,23 @@ double mean_nll(DType dtype, const Json& windows) {
   return sum / static_cast<double>(count);
 }
 
-TEST(Bundled, PerplexityIsThatOfTransformers) {
+class BundledOnDevice : public testing::TestWithParam<Device> {};
+
+TEST_P(BundledOnDevice, HasThePerplexityOfTransformers) {
   const Json expected = golden();
   // exp(difference of mean losses) is the ratio of perplexities.
-  const double fp32 = mean_nll(DType::kF32, expected["windows"]);
+  const double fp32 = mean_nll(GetParam(), DType::kF32, expected["windows"]);
   EXPECT_NEAR(std::exp(fp32 - expected["mean_nll_fp32"].get<double>()), 1.0, 0.0005);
   // In 16 bits both sides round every activation; a mean over 2,000 tokens stays within a tenth of a percent.
-  const double fp16 = mean_nll(DType::kF16, expected["windows"]);
+  const double fp16 = mean_nll(GetParam(), DType::kF16, expected["windows"]);
   EXPECT_NEAR(std::exp(fp16 - expected["mean_nll_fp16"].get<double>()), 1.0, 0.001);
 }
 
+INSTANTIATE_TEST_SUITE_P(All, BundledOnDevice, testing::ValuesIn(devices()), device_name);
+
 TEST(Bundled, TokenizesAndGoesBackAsTransformersDoes) {
   const Json expected = golden();
-  const Engine engine = Engine::open(NIBBLE_BUNDLED_MODEL);
+  const Engine engine = Engine::open(bundled_model());
   const auto text = expected["text"].get<std::string>();
   const std::vector<int> ids = engine.tokenize(text);
   EXPECT_EQ(ids, expected["text_ids"].get<std::vector<int>>());
@@ -61,7 +67,7 @@ TEST(Bundled, TokenizesAndGoesBackAsTransformersDoes) {
 }
 
 TEST(Bundled, StreamsTheTextItReturnsAndStopsAtAStopString) {
-  const Engine engine = Engine::open(NIBBLE_BUNDLED_MODEL);
+  const Engine engine = Engine::open(bundled_model());
   Session session = engine.session({.context = 200});
   GenerateOptions options = engine.default_options();
   options.max_tokens = 60;

@@ -8,16 +8,16 @@
 
 #include "kernels/numeric.h"
 #include "models/checkpoint/checkpoint.h"
+#include "tests/places.h"
 
 namespace nibble::testing {
 
-inline std::string golden_model(const std::string& name) { return NIBBLE_FIXTURES_DIR "/models/" + name; }
+inline std::string golden_model(const std::string& name) { return fixtures_dir() + "/models/" + name; }
 
 /// The tensors of one case's expected.safetensors.
 class Expected {
  public:
-  explicit Expected(const std::string& name)
-      : file_(open_safetensors(golden_model(name) + "/expected.safetensors")) {}
+  explicit Expected(const std::string& name) : file_(open_safetensors(golden_model(name) + "/expected.safetensors")) {}
 
   bool has(const std::string& tensor) const { return find(tensor) < file_->tensors().size(); }
 

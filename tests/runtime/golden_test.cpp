@@ -1,4 +1,5 @@
-// Every variant of the architecture against transformers: logits in every compute dtype, greedy tokens, padded batches.
+// Every variant of the architecture against transformers, on every device: logits in every compute dtype, greedy
+// tokens, padded batches.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -6,17 +7,16 @@
 
 #include "golden.h"
 #include "nibble/nibble.h"
+#include "tests/devices.h"
 
 namespace nibble::testing {
 namespace {
 
-Engine open(const std::string& name, DType dtype) {
-  return Engine::open(golden_model(name), {.compute_dtype = dtype, .threads = 2});
+Engine open(const std::string& name, DType dtype, Device device) {
+  return Engine::open(golden_model(name), {.compute_dtype = dtype, .device = device, .threads = 2});
 }
 
-const char* dtype_suffix(DType dtype) {
-  return dtype == DType::kF32 ? "" : dtype == DType::kF16 ? "_fp16" : "_bf16";
-}
+const char* dtype_suffix(DType dtype) { return dtype == DType::kF32 ? "" : dtype == DType::kF16 ? "_fp16" : "_bf16"; }
 
 /// The cases whose expected tensors include this one.
 std::vector<std::string> cases_with(const std::string& tensor) {
@@ -28,11 +28,15 @@ std::vector<std::string> cases_with(const std::string& tensor) {
   return {names.begin(), names.end()};
 }
 
-class Golden : public ::testing::TestWithParam<std::string> {};
+class Golden : public ::testing::TestWithParam<std::tuple<Device, std::string>> {
+ protected:
+  Engine open(DType dtype) const { return testing::open(name(), dtype, std::get<0>(GetParam())); }
+  const std::string& name() const { return std::get<1>(GetParam()); }
+};
 class GoldenFloat : public Golden {};
 
 TEST_P(Golden, LogitsEqualTransformersInEveryDtype) {
-  const Expected expected(GetParam());
+  const Expected expected(name());
   // A quantized checkpoint is compared with the same model whose weights bitsandbytes dequantized.
   const std::string kind = expected.has("logits_weight_only.0") ? "logits_weight_only" : "logits";
   int compared = 0;
@@ -41,7 +45,7 @@ TEST_P(Golden, LogitsEqualTransformersInEveryDtype) {
       const std::string suffix = "." + std::to_string(prompt);
       const std::string key = kind + dtype_suffix(dtype) + suffix;
       if (!expected.has(key)) continue;
-      const Engine engine = open(GetParam(), dtype);
+      const Engine engine = open(dtype);
       const std::vector<float> logits = engine.session().logits(expected.ints("tokens" + suffix));
       const std::vector<float> wanted = expected.floats(key);
       ASSERT_EQ(logits.size(), wanted.size());
@@ -53,8 +57,8 @@ TEST_P(Golden, LogitsEqualTransformersInEveryDtype) {
 }
 
 TEST_P(GoldenFloat, GreedyTokensEqualTransformers) {
-  const Expected expected(GetParam());
-  const Engine engine = open(GetParam(), DType::kF32);
+  const Expected expected(name());
+  const Engine engine = open(DType::kF32);
   Session session = engine.session({.sequences = 2});
   GenerateOptions options;
   options.max_tokens = static_cast<int>(expected.ints("greedy.0").size());
@@ -66,8 +70,8 @@ TEST_P(GoldenFloat, GreedyTokensEqualTransformers) {
 }
 
 TEST_P(GoldenFloat, MaskedTokensAreAsIfTheyWereNotThere) {
-  const Expected expected(GetParam());
-  const Engine engine = open(GetParam(), DType::kF32);
+  const Expected expected(name());
+  const Engine engine = open(DType::kF32);
   for (const char* kind : {"batch", "holes"}) {
     const std::vector<int> tokens = expected.ints("batch_tokens");
     const std::vector<int> mask = expected.ints(std::string(kind) + "_mask");
@@ -89,10 +93,44 @@ TEST_P(GoldenFloat, MaskedTokensAreAsIfTheyWereNotThere) {
   }
 }
 
-std::string case_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
+/// A GPU adds up in another order, and its tokens are the CPU's all the same.
+class OtherDevice : public Golden {};
 
-INSTANTIATE_TEST_SUITE_P(All, Golden, ::testing::ValuesIn(cases_with("tokens.0")), case_name);
-INSTANTIATE_TEST_SUITE_P(Unquantized, GoldenFloat, ::testing::ValuesIn(cases_with("greedy.0")), case_name);
+TEST_P(OtherDevice, ChoosesTheTokensThatTheCpuChooses) {
+  const Expected expected(name());
+  GenerateOptions options;
+  options.max_tokens = 64;
+  options.ignore_eos = true;
+  const std::vector<std::vector<int>> prompts{expected.ints("tokens.0"), expected.ints("tokens.1")};
+  const auto wanted =
+      testing::open(name(), DType::kF32, Device::kCpu).session({.sequences = 2}).generate(prompts, options);
+  const auto found = open(DType::kF32).session({.sequences = 2}).generate(prompts, options);
+  for (std::size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(found[i].tokens, wanted[i].tokens);
+}
+
+std::string case_name(const ::testing::TestParamInfo<std::tuple<Device, std::string>>& info) {
+  return std::string(to_string(std::get<0>(info.param))) + "_" + std::get<1>(info.param);
+}
+
+std::vector<Device> other_devices() {
+  std::vector<Device> others = devices();
+  std::erase(others, Device::kCpu);
+  return others;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Golden,
+                         ::testing::Combine(::testing::ValuesIn(devices()),
+                                            ::testing::ValuesIn(cases_with("tokens.0"))),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(Unquantized, GoldenFloat,
+                         ::testing::Combine(::testing::ValuesIn(devices()),
+                                            ::testing::ValuesIn(cases_with("greedy.0"))),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(All, OtherDevice,
+                         ::testing::Combine(::testing::ValuesIn(other_devices()),
+                                            ::testing::ValuesIn(cases_with("tokens.0"))),
+                         case_name);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(OtherDevice);
 
 }  // namespace
 }  // namespace nibble::testing

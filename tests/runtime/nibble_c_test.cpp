@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/places.h"
+
 namespace {
 
 int append(const char* text, size_t bytes, void* user) {
@@ -15,7 +17,7 @@ int append(const char* text, size_t bytes, void* user) {
 TEST(CInterface, GeneratesAndStreams) {
   nibble_engine* engine = nullptr;
   const nibble_load_options load{"", "fp32", nullptr, 2};
-  ASSERT_EQ(nibble_engine_open(NIBBLE_BUNDLED_MODEL, &load, &engine), NIBBLE_OK) << nibble_last_error();
+  ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
   nibble_generate_options options;
   ASSERT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
   options.max_tokens = 12;
@@ -34,7 +36,7 @@ TEST(CInterface, GeneratesAndStreams) {
 
 TEST(CInterface, TokenizesIntoAsMuchRoomAsThereIs) {
   nibble_engine* engine = nullptr;
-  ASSERT_EQ(nibble_engine_open(NIBBLE_BUNDLED_MODEL, nullptr, &engine), NIBBLE_OK);
+  ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), nullptr, &engine), NIBBLE_OK);
   size_t count = 0;
   EXPECT_EQ(nibble_tokenize(engine, "a little girl", nullptr, 0, &count), NIBBLE_OK);
   std::vector<int32_t> tokens(count);
@@ -48,7 +50,7 @@ TEST(CInterface, ReportsFailuresAsAStatusAndASentence) {
   EXPECT_EQ(nibble_engine_open("/no/such/model", nullptr, &engine), NIBBLE_NOT_FOUND);
   EXPECT_NE(std::string(nibble_last_error()).find("/no/such/model"), std::string::npos);
   const nibble_load_options load{"int5", nullptr, nullptr, 0};
-  EXPECT_EQ(nibble_engine_open(NIBBLE_BUNDLED_MODEL, &load, &engine), NIBBLE_INVALID_ARGUMENT);
+  EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_INVALID_ARGUMENT);
   EXPECT_EQ(std::string(nibble_last_error()), "scheme: 'int5' is not known");
   EXPECT_EQ(nibble_engine_open(nullptr, nullptr, &engine), NIBBLE_INVALID_ARGUMENT);
   EXPECT_EQ(engine, nullptr);

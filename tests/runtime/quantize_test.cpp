@@ -89,11 +89,13 @@ TEST_P(Quantize, AtLoadAndFromFileGiveTheSameLogits) {
   quantize(golden_model(GetParam().source), scratch / "out", {.scheme = GetParam().scheme});
   const std::vector<int> tokens{2, 5, 9, 11, 3};
   const auto from_file = Engine::open(scratch / "out").session().logits(tokens);
-  const auto at_load = Engine::open(golden_model(GetParam().source), {.scheme = GetParam().scheme}).session().logits(tokens);
+  const auto at_load =
+      Engine::open(golden_model(GetParam().source), {.scheme = GetParam().scheme}).session().logits(tokens);
   EXPECT_EQ(from_file, at_load);
 }
 
-INSTANTIATE_TEST_SUITE_P(Saved, Quantize, ::testing::ValuesIn(cases()), [](const auto& info) { return info.param.saved; });
+INSTANTIATE_TEST_SUITE_P(Saved, Quantize, ::testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.saved; });
 
 TEST(QuantizeDirectory, ShardsAreNamedAndIndexed) {
   const Scratch scratch;
@@ -137,8 +139,8 @@ TEST(QuantizeDirectory, LeavesNothingBehindWhenItFails) {
 }
 
 TEST(InspectTensor, ShowsTheNotebooksNumbers) {
-  const TensorReport report = inspect_tensor(golden_model("post_norm_350m"), "decoder.project_in.weight",
-                                             {.scheme = Scheme::kNf4});
+  const TensorReport report =
+      inspect_tensor(golden_model("post_norm_350m"), "decoder.project_in.weight", {.scheme = Scheme::kNf4});
   EXPECT_EQ(report.stored_shape[1], 1);
   EXPECT_EQ(report.stored_shape[0], report.shape[0] * report.shape[1] / 2);
   ASSERT_EQ(report.first_codes.size(), 8U);

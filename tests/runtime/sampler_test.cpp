@@ -11,6 +11,7 @@
 
 #include "nibble/error.h"
 #include "runtime/stop_text.h"
+#include "tests/places.h"
 
 namespace nibble {
 namespace {
@@ -35,7 +36,7 @@ GenerateOptions options_of(const Json& json) {
 }
 
 TEST(Sampler, LeavesTheProbabilitiesThatTransformersLeaves) {
-  const Json golden = Json::parse(std::ifstream(NIBBLE_FIXTURES_DIR "/sampling.json"));
+  const Json golden = Json::parse(std::ifstream(fixtures_dir() + "/sampling.json"));
   int compared = 0;
   for (const Json& entry : golden["cases"]) {
     if (entry["options"]["typical_p"] != 1.0) continue;  // not an option of nibble

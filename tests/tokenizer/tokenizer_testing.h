@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "nibble/error.h"
+#include "tests/places.h"
 
 namespace nibble::testing {
 
-inline std::filesystem::path fixtures() { return std::filesystem::path(NIBBLE_FIXTURES_DIR) / "tokenizer"; }
-inline std::filesystem::path shared() { return NIBBLE_SHARED_DIR; }
+inline std::filesystem::path fixtures() { return std::filesystem::path(fixtures_dir()) / "tokenizer"; }
+inline std::filesystem::path shared() { return shared_dir(); }
 
 inline std::string read_file(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);

@@ -1,0 +1,90 @@
+// What tests of verbs run on: every instruction set of this CPU, and the GPU where there is one.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <ostream>
+
+#include "kernels/cpu/backend.h"
+#include "tests/devices.h"
+#include "tests/kernels/matrix.h"
+
+namespace nibble {
+
+struct Machine {
+  std::string name;  ///< letters, digits and underscores
+  Device device;
+  std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
+
+  /// What a weight may be off by. A GPU's tensor cores take 16-bit factors, and so do AVX-512's for bf16: the weight,
+  /// or its level before its absmax, is rounded once.
+  double weight_error(DType dtype, double weight) const {
+    const bool rounds = device == Device::kCuda ? dtype != DType::kF32 : dtype == DType::kBF16;
+    return rounds ? rounding(dtype, weight) : 0;
+  }
+
+  /// The same of the probabilities that attention multiplies values by.
+  double probability_error(DType dtype, double probability) const {
+    return device == Device::kCuda && dtype != DType::kF32 ? rounding(dtype, probability) : 0;
+  }
+
+  /// What adding up `terms` in fp32 may cost, relative to the sum of their magnitudes. The CPU has at least 16 lanes,
+  /// and an addition costs half a unit in the last place. On a GPU one lane may add all of them; a tensor core cuts off
+  /// 16 products and their sum at the last place of the largest, which is no worse.
+  double sum_error(std::size_t terms) const {
+    return (static_cast<double>(terms) / (device == Device::kCuda ? 2 : 16) + 8) * 0x1p-23;
+  }
+};
+
+/// How GoogleTest shows it.
+inline void PrintTo(const Machine& machine, std::ostream* out) { *out << machine.name; }
+
+inline std::vector<Machine> machines() {
+  std::vector<Machine> machines;
+  for (const CpuTarget target : available_targets()) {
+    std::string name(to_string(target));
+    std::erase(name, '-');
+    machines.push_back(
+        {name, Device::kCpu, [target](int threads) { return std::make_unique<CpuBackend>(threads, target); }});
+  }
+  if (has_cuda()) machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }});
+  return machines;
+}
+
+/// A test of one machine and compute dtype.
+class VerbTest : public testing::TestWithParam<std::tuple<Machine, DType>> {
+ protected:
+  const Machine& machine() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+};
+
+inline auto machines_and_dtypes() {
+  return testing::Combine(testing::ValuesIn(machines()), testing::ValuesIn(kComputeDTypes));
+}
+
+inline std::string verb_test_name(const testing::TestParamInfo<std::tuple<Machine, DType>>& info) {
+  return std::get<0>(info.param).name + "_" + std::string(to_string(std::get<1>(info.param)));
+}
+
+/// A test of one machine, compute dtype and layout.
+class LayoutVerbTest : public testing::TestWithParam<std::tuple<Machine, DType, WeightCase>> {
+ protected:
+  const Machine& machine() const { return std::get<0>(GetParam()); }
+  DType dtype() const { return std::get<1>(GetParam()); }
+  const WeightCase& weight_case() const { return std::get<2>(GetParam()); }
+};
+
+inline auto machines_dtypes_and(std::span<const WeightCase> weight_cases) {
+  return testing::Combine(testing::ValuesIn(machines()), testing::ValuesIn(kComputeDTypes),
+                          testing::ValuesIn(weight_cases.begin(), weight_cases.end()));
+}
+
+inline std::string layout_verb_test_name(const testing::TestParamInfo<std::tuple<Machine, DType, WeightCase>>& info) {
+  const auto& [machine, dtype, weight_case] = info.param;
+  std::string name = machine.name + "_" + std::string(to_string(dtype)) + "_" + std::string(weight_case.name);
+  std::erase(name, '-');
+  return name;
+}
+
+}  // namespace nibble

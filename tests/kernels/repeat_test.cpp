@@ -1,0 +1,117 @@
+// A step of a small decoder under `repeat`: the same bits as the same verbs called every time.
+#include <gtest/gtest.h>
+
+#include "tests/kernels/machines.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kVocabulary = 100, kWidth = 64, kHeads = 2, kContext = 64, kOffset = 2;
+
+/// One layer without a feed-forward part, and what it works in. Greedy tokens go round.
+class Decoder {
+ public:
+  Decoder(Backend& backend, DType dtype, int rows, const WeightCase& weights)
+      : backend_(backend),
+        tokens_(backend.prepare(random_dense<float>(kVocabulary, kWidth, 1))),
+        positions_(backend.prepare(random_dense<float>(kContext + kOffset, kWidth, 2))),
+        cache_(make_cache(backend, dtype, 1, 3, kHeads, kContext, kWidth / kHeads)),
+        memory_(backend, dtype, 7 * rows, kWidth),
+        logits_(backend, dtype, rows, kVocabulary) {
+    for (std::uint32_t i = 0; i < 4; ++i)
+      linears_.push_back({backend.prepare(weights.make(kWidth, kWidth, 3 + i)), {}});
+    head_ = {backend.prepare(weights.make(kVocabulary, kWidth, 7)), {}};
+  }
+
+  /// The verbs of a step of `rows` rows.
+  void step(int rows) {
+    const auto place = [&](int i) { return memory_.rows(i * rows, rows); };
+    const Tensor x = place(0), normed = place(1), q = place(2), k = place(3), v = place(4), attended = place(5);
+    const Tensor last = place(6);
+    backend_.embed(tokens_, x);
+    backend_.add_positions(positions_, kOffset, x);
+    const std::vector<Projection> qkv = {{linears_[0], q, {.scale = 0.25F}}, {linears_[1], k}, {linears_[2], v}};
+    backend_.project({{}, {}, kWidth}, x, normed, qkv);
+    backend_.attend(q, k, v, 0, cache_, attended);
+    project(backend_, attended, {linears_[3], x, {.residual = x}});
+    backend_.gather_outputs(x, last);
+    backend_.linear(head_, last, logits_.rows(0, rows));
+    backend_.argmax(logits_.rows(0, rows));
+  }
+
+  std::vector<float> logits(int rows) const {
+    std::vector<float> values(static_cast<std::size_t>(rows * kVocabulary));
+    backend_.copy_to_host(logits_.rows(0, rows), values);
+    return values;
+  }
+
+ private:
+  Backend& backend_;
+  Weight tokens_, positions_;
+  std::vector<Linear> linears_;
+  Linear head_;
+  KvCache cache_;
+  Matrix memory_, logits_;
+};
+
+class RepeatTest : public LayoutVerbTest {
+ protected:
+  /// What five steps of three sequences leave, of which every second step leaves the last sequence out.
+  std::vector<std::vector<float>> run(bool repeated) const {
+    const auto backend = machine().backend(2);
+    Decoder decoder(*backend, dtype(), 3, weight_case());
+    std::vector<int> next = {5, 17, 80}, held = {0, 0, 0};
+    std::vector<std::vector<float>> left;
+    for (int step = 0; step < 10; ++step) {
+      const int rows = 3 - step % 2;
+      std::vector<Segment> segments;
+      std::vector<int> positions, outputs;
+      for (int i = 0; i < rows; ++i) {
+        const auto sequence = static_cast<std::size_t>(i);
+        segments.push_back({i, i, 1, held[sequence]});
+        positions.push_back(held[sequence]++);
+        outputs.push_back(i);
+      }
+      backend->begin({std::span(next).first(static_cast<std::size_t>(rows)), positions, segments, outputs});
+      if (repeated) {
+        backend->repeat(1, [&] { decoder.step(rows); });
+      } else {
+        decoder.step(rows);
+      }
+      const auto largest = backend->last_argmax();
+      std::copy(largest.begin(), largest.end(), next.begin());
+      left.push_back(decoder.logits(rows));
+      left.emplace_back(largest.begin(), largest.end());
+    }
+    return left;
+  }
+};
+
+TEST_P(RepeatTest, LeavesWhatTheVerbsLeave) {
+  const std::vector<std::vector<float>> called = run(false), repeated = run(true);
+  for (const std::vector<float>& values : called) {
+    for (const float value : values) ASSERT_TRUE(std::isfinite(value));
+  }
+  EXPECT_EQ(repeated, called);
+}
+
+TEST_P(RepeatTest, KeepsVerbsOfDifferentKeysApart) {
+  const auto backend = machine().backend(2);
+  const Matrix x(*backend, dtype(), 1, kWidth, 1U), y(*backend, dtype(), 1, kWidth);
+  const Linear first{backend->prepare(weight_case().make(kWidth, kWidth, 1)), {}};
+  const Linear second{backend->prepare(weight_case().make(kWidth, kWidth, 2)), {}};
+  const auto run = [&](std::uint64_t key, const Linear& linear) {
+    begin(*backend, {1});
+    backend->repeat(key, [&] { backend->linear(linear, x.tensor(), y.tensor()); });
+    return y.values();
+  };
+  const std::vector<float> of_first = run(1, first), of_second = run(2, second);
+  EXPECT_NE(of_first, of_second);
+  EXPECT_EQ(run(1, first), of_first);
+  EXPECT_EQ(run(2, second), of_second);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RepeatTest, machines_dtypes_and(kWeightCases), layout_verb_test_name);
+
+}  // namespace
+}  // namespace nibble
