@@ -88,8 +88,8 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   }
 };
 
-/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole groups, or
-/// blocks shorter than half a group, factors are the weights.
+/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole groups,
+/// factors are the weights.
 template <class Scale>
 struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   using View = typename Lut4<Scale>::View;
@@ -98,7 +98,7 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
   }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kGroup == 0 && w.block_shift >= 6; }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kGroup == 0; }
   /// A lookup reads some bytes more than the group has, and behind the last of all there may be nothing.
   static int fast_groups(const View& w, std::int64_t last_row) {
     return scaled_by_group(w) ? w.k / kGroup - (last_row + 1 == w.n ? 1 : 0) : 0;
@@ -119,7 +119,10 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
     if (!scaled_by_group(w)) return broadcast(1);
     const std::int64_t first = row * w.k + group * kGroup;
-    return halves(w.absmax[first >> w.block_shift], w.absmax[(first + kGroup / 2) >> w.block_shift]);
+    const auto absmax = [&](int col) __attribute__((always_inline)) {
+      return w.absmax[(first + col) >> w.block_shift];
+    };
+    return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(64), absmax(96)) : halves(absmax(0), absmax(64));
   }
 };
 

@@ -99,6 +99,12 @@ NIBBLE_HD F32x16 power_of_two(const F32x16& n) { return {power_of_two(n.low), po
 /// Lanes 0 to 7 and 8 to 15.
 NIBBLE_HD F32x16 halves(float first, float second) { return {_mm256_set1_ps(first), _mm256_set1_ps(second)}; }
 
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  return {_mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first)),
+          _mm256_set_m128(_mm_set1_ps(fourth), _mm_set1_ps(third))};
+}
+
 /// Sixteen 32-bit words of 4-bit codes.
 struct Words {
   __m256i low, high;

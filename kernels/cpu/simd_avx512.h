@@ -100,6 +100,12 @@ NIBBLE_HD F32x16 halves(float first, float second) {
   return {_mm512_mask_mov_ps(_mm512_set1_ps(first), 0xff00, _mm512_set1_ps(second))};
 }
 
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  return {_mm512_mask_mov_ps(halves(first, third).lanes, 0xf0f0,
+                             _mm512_mask_mov_ps(_mm512_set1_ps(second), 0xff00, _mm512_set1_ps(fourth)))};
+}
+
 /// Sixteen 32-bit words of 4-bit codes.
 struct Words {
   __m512i words;

@@ -85,13 +85,14 @@ NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   });
 }
 
-/// Lanes 0 to 7 and 8 to 15.
-NIBBLE_HD F32x16 halves(float first, float second) {
-  return lanes([=](int i) {
-    const float value = i < 2 ? first : second;
-    return F32x4{value, value, value, value};
-  });
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  const float values[4] = {first, second, third, fourth};
+  return lanes([&](int i) { return F32x4{values[i], values[i], values[i], values[i]}; });
 }
+
+/// Lanes 0 to 7 and 8 to 15.
+NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, first, second, second); }
 
 /// Sixteen 32-bit words of 4-bit codes: the lowest nibble of each is the lowest of the first byte.
 struct Words {
