@@ -284,8 +284,8 @@ void CpuBackend::do_copy_to_host(Tensor x, std::span<float> values) {
   });
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return std::make_unique<CpuBackend>(threads, available_targets().back());
+std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target) {
+  return std::make_unique<CpuBackend>(threads, target.empty() ? fastest_target() : parse_cpu_target(target));
 }
 
 std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context) {

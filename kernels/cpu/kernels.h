@@ -110,6 +110,13 @@ std::string_view to_string(CpuTarget target);
 /// The targets this machine can run, from the plainest to the best.
 std::vector<CpuTarget> available_targets();
 
+/// The one to choose. AVX512-BF16 where its dot product of pairs is one operation: on AMD's cores; Intel's take four
+/// for it, and two multiply-adds of fp32 do the same.
+CpuTarget fastest_target();
+
+/// An available target by its name. Throws Error{kInvalidArgument} with the names there are.
+CpuTarget parse_cpu_target(std::string_view name);
+
 /// Throws Error{kUnsupported} for a target that is not available.
 const CpuKernels& cpu_kernels(CpuTarget target);
 

@@ -199,16 +199,19 @@ void multiply_panel(const typename Operand::Element* x, int row, int rows, Panel
   }
 }
 
+/// Of one panel's rows, from `column` on.
+template <class Operand>
+void clear_totals(Panel<Operand>& panel, int column, int rows) {
+  for (int c = column; c < column + kPanelRows; ++c) {
+    for (int row = 0; row < rows; ++row) store(panel.totals[c / kTileColumns][row][c % kTileColumns], broadcast(0));
+  }
+}
+
 /// Up to kTaskRows rows of w. A block of x stays in the second-level cache, a panel in the first.
 template <class Layout, class T>
 void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   using Operand = OperandOf<T>;
   auto& panel = *static_cast<Panel<Operand>*>(scratch);
-  for (int c = 0; c < last - first; c += kTileColumns) {
-    for (int row = 0; row < task.rows; ++row) {
-      for (auto& total : panel.totals[c / kTileColumns][row]) store(total, broadcast(0));
-    }
-  }
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   const int groups = groups_of(task.weight.k);
   for (int group = 0; group < groups; group += kBlockGroups, x += task.rows * kBlock) {
@@ -216,11 +219,12 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
     for (int begin = first; begin < last; begin += kPanelRows) {
       const int count = last - begin < kPanelRows ? last - begin : kPanelRows;
       decode_panel<Layout, Operand>(task.weight, begin, count, group, block_groups, panel);
+      if (group == 0) clear_totals(panel, begin - first, task.rows);
       multiply_panel<Layout, Operand, kTileRows>(x, 0, task.rows, panel, begin - first, count, block_groups);
     }
   }
-  for (int row = 0; row < task.rows; ++row) {
-    for (int begin = first; begin < last; begin += 16) {
+  for (int begin = first; begin < last; begin += 16) {
+    for (int row = 0; row < task.rows; ++row) {
       F32x16 totals[16];
       for (int c = 0; c < 16; ++c) {
         const int column = begin - first + c;

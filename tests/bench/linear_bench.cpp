@@ -1,7 +1,7 @@
 // Speed of linear layers: instruction set x threads x layout x compute dtype x rows x shape, beside what the same
 // threads can read from memory.
 //
-//   linear_bench --benchmark_filter='AVX-512/threads:1/nf4/bf16/m:1/'
+//   linear_bench --benchmark_filter='avx512/threads:1/nf4/bf16/m:1/'
 //
 // Weights are taken in turn from copies that together exceed the caches, so few rows are limited by memory. `weights`
 // is the rate at which weight bytes pass and `read` the rate at which the same threads sum memory; `share` is their

@@ -25,6 +25,7 @@ struct LoadOptions {
   int blocksize = 64;                  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
   Device device = Device::kCpu;
   int threads = 0;                     ///< 0: one a core
+  std::string cpu_target = {};         ///< portable, avx2, avx512 or avx512-bf16; empty: the fastest of this machine
   std::uint64_t seed = 0;              ///< for synthetic models
 };
 
