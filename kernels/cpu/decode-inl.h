@@ -31,8 +31,8 @@ struct PlainDecoder {
   NIBBLE_HD static int place(int i) {
     return i;
   }
-  /// Groups at the beginning of a row that `decode` and `prefetch` may be called for, in rows up to `last_row`.
-  static int fast_groups(const View&, std::int64_t) { return 0; }
+  /// Groups at the beginning of a row that `decode` and `prefetch` may be called for.
+  static int fast_groups(const View&) { return 0; }
   /// One part of a group.
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
@@ -53,7 +53,7 @@ struct GroupDecoder : PlainDecoder<Layout> {};
 template <class T>
 struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   using View = typename Dense<T>::View;
-  static int fast_groups(const View& w, std::int64_t) { return w.k / kGroup; }
+  static int fast_groups(const View& w) { return w.k / kGroup; }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
     const T* values = w.values + row * w.k + group * kGroup + part * kPart;
@@ -71,7 +71,7 @@ struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
 /// Factors are the codes.
 template <>
 struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
-  static int fast_groups(const View& w, std::int64_t) { return w.k / kGroup; }
+  static int fast_groups(const View& w) { return w.k / kGroup; }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
     const std::int8_t* codes = w.codes + row * w.k + group * kGroup + part * kPart;
@@ -99,10 +99,7 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
     return Operand::place_of_code(i);
   }
   NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kGroup == 0; }
-  /// A lookup reads some bytes more than the group has, and behind the last of all there may be nothing.
-  static int fast_groups(const View& w, std::int64_t last_row) {
-    return scaled_by_group(w) ? w.k / kGroup - (last_row + 1 == w.n ? 1 : 0) : 0;
-  }
+  static int fast_groups(const View& w) { return scaled_by_group(w) ? w.k / kGroup : 0; }
   NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
     return w.codes + ((row * w.k + group * kGroup) >> 1);
   }
@@ -112,9 +109,6 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   }
   NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
     prefetch_part<kPart / 2>(codes(w, row, group), part);
-  }
-  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
-    return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
   }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
     if (!scaled_by_group(w)) return broadcast(1);

@@ -39,14 +39,14 @@ NIBBLE_HD void store_operand(float* packed, const F32x32& v) {
   store(packed + 16, v.second);
 }
 
-/// A part of a group of 64 bytes of codes as levels; up to 3 bytes behind the group are read and ignored.
+/// A part of a group of 64 bytes of codes as levels.
 template <class Operand>
 NIBBLE_HD Operand lookup_codes(const float* levels, const std::uint8_t* codes, int part);
 template <>
 NIBBLE_HD F32x32 lookup_codes<F32x32>(const float* levels, const std::uint8_t* codes, int part) {
   const F32x16 table = load(levels);
-  const Words words = load_words(codes + part);
-  return {lookup(table, words), lookup(table, next_nibbles(words))};
+  const Words words = load_words(codes);
+  return {lookup(table, words, 2 * part), lookup(table, words, 2 * part + 1)};
 }
 
 /// Adds the 32 products to the lanes of `total`, two a lane.

@@ -31,8 +31,7 @@ NIBBLE_HD void store_operand(BFloat16* packed, const Bf16x32& v) {
 template <>
 NIBBLE_HD Bf16x32 lookup_codes<Bf16x32>(const float* levels, const std::uint8_t* codes, int part) {
   const auto table = reinterpret_cast<__m512i>(make_operand<Bf16x32>(load(levels), load(levels)).pairs);
-  const __m512i words = _mm512_loadu_si512(codes + part / 2);
-  const __m512i nibbles = part % 2 == 0 ? words : _mm512_srli_epi16(words, 4);
+  const __m512i nibbles = _mm512_srli_epi16(_mm512_loadu_si512(codes), static_cast<unsigned>(4 * part));
   return {reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(nibbles, table))};
 }
 

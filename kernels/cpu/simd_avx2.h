@@ -114,14 +114,15 @@ NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
   const auto* words = reinterpret_cast<const __m256i*>(bytes);
   return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
 }
-NIBBLE_HD Words next_nibbles(const Words& w) { return {_mm256_srli_epi32(w.low, 4), _mm256_srli_epi32(w.high, 4)}; }
 /// The sign bit of a lane chooses the half of the table, so bit 3 of the nibble is moved there.
 NIBBLE_HD __m256 lookup(const F32x16& table, __m256i words) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, words), _mm256_permutevar8x32_ps(table.high, words),
                           _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)));
 }
-/// table[lowest nibble] of each word
-NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w) { return {lookup(table, w.low), lookup(table, w.high)}; }
+/// table[nibble `index` of each word, from the lowest]
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
+  return {lookup(table, _mm256_srli_epi32(w.low, 4 * index)), lookup(table, _mm256_srli_epi32(w.high, 4 * index))};
+}
 
 }  // namespace
 }  // namespace nibble

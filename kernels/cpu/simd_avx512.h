@@ -112,9 +112,10 @@ struct Words {
 };
 
 NIBBLE_HD Words load_words(const std::uint8_t* bytes) { return {_mm512_loadu_si512(bytes)}; }
-NIBBLE_HD Words next_nibbles(const Words& w) { return {_mm512_srli_epi32(w.words, 4)}; }
-/// table[lowest nibble] of each word; the instruction itself ignores the other bits.
-NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w) { return {_mm512_permutexvar_ps(w.words, table.lanes)}; }
+/// table[nibble `index` of each word, from the lowest]; the instruction itself ignores the other bits.
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.words, static_cast<unsigned>(4 * index)), table.lanes)};
+}
 
 }  // namespace
 }  // namespace nibble

@@ -94,26 +94,21 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
 /// Lanes 0 to 7 and 8 to 15.
 NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, first, second, second); }
 
-/// Sixteen 32-bit words of 4-bit codes: the lowest nibble of each is the lowest of the first byte.
+/// Sixteen 32-bit words of 4-bit codes: nibble 0 is the lowest of the first byte.
 struct Words {
-  std::uint8_t first[16];
+  std::uint8_t bytes[64];
 };
 
 NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
   Words w;
-  for (int i = 0; i < 16; ++i) w.first[i] = bytes[4 * i];
+  __builtin_memcpy(w.bytes, bytes, sizeof w.bytes);
   return w;
 }
-NIBBLE_HD Words next_nibbles(const Words& w) {
-  Words next;
-  for (int i = 0; i < 16; ++i) next.first[i] = static_cast<std::uint8_t>(w.first[i] >> 4);
-  return next;
-}
-/// table[lowest nibble] of each word
-NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w) {
+/// table[nibble `index` of each word, from the lowest]
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
   float levels[16], found[16];
   store(levels, table);
-  for (int i = 0; i < 16; ++i) found[i] = levels[w.first[i] & 15];
+  for (int i = 0; i < 16; ++i) found[i] = levels[w.bytes[4 * i + index / 2] >> (index % 2 * 4) & 15];
   return load(found);
 }
 
