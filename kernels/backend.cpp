@@ -230,8 +230,8 @@ void Backend::copy_to_host(Tensor x, std::span<float> values) {
   if (!values.empty()) do_copy_to_host(x, values);
 }
 
-std::unique_ptr<Backend> make_backend(Device device, int threads) {
-  return device == Device::kCuda ? make_cuda_backend() : make_cpu_backend(threads);
+std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target) {
+  return device == Device::kCuda ? make_cuda_backend() : make_cpu_backend(threads, cpu_target);
 }
 
 std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context) {

@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/activation.h"
@@ -139,10 +140,10 @@ class Backend {
   std::vector<Segment> segments_;
 };
 
-/// `threads` 0: one a core. Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the
-/// machine has none.
-std::unique_ptr<Backend> make_backend(Device device, int threads);
-std::unique_ptr<Backend> make_cpu_backend(int threads);
+/// `threads` 0: one a core. `cpu_target` empty: the fastest instruction set here. Throws Error{kUnsupported} when the
+/// device is not in this build, Error{kNotFound} when the machine has none.
+std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target = {});
+std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target = {});
 std::unique_ptr<Backend> make_cuda_backend();
 
 /// What the backend's scratch_bytes() is after reserve(max_rows, max_cols, context).

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "nibble/error.h"
+#include "runtime/log.h"
 #include "runtime/process_memory.h"
 #include "runtime/sampler.h"
 #include "runtime/session_impl.h"
@@ -169,7 +170,8 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   const std::uint64_t cached = cache_bytes(plan, config, dtype);
   require_memory(cached + workspace_bytes(plan, config, dtype, load), load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
-  backend = make_backend(load.device, load.threads);
+  backend = make_backend(load.device, load.threads, load.cpu_target);
+  log(LogLevel::kInfo, "computing on " + backend->description());
   backend->reserve(plan.step_rows, plan.widest, plan.context);
   cache = {backend->allocate(cached / 2),
            backend->allocate(cached / 2),

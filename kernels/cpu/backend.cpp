@@ -1,6 +1,7 @@
 #include "kernels/cpu/backend.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -12,6 +13,9 @@ namespace {
 /// Elements of a row operation that are worth a task of their own.
 constexpr int kTaskElements = 1 << 14;
 
+/// Linears of one x that are done together: more than the three of attention.
+constexpr std::size_t kMostAlike = 4;
+
 /// Queries of one head in one task.
 constexpr int kQueries = 16;
 
@@ -21,13 +25,11 @@ std::size_t packed_bytes(int rows, int cols) {
   return static_cast<std::size_t>(std::min(rows, kPackedRows)) * packed_row_bytes(cols);
 }
 
-std::size_t panel_bytes(int cols) { return static_cast<std::size_t>(panel_rows(cols)) * packed_row_bytes(cols); }
-
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
 /// What one thread needs; a head is no wider than a row.
 std::size_t thread_bytes(int cols, int context) {
-  return whole_lines(std::max(panel_bytes(cols), attend_scratch_bytes(context, cols)));
+  return whole_lines(std::max(kMultiplyScratchBytes, attend_scratch_bytes(context, cols)));
 }
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols) * size_of(x.dtype); }
@@ -113,55 +115,94 @@ void CpuBackend::do_add_positions(const Weight& table, int offset, Tensor y) {
   });
 }
 
+template <class T>
+void CpuBackend::normalise(const LayerNorm& norm, Tensor x, Tensor y, int row) {
+  loops<T>().layer_norm(x.row<T>(row), parameters<T>(norm.weight), parameters<T>(norm.bias), x.cols, y.row<T>(row));
+}
+
 void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for_rows(x.rows, x.cols, [&](int row) {
-      loops<T>().layer_norm(x.row<T>(row), parameters<T>(norm.weight), parameters<T>(norm.bias), x.cols, y.row<T>(row));
-    });
+    for_rows(x.rows, x.cols, [&](int row) { normalise<T>(norm, x, y, row); });
   });
 }
 
 void CpuBackend::do_project(Tensor x, std::span<const Projection> projections) {
-  for (const Projection& projection : projections) do_linear(projection, x);
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    project<T>(x, projections, [](int) {});
+  });
 }
 
 void CpuBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
                                  std::span<const Projection> projections) {
-  do_layer_norm(norm, x, normed);
-  do_project(normed, projections);
-}
-
-void CpuBackend::do_linear(const Projection& projection, Tensor x) {
-  const auto& [linear, y, epilogue] = projection;
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    with_layout(linear.weight, [&](const auto& weight) { multiply<T>(weight, linear.bias, x, y, epilogue); });
+    project<T>(normed, projections, [&](int row) { normalise<T>(norm, x, normed, row); });
   });
 }
 
-template <class T, class Layout>
-void CpuBackend::multiply(const Layout& weight, const Buffer& bias, Tensor x, Tensor y, const Epilogue& epilogue) {
+void CpuBackend::do_linear(const Projection& projection, Tensor x) { do_project(x, {&projection, 1}); }
+
+/// Linears of one x, in runs of one layout. `complete(row)` is called before a row of x is first read.
+template <class T, class F>
+void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& complete) {
+  bool first = true;
+  while (!projections.empty()) {
+    const Weight& weight = projections.front().linear.weight;
+    std::size_t count = 1;
+    while (count < std::min(projections.size(), kMostAlike) &&
+           projections[count].linear.weight.index() == weight.index()) {
+      ++count;
+    }
+    with_layout(weight, [&]<class Layout>(const Layout&) {
+      project_alike<T, Layout>(x, projections.first(count), [&](int row) {
+        if (first) complete(row);
+      });
+    });
+    projections = projections.subspan(count);
+    first = false;
+  }
+}
+
+/// Linears of one layout, which share the packed rows of x and the threads' work.
+template <class T, class Layout, class F>
+void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections, F&& complete) {
   const LinearKernels<Layout, T>& kernels = loops<T>();
-  grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(x.cols, 0));
+  grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(0, 0));
   auto* packed = packed_.mutable_as<std::byte>();
-  const std::size_t packed_bytes_a_row = packed_row_elements(x.cols) * kernels.packed_element_bytes;
+  int columns = 0;
+  for (const Projection& projection : projections) columns += projection.y.cols;
   for (int first = 0; first < x.rows; first += kPackedRows) {
     const int rows = std::min(kPackedRows, x.rows - first);
     for_rows(rows, x.cols, [&](int row) {
-      kernels.pack(x.row<T>(first + row), x.cols, packed + static_cast<std::size_t>(row) * packed_bytes_a_row);
+      complete(first + row);
+      kernels.pack(x.row<T>(first + row), x.cols, static_cast<std::ptrdiff_t>(rows) * kBlock,
+                   packed + static_cast<std::size_t>(row) * kBlock * kernels.packed_element_bytes);
     });
-    const LinearTask<Layout, T> task{weight.view(),
-                                     packed,
-                                     rows,
-                                     parameters<T>(bias),
-                                     epilogue.scale,
-                                     epilogue.activation,
-                                     epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
-                                     y.row<T>(first)};
-    const int step = panel_rows(x.cols);
-    pool_.run((y.cols + step - 1) / step, [&](int block, int thread) {
-      kernels.multiply(task, block * step, std::min(y.cols, (block + 1) * step), thread_scratch(thread));
+    const int most = rows <= kFusedRows ? columns : kTaskRows;
+    const int step = std::max(kPanelRows, std::min(most, padded_to(columns / (4 * pool_.threads()), kPanelRows)));
+    std::array<LinearTask<Layout, T>, kMostAlike> tasks;
+    std::array<int, kMostAlike> last_blocks;  // of each task, counted through all
+    int blocks = 0;
+    for (std::size_t i = 0; i < projections.size(); ++i) {
+      const auto& [linear, y, epilogue] = projections[i];
+      tasks[i] = {std::get<Layout>(linear.weight).view(),
+                  packed,
+                  rows,
+                  parameters<T>(linear.bias),
+                  epilogue.scale,
+                  epilogue.activation,
+                  epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
+                  y.row<T>(first)};
+      blocks += (y.cols + step - 1) / step;
+      last_blocks[i] = blocks;
+    }
+    pool_.run(blocks, [&](int block, int thread) {
+      std::size_t i = 0;
+      while (block >= last_blocks[i]) ++i;
+      const int begin = (i == 0 ? block : block - last_blocks[i - 1]) * step;
+      kernels.multiply(tasks[i], begin, std::min(tasks[i].weight.n, begin + step), thread_scratch(thread));
     });
   }
 }
@@ -243,8 +284,8 @@ void CpuBackend::do_copy_to_host(Tensor x, std::span<float> values) {
   });
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return std::make_unique<CpuBackend>(threads, available_targets().back());
+std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target) {
+  return std::make_unique<CpuBackend>(threads, target.empty() ? fastest_target() : parse_cpu_target(target));
 }
 
 std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context) {

@@ -34,8 +34,12 @@ class CpuBackend final : public Backend {
   void do_argmax(Tensor x) override;
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
-  template <class T, class Layout>
-  void multiply(const Layout& weight, const Buffer& bias, Tensor x, Tensor y, const Epilogue& epilogue);
+  template <class T>
+  void normalise(const LayerNorm& norm, Tensor x, Tensor y, int row);
+  template <class T, class F>
+  void project(Tensor x, std::span<const Projection> projections, F&& complete);
+  template <class T, class Layout, class F>
+  void project_alike(Tensor x, std::span<const Projection> projections, F&& complete);
   template <class T>
   void append(Tensor rows, int layer, const KvCache& cache, Buffer& destination);
   template <class T>

@@ -1,98 +1,134 @@
-// Groups of 32 weights, from a layout's bits to operands. A layout named here has a fast path; any other is decoded by
+// Groups of 128 weights, from a layout's bits to operands. A layout named here has a fast path; any other is decoded by
 // its View, one weight at a time, and runs all the same.
+//
+// What a decoder yields are factors: what is left of a weight without the scale that others share. A row's scale is
+// multiplied into the finished sum, a block's into the sum over a group: one instruction for many weights, and one
+// rounding of a sum instead of one of each weight.
 #pragma once
 
 namespace nibble {
 namespace {
 
 /// Into the second-level cache: rows a power of two apart would push each other out of the first. A row of w is too
-/// short for the hardware to notice that it is being read in order.
-NIBBLE_HD void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
+/// short for the hardware to notice that it is being read in order. A part of a group is `kBytes` from `first` on.
+template <int kBytes>
+NIBBLE_HD void prefetch_part(const void* first, int part) {
+  constexpr int kLine = 64;
+  if (part * kBytes % kLine != 0) return;  // in the line of the part before
+  for (int byte = 0; byte < kBytes; byte += kLine) {
+    __builtin_prefetch(static_cast<const char*>(first) + byte, 0, 2);
+  }
+}
 
-/// The general case: no group has a fast path, and factors keep their order.
+/// What a decoder need not say: no group has a fast path, factors are the weights and keep their order.
 template <class Layout>
-struct GroupDecoder {
+struct PlainDecoder {
   using View = typename Layout::View;
-  /// Whether a packed group holds its even columns, then its odd ones.
-  static constexpr bool kEvensFirst = false;
+  /// Whether sums over groups are multiplied by `scale`.
+  static constexpr bool kScaled = false;
+  /// Where column i of a group stands in a packed group.
+  template <class Operand>
+  NIBBLE_HD static int place(int i) {
+    return i;
+  }
   /// Groups at the beginning of a row that `decode` and `prefetch` may be called for.
   static int fast_groups(const View&) { return 0; }
+  /// One part of a group.
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View&, std::int64_t, int) {
+  NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
     return {};
   }
-  NIBBLE_HD static void prefetch(const View&, std::int64_t, int) {}
+  NIBBLE_HD static void prefetch(const View&, std::int64_t, int, int) {}
+  /// One factor.
+  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) { return w.decode(row, col); }
+  /// What each lane of a group's sum is multiplied by.
+  NIBBLE_HD static F32x16 scale(const View&, std::int64_t, int) { return broadcast(1); }
+  /// The results of `count` rows of w, from their sums.
+  NIBBLE_HD static F32x16 finished(const View&, const F32x16& sums, std::int64_t, int) { return sums; }
 };
 
+template <class Layout>
+struct GroupDecoder : PlainDecoder<Layout> {};
+
 template <class T>
-struct GroupDecoder<Dense<T>> {
+struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   using View = typename Dense<T>::View;
-  static constexpr bool kEvensFirst = false;
   static int fast_groups(const View& w) { return w.k / kGroup; }
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group) {
-    const T* values = w.values + row * w.k + group * kGroup;
+  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
+    const T* values = w.values + row * w.k + group * kGroup + part * kPart;
     if constexpr (requires { load_operand<Operand>(values); }) {
       return load_operand<Operand>(values);
     } else {
       return make_operand<Operand>(load(values), load(values + 16));
     }
   }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
-    prefetch_line(w.values + row * w.k + group * kGroup);
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
+    prefetch_part<kPart * sizeof(T)>(w.values + row * w.k + group * kGroup + part * kPart, part);
   }
 };
 
+/// Factors are the codes.
 template <>
-struct GroupDecoder<Int8Row> {
-  using View = Int8Row::View;
-  static constexpr bool kEvensFirst = false;
+struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   static int fast_groups(const View& w) { return w.k / kGroup; }
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group) {
-    const std::int8_t* codes = w.codes + row * w.k + group * kGroup;
-    const F32x16 scb = broadcast(w.scb[row]);
-    const F32x16 inverse = broadcast(View::kInverse127);
-    return make_operand<Operand>(load(codes) * scb * inverse, load(codes + 16) * scb * inverse);
+  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
+    const std::int8_t* codes = w.codes + row * w.k + group * kGroup + part * kPart;
+    return make_operand<Operand>(load(codes), load(codes + 16));
   }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
-    prefetch_line(w.codes + row * w.k + group * kGroup);
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
+    prefetch_part<kPart>(w.codes + row * w.k + group * kGroup + part * kPart, part);
+  }
+  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
+    return static_cast<float>(w.codes[row * w.k + col]);
+  }
+  NIBBLE_HD static F32x16 finished(const View& w, const F32x16& sums, std::int64_t row, int count) {
+    return sums * load_some(w.scb + row, count) * broadcast(View::kInverse127);
   }
 };
 
-/// Where rows are whole groups, no group crosses a block: blocks are at least as long, and begin where groups do.
+/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole groups,
+/// factors are the weights.
 template <class Scale>
-struct GroupDecoder<Lut4<Scale>> {
+struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   using View = typename Lut4<Scale>::View;
-  static constexpr bool kEvensFirst = true;
-  static int fast_groups(const View& w) { return w.k % kGroup == 0 ? w.k / kGroup : 0; }
+  static constexpr bool kScaled = true;
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group) {
-    const std::int64_t flat = row * w.k + group * kGroup;
-    const F32x16 table = load(w.levels) * broadcast(w.absmax[flat >> w.block_shift]);
-    F32x16 evens, odds;
-    lookup_nibbles(table, w.codes + (flat >> 1), evens, odds);
-    return make_operand<Operand>(evens, odds);
+  NIBBLE_HD static int place(int i) {
+    return Operand::place_of_code(i);
   }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group) {
-    prefetch_line(w.codes + ((row * w.k + group * kGroup) >> 1));
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kGroup == 0; }
+  static int fast_groups(const View& w) { return scaled_by_group(w) ? w.k / kGroup : 0; }
+  NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
+    return w.codes + ((row * w.k + group * kGroup) >> 1);
+  }
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
+    return lookup_codes<Operand>(w.levels, codes(w, row, group), part);
+  }
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
+    prefetch_part<kPart / 2>(codes(w, row, group), part);
+  }
+  NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
+    if (!scaled_by_group(w)) return broadcast(1);
+    const std::int64_t first = row * w.k + group * kGroup;
+    const auto absmax = [&](int col) __attribute__((always_inline)) {
+      return w.absmax[(first + col) >> w.block_shift];
+    };
+    return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(64), absmax(96)) : halves(absmax(0), absmax(64));
   }
 };
 
-/// Where column i of a group stands in the packed group.
-template <class Layout>
-NIBBLE_HD int packed_place(int i) {
-  return GroupDecoder<Layout>::kEvensFirst ? (i & 1) * 16 + i / 2 : i;
-}
-
-/// A group without a fast path; beyond the last column it is zero.
+/// Any group of a row, packed, one factor at a time; beyond the last column it is zero.
 template <class Operand, class Layout>
-Operand decode_slowly(const typename Layout::View& w, std::int64_t row, int group) {
+void decode_slowly(const typename Layout::View& w, std::int64_t row, int group, typename Operand::Element* packed) {
+  using Decoder = GroupDecoder<Layout>;
   float values[kGroup] = {};
   const int first = group * kGroup;
   const int count = w.k - first < kGroup ? w.k - first : kGroup;
-  for (int i = 0; i < count; ++i) values[packed_place<Layout>(i)] = w.decode(row, first + i);
-  return make_operand<Operand>(load(values), load(values + 16));
+  for (int i = 0; i < count; ++i) values[Decoder::template place<Operand>(i)] = Decoder::factor(w, row, first + i);
+  store_group<Operand>(packed, values);
 }
 
 }  // namespace

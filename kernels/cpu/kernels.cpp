@@ -1,6 +1,5 @@
 #include "kernels/cpu/kernels.h"
 
-#include <array>
 #include <string>
 
 #include "kernels/cpu/targets.h"
@@ -11,6 +10,7 @@ namespace {
 
 struct TargetRow {
   CpuTarget target;
+  std::string_view name;
   const CpuKernels* kernels;
   bool (*available)();
 };
@@ -26,19 +26,22 @@ bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf
 #endif
 
 constexpr TargetRow kTargets[] = {
-    {CpuTarget::kPortable, &kPortableKernels, [] { return true; }},
+    {CpuTarget::kPortable, "portable", &kPortableKernels, [] { return true; }},
 #if defined(__x86_64__)
-    {CpuTarget::kAvx2, &kAvx2Kernels, has_avx2},
-    {CpuTarget::kAvx512, &kAvx512Kernels, has_avx512},
-    {CpuTarget::kAvx512Bf16, &kAvx512Bf16Kernels, has_avx512_bf16},
+    {CpuTarget::kAvx2, "avx2", &kAvx2Kernels, has_avx2},
+    {CpuTarget::kAvx512, "avx512", &kAvx512Kernels, has_avx512},
+    {CpuTarget::kAvx512Bf16, "avx512-bf16", &kAvx512Bf16Kernels, has_avx512_bf16},
 #endif
 };
 
-constexpr std::array<std::string_view, 4> kNames = {"portable", "AVX2", "AVX-512", "AVX512-BF16"};
-
 }  // namespace
 
-std::string_view to_string(CpuTarget target) { return kNames[static_cast<std::size_t>(target)]; }
+std::string_view to_string(CpuTarget target) {
+  for (const TargetRow& row : kTargets) {
+    if (row.target == target) return row.name;
+  }
+  return "unknown";
+}
 
 std::vector<CpuTarget> available_targets() {
   std::vector<CpuTarget> targets;
@@ -46,6 +49,24 @@ std::vector<CpuTarget> available_targets() {
     if (row.available()) targets.push_back(row.target);
   }
   return targets;
+}
+
+CpuTarget fastest_target() {
+  CpuTarget fastest = available_targets().back();
+#if defined(__x86_64__)
+  if (fastest == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) fastest = CpuTarget::kAvx512;
+#endif
+  return fastest;
+}
+
+CpuTarget parse_cpu_target(std::string_view name) {
+  std::string names;
+  for (const CpuTarget target : available_targets()) {
+    if (to_string(target) == name) return target;
+    names.append(names.empty() ? "" : ", ").append(to_string(target));
+  }
+  throw Error(ErrorKind::kInvalidArgument,
+              "CPU target: expected one that this machine has (" + names + "), found '" + std::string(name) + "'");
 }
 
 const CpuKernels& cpu_kernels(CpuTarget target) {

@@ -13,34 +13,34 @@ namespace nibble {
 
 enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
 
-/// Columns are handled in groups of 32: one group is 16 bytes of 4-bit codes, and one register of bf16 pairs.
-inline constexpr int kGroup = 32;
+/// Columns are handled in groups of 128: one group is a cache line of 4-bit codes.
+inline constexpr int kGroup = 128;
+/// Columns of a block: few enough for a panel to fit a first-level cache.
+inline constexpr int kBlock = 2 * kGroup;
 /// Rows of x that are packed at once; more are done in turns.
-inline constexpr int kPackedRows = 256;
+inline constexpr int kPackedRows = 128;
 /// Up to this many rows of x the weights are decoded in registers; beyond, once into a panel.
 inline constexpr int kFusedRows = 4;
-/// Rows of w in one task.
-inline constexpr int kPanelRows = 32;
-/// A decoded panel should leave room for x in a second-level cache.
-inline constexpr std::size_t kPanelBytes = std::size_t{512} << 10;
+/// Rows of w that are decoded at once.
+inline constexpr int kPanelRows = 16;
+/// Rows of w in one task, at most, when there is a panel.
+inline constexpr int kTaskRows = 64;
 
 constexpr int padded_to(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-/// Elements of one packed row of x, or of one decoded row of w, and the bytes they take at most (as fp32).
-constexpr std::size_t packed_row_elements(int k) { return static_cast<std::size_t>(padded_to(k, kGroup)); }
+/// Elements of one packed row of x, and the bytes they take at most (as fp32).
+constexpr std::size_t packed_row_elements(int k) { return static_cast<std::size_t>(padded_to(k, kBlock)); }
 constexpr std::size_t packed_row_bytes(int k) { return packed_row_elements(k) * sizeof(float); }
 
-/// Rows of w that a panel holds: a multiple of 4, at least 4.
-constexpr int panel_rows(int k) {
-  const auto fitting = static_cast<int>(kPanelBytes / std::max<std::size_t>(packed_row_bytes(k), 1));
-  return std::clamp(fitting / 4 * 4, 4, kPanelRows);
-}
+/// What `multiply` needs beside its task: a block of rows of w with its scales, and 16 lanes for each result.
+inline constexpr std::size_t kMultiplyScratchBytes =
+    sizeof(float) * (kPanelRows * (kBlock + 16 * kBlock / kGroup) + 16 * kPackedRows * kTaskRows);
 
 /// y[rows, n] = epilogue(x w^T + bias) for packed rows of x.
 template <class Layout, class T>
 struct LinearTask {
   typename Layout::View weight;  // [n, k]
-  const void* x;                 // packed[rows, padded k]
+  const void* x;                 // packed[blocks of columns, rows, kBlock]
   int rows;
   const T* bias;  // [n], or null
   float scale;
@@ -52,11 +52,12 @@ struct LinearTask {
 /// What a layout can do in compute dtype T.
 template <class Layout, class T>
 struct LinearKernels {
-  /// Packs one row of x as `multiply` reads it: packed_row_elements(k) of packed_element_bytes each.
-  void (*pack)(const T* x, int k, void* packed);
+  /// Packs one row of x as `multiply` reads it: kBlock elements of packed_element_bytes each, the next block `stride`
+  /// elements after it.
+  void (*pack)(const T* x, int k, std::ptrdiff_t stride, void* packed);
   std::size_t packed_element_bytes;
-  /// Fills columns [first, last) of y, for as many rows of w as a panel holds or, up to kFusedRows rows of x, any
-  /// number. `scratch` has a panel's bytes.
+  /// Fills columns [first, last) of y: any number up to kFusedRows rows of x, beyond that up to kTaskRows. `scratch`
+  /// has kMultiplyScratchBytes.
   void (*multiply)(const LinearTask<Layout, T>& task, int first, int last, void* scratch);
   /// y[k] = a row of the weight
   void (*decode_row)(const typename Layout::View& weight, int row, T* y);
@@ -108,6 +109,13 @@ std::string_view to_string(CpuTarget target);
 
 /// The targets this machine can run, from the plainest to the best.
 std::vector<CpuTarget> available_targets();
+
+/// The one to choose. AVX512-BF16 where its dot product of pairs is one operation: on AMD's cores; Intel's take four
+/// for it, and two multiply-adds of fp32 do the same.
+CpuTarget fastest_target();
+
+/// An available target by its name. Throws Error{kInvalidArgument} with the names there are.
+CpuTarget parse_cpu_target(std::string_view name);
 
 /// Throws Error{kUnsupported} for a target that is not available.
 const CpuKernels& cpu_kernels(CpuTarget target);

@@ -70,8 +70,8 @@ NIBBLE_HD F32x16 activate(const F32x16& v, Activation activation) {
 
 /// The matrix of sums seen from one of its columns on.
 template <int M, int N>
-NIBBLE_HD float (*columns_from(float (&sums)[M][N], int column))[N] {
-  return reinterpret_cast<float(*)[N]>(&sums[0][column]);
+NIBBLE_HD F32x16 (*columns_from(F32x16 (&sums)[M][N], int column))[N] {
+  return reinterpret_cast<F32x16(*)[N]>(&sums[0][column]);
 }
 
 }  // namespace

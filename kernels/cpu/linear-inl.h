@@ -1,95 +1,97 @@
 // y = epilogue(x w^T + bias).
 //
-// Every product of one row of x and one row of w is summed in the same 16 lanes over the columns in order, whatever the
-// tile it is computed in; so a result depends on nothing but its two rows.
+// Every product of one row of x and one row of w is summed in the same 16 lanes over the columns in order, with the
+// same scales at the same places, whatever the tile it is computed in; so a result depends on nothing but its two rows.
 #pragma once
 
 namespace nibble {
 namespace {
 
-/// One row of x in the order the decoder gives weights in, zero beyond its end.
+/// One row of x in the order the decoder gives factors in, zero beyond its end: a block here, the next one `stride`
+/// elements on.
 template <class Layout, class T>
-void pack_row(const T* x, int k, void* packed) {
+void pack_row(const T* x, int k, std::ptrdiff_t stride, void* packed) {
   using Operand = OperandOf<T>;
   auto* out = static_cast<typename Operand::Element*>(packed);
-  for (int first = 0; first < k; first += kGroup, out += kGroup) {
+  for (int first = 0; first < k; first += kGroup) {
     float values[kGroup] = {};
     const int count = k - first < kGroup ? k - first : kGroup;
-    for (int i = 0; i < count; ++i) values[packed_place<Layout>(i)] = to_float(x[first + i]);
-    store_operand(out, make_operand<Operand>(load(values), load(values + 16)));
+    for (int i = 0; i < count; ++i) {
+      values[GroupDecoder<Layout>::template place<Operand>(i)] = to_float(x[first + i]);
+    }
+    store_group<Operand>(out + first / kBlock * stride + first % kBlock, values);
   }
 }
 
-/// sums[m][c] = x[m] · w[first + c] for M rows of x and N rows of w, decoded on the way.
+constexpr int groups_of(int k) { return padded_to(k, kGroup) / kGroup; }
+constexpr int kBlockGroups = kBlock / kGroup;
+
+/// What the sum over a group begins with, and the row's total after it.
+template <class Layout>
+NIBBLE_HD F32x16 begin_group(const F32x16& total) {
+  return GroupDecoder<Layout>::kScaled ? broadcast(0) : total;
+}
+template <class Layout>
+NIBBLE_HD F32x16 end_group(const F32x16& total, const F32x16& sums, const F32x16& scale) {
+  return GroupDecoder<Layout>::kScaled ? fma(sums, scale, total) : sums;
+}
+
+/// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way.
 template <class Layout, class Operand, int M, int N>
-void multiply_fused(const typename Layout::View& w, int first, const typename Operand::Element* x,
-                    float (*sums)[kPanelRows]) {
-  const int groups = padded_to(w.k, kGroup) / kGroup;
-  const int fast = GroupDecoder<Layout>::fast_groups(w);
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(groups) * kGroup;
+void multiply_fused(const typename Layout::View& w, std::int64_t first, const typename Operand::Element* x,
+                    F32x16 (*totals)[16]) {
+  using Decoder = GroupDecoder<Layout>;
+  const int groups = groups_of(w.k);
+  const int fast = Decoder::fast_groups(w);
   F32x16 total[N][M];
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
-  const auto add_group = [&](int group, auto&& decode) __attribute__((always_inline)) {
-    Operand factors[M];
-    for (int m = 0; m < M; ++m) factors[m] = load_operand<Operand>(x + m * stride + group * kGroup);
-    for (int n = 0; n < N; ++n) {
-      const Operand weights = decode(first + n, group);
-      for (int m = 0; m < M; ++m) total[n][m] = accumulate(total[n][m], weights, factors[m]);
+  const auto add_group = [&](int n, int group, auto&& part_of) __attribute__((always_inline)) {
+    const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;
+    F32x16 partial[M];
+    for (int m = 0; m < M; ++m) partial[m] = begin_group<Layout>(total[n][m]);
+    for (int part = 0; part < kParts; ++part) {
+      const Operand weights = part_of(part);
+      for (int m = 0; m < M; ++m) {
+        partial[m] = accumulate(partial[m], weights, load_operand<Operand>(factors + m * kBlock + part * kPart));
+      }
     }
+    const F32x16 scale = Decoder::scale(w, first + n, group);
+    for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[m], scale);
   };
   for (int group = 0; group < fast; ++group) {
-    add_group(
-        group, [&](int row, int g) __attribute__((always_inline)) {
-          GroupDecoder<Layout>::prefetch(w, row + N, g);
-          return GroupDecoder<Layout>::template decode<Operand>(w, row, g);
-        });
-  }
-  for (int group = fast; group < groups; ++group) {
-    add_group(group, [&](int row, int g) { return decode_slowly<Operand, Layout>(w, row, g); });
-  }
-  for (int n = 0; n < N; ++n) {
-    for (int m = 0; m < M; ++m) sums[m][n] = sum(total[n][m]);
-  }
-}
-
-/// sums[m][n] = x[m] · w[n] for M rows of x and N decoded rows of w.
-template <class Operand, int M, int N>
-void multiply_tile(const typename Operand::Element* x, const typename Operand::Element* w, int groups,
-                   float (*sums)[kPanelRows]) {
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(groups) * kGroup;
-  F32x16 total[M][N];
-  for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) total[m][n] = broadcast(0);
-  }
-  for (int group = 0; group < groups; ++group) {
-    Operand weights[N];
-    for (int n = 0; n < N; ++n) weights[n] = load_operand<Operand>(w + n * stride + group * kGroup);
-    for (int m = 0; m < M; ++m) {
-      const Operand factors = load_operand<Operand>(x + m * stride + group * kGroup);
-      for (int n = 0; n < N; ++n) total[m][n] = accumulate(total[m][n], weights[n], factors);
+    for (int n = 0; n < N; ++n) {
+      add_group(
+          n, group, [&](int part) __attribute__((always_inline)) {
+            Decoder::prefetch(w, first + n + N, group, part);
+            return Decoder::template decode<Operand>(w, first + n, group, part);
+          });
     }
   }
-  for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) sums[m][n] = sum(total[m][n]);
+  for (int group = fast; group < groups; ++group) {
+    for (int n = 0; n < N; ++n) {
+      typename Operand::Element packed[kGroup];
+      decode_slowly<Operand, Layout>(w, first + n, group, packed);
+      add_group(n, group, [&](int part) { return load_operand<Operand>(packed + part * kPart); });
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    for (int m = 0; m < M; ++m) totals[m][n] = total[n][m];
   }
 }
 
-/// The steps after the sum, each rounding to T, for columns [first, first + count) of one row of y.
-template <class T, class Task>
-void finish(const Task& task, const float* sums, int row, int first, int count) {
+/// The steps after the sums, each rounding to T, for columns [first, first + count) of one row of y, at most 16.
+template <class Layout, class T>
+NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[16], int row, int first, int count) {
   const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(row) * task.weight.n + first;
-  for (int c = 0; c < count; c += 16) {
-    const int lanes = count - c < 16 ? count - c : 16;
-    F32x16 value = load(sums + c);
-    if (task.bias != nullptr) value = value + load_some(task.bias + first + c, lanes);
-    value = rounded_to<T>(value);
-    if (task.scale != 1.0F) value = rounded_to<T>(value * broadcast(task.scale));
-    if (task.activation != Activation::kIdentity) value = rounded_to<T>(activate(value, task.activation));
-    if (task.residual != nullptr) value = value + load_some(task.residual + place + c, lanes);
-    store_some(task.y + place + c, value, lanes);
-  }
+  F32x16 value = GroupDecoder<Layout>::finished(task.weight, sums(totals), first, count);
+  if (task.bias != nullptr) value = value + load_some(task.bias + first, count);
+  value = rounded_to<T>(value);
+  if (task.scale != 1.0F) value = rounded_to<T>(value * broadcast(task.scale));
+  if (task.activation != Activation::kIdentity) value = rounded_to<T>(activate(value, task.activation));
+  if (task.residual != nullptr) value = value + load_some(task.residual + place, count);
+  store_some(task.y + place, value, count);
 }
 
 /// Up to kFusedRows rows of x.
@@ -98,66 +100,138 @@ void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
   using Operand = OperandOf<T>;
   constexpr int N = kFusedColumns[M - 1];
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
-  alignas(64) float sums[M][kPanelRows];
-  for (int begin = first; begin < last; begin += kPanelRows) {
-    const int count = last - begin < kPanelRows ? last - begin : kPanelRows;
+  F32x16 totals[M][16] = {};
+  for (int begin = first; begin < last; begin += 16) {
+    const int count = last - begin < 16 ? last - begin : 16;
     int c = 0;
     for (; c + N <= count; c += N) {
-      multiply_fused<Layout, Operand, M, N>(task.weight, begin + c, x, columns_from(sums, c));
+      multiply_fused<Layout, Operand, M, N>(task.weight, begin + c, x, columns_from(totals, c));
     }
-    for (; c < count; ++c) multiply_fused<Layout, Operand, M, 1>(task.weight, begin + c, x, columns_from(sums, c));
-    for (int m = 0; m < M; ++m) finish<T>(task, sums[m], m, begin, count);
+    for (; c < count; ++c) multiply_fused<Layout, Operand, M, 1>(task.weight, begin + c, x, columns_from(totals, c));
+    for (int m = 0; m < M; ++m) finish(task, totals[m], m, begin, count);
   }
 }
 
-static_assert(kPanelRows % kTileColumns == 0 && 4 % kTileColumns == 0, "panels hold whole tiles");
+static_assert(kPanelRows % kTileColumns == 0 && kTaskRows % kPanelRows == 0, "panels hold whole tiles");
 
-/// Rows [first, first + count) of w, decoded and packed; then rows of zeros up to a multiple of a tile.
+/// A thread's working memory: some rows of w, decoded, and the lanes of all sums of a task.
+template <class Operand>
+struct alignas(64) Panel {
+  typename Operand::Element factors[kPanelRows][kBlock];
+  float scales[kPanelRows][kBlockGroups][16];
+  float totals[kTaskRows / kTileColumns][kPackedRows][kTileColumns][16];
+};
+
+/// Decodes one block of rows [first, first + count) of w; then come zeros up to a multiple of a tile.
 template <class Layout, class Operand>
-void decode_panel(const typename Layout::View& w, int first, int count, typename Operand::Element* panel) {
-  const int groups = padded_to(w.k, kGroup) / kGroup;
-  const int fast = GroupDecoder<Layout>::fast_groups(w);
-  for (int row = first; row < first + count; ++row) {
-    for (int group = 0; group < fast; ++group, panel += kGroup) {
-      store_operand(panel, GroupDecoder<Layout>::template decode<Operand>(w, row, group));
+void decode_panel(const typename Layout::View& w, int first, int count, int first_group, int groups,
+                  Panel<Operand>& panel) {
+  using Decoder = GroupDecoder<Layout>;
+  for (int row = 0; row < padded_to(count, kTileColumns); ++row) {
+    const int fast = row < count ? Decoder::fast_groups(w) : 0;
+    for (int g = 0; g < groups; ++g) {
+      const int group = first_group + g;
+      auto* factors = panel.factors[row] + g * kGroup;
+      if (group < fast) {
+        for (int part = 0; part < kParts; ++part) {
+          Decoder::prefetch(w, first + row + kPanelRows, group, part);
+          store_operand(factors + part * kPart, Decoder::template decode<Operand>(w, first + row, group, part));
+        }
+      } else if (row < count) {
+        decode_slowly<Operand, Layout>(w, first + row, group, factors);
+      } else {
+        constexpr float kNothing[kGroup] = {};
+        store_group<Operand>(factors, kNothing);
+      }
+      store(panel.scales[row][g], row < count ? Decoder::scale(w, first + row, group) : broadcast(0));
     }
-    for (int group = fast; group < groups; ++group, panel += kGroup) {
-      store_operand(panel, decode_slowly<Operand, Layout>(w, row, group));
-    }
-  }
-  const int missing = padded_to(count, kTileColumns) - count;
-  for (int group = 0; group < missing * groups; ++group, panel += kGroup) {
-    store_operand(panel, make_operand<Operand>(broadcast(0), broadcast(0)));
   }
 }
 
-/// M rows of x times a panel.
-template <int M, class T, class Task>
-void multiply_panel(const Task& task, const typename OperandOf<T>::Element* panel, int row, int first, int count) {
-  using Operand = OperandOf<T>;
-  const int groups = padded_to(task.weight.k, kGroup) / kGroup;
-  const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(groups) * kGroup;
-  const auto* x = static_cast<const typename Operand::Element*>(task.x) + row * stride;
-  alignas(64) float sums[M][kPanelRows];
+/// Adds M rows of x times N rows of w, `columns` of each, to their totals. Not inlined, so that the totals stay in
+/// memory until the end and every register is free for the sums.
+template <class Layout, class Operand, int M, int N>
+[[gnu::noinline]] void multiply_tile(const typename Operand::Element* x, const typename Operand::Element (*w)[kBlock],
+                                     int columns, const float (*scales)[kBlockGroups][16], float (*totals)[N][16]) {
+  F32x16 partial[M][N];
+  for (int m = 0; m < M; ++m) {
+    for (int n = 0; n < N; ++n) partial[m][n] = begin_group<Layout>(load(totals[m][n]));
+  }
+  for (int i = 0; i < columns; i += kPart) {
+    Operand weights[N];
+    for (int n = 0; n < N; ++n) weights[n] = load_operand<Operand>(w[n] + i);
+    for (int m = 0; m < M; ++m) {
+      const Operand factors = load_operand<Operand>(x + m * kBlock + i);
+      for (int n = 0; n < N; ++n) partial[m][n] = accumulate(partial[m][n], weights[n], factors);
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int n = 0; n < N; ++n) {
+      store(totals[m][n], end_group<Layout>(load(totals[m][n]), partial[m][n], load(scales[n][0])));
+    }
+  }
+}
+
+/// Adds one block of M rows of x times a panel of `count` rows to the totals from `column` on.
+template <class Layout, class Operand, int M>
+void multiply_rows(const typename Operand::Element* x, int row, Panel<Operand>& panel, int column, int count,
+                   int groups) {
+  // Where nothing is scaled in between, all groups are one.
+  const int step = GroupDecoder<Layout>::kScaled ? 1 : groups;
   for (int c = 0; c < count; c += kTileColumns) {
-    multiply_tile<Operand, M, kTileColumns>(x, panel + c * stride, groups, columns_from(sums, c));
+    auto* totals = panel.totals[(column + c) / kTileColumns] + row;
+    for (int group = 0; group < groups; group += step) {
+      const auto* w = reinterpret_cast<const typename Operand::Element(*)[kBlock]>(panel.factors[c] + group * kGroup);
+      const auto* scales = reinterpret_cast<const float(*)[kBlockGroups][16]>(panel.scales[c][group]);
+      multiply_tile<Layout, Operand, M, kTileColumns>(x + row * kBlock + group * kGroup, w, step * kGroup, scales,
+                                                      totals);
+    }
   }
-  for (int m = 0; m < M; ++m) finish<T>(task, sums[m], row + m, first, count);
 }
 
+/// The same for all rows: tiles of M, then one of what is left.
+template <class Layout, class Operand, int M>
+void multiply_panel(const typename Operand::Element* x, int row, int rows, Panel<Operand>& panel, int column, int count,
+                    int groups) {
+  for (; row + M <= rows; row += M) multiply_rows<Layout, Operand, M>(x, row, panel, column, count, groups);
+  if constexpr (M > 1) {
+    if (row < rows) multiply_panel<Layout, Operand, M - 1>(x, row, rows, panel, column, count, groups);
+  }
+}
+
+/// Of one panel's rows, from `column` on.
+template <class Operand>
+void clear_totals(Panel<Operand>& panel, int column, int rows) {
+  for (int c = column; c < column + kPanelRows; ++c) {
+    for (int row = 0; row < rows; ++row) store(panel.totals[c / kTileColumns][row][c % kTileColumns], broadcast(0));
+  }
+}
+
+/// Up to kTaskRows rows of w. A block of x stays in the second-level cache, a panel in the first.
 template <class Layout, class T>
 void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   using Operand = OperandOf<T>;
-  auto* panel = static_cast<typename Operand::Element*>(scratch);
-  const int step = panel_rows(task.weight.k);
-  for (int begin = first; begin < last; begin += step) {
-    const int count = last - begin < step ? last - begin : step;
-    decode_panel<Layout, Operand>(task.weight, begin, count, panel);
-    int row = 0;
-    for (; row + kTileRows <= task.rows; row += kTileRows) {
-      multiply_panel<kTileRows, T>(task, panel, row, begin, count);
+  auto& panel = *static_cast<Panel<Operand>*>(scratch);
+  const auto* x = static_cast<const typename Operand::Element*>(task.x);
+  const int groups = groups_of(task.weight.k);
+  for (int group = 0; group < groups; group += kBlockGroups, x += task.rows * kBlock) {
+    const int block_groups = groups - group < kBlockGroups ? groups - group : kBlockGroups;
+    for (int begin = first; begin < last; begin += kPanelRows) {
+      const int count = last - begin < kPanelRows ? last - begin : kPanelRows;
+      decode_panel<Layout, Operand>(task.weight, begin, count, group, block_groups, panel);
+      if (group == 0) clear_totals(panel, begin - first, task.rows);
+      multiply_panel<Layout, Operand, kTileRows>(x, 0, task.rows, panel, begin - first, count, block_groups);
     }
-    for (; row < task.rows; ++row) multiply_panel<1, T>(task, panel, row, begin, count);
+  }
+  for (int begin = first; begin < last; begin += 16) {
+    for (int row = 0; row < task.rows; ++row) {
+      F32x16 totals[16];
+      for (int c = 0; c < 16; ++c) {
+        const int column = begin - first + c;
+        totals[c] = load(panel.totals[column / kTileColumns][row][column % kTileColumns]);
+      }
+      finish(task, totals, row, begin, last - begin < 16 ? last - begin : 16);
+    }
   }
 }
 

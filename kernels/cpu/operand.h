@@ -1,13 +1,23 @@
-// A group of 32 factors of a dot product, of x or of w, and how they are stored when packed. Included after a target's
+// A part of a dot product, 32 factors of x or of w, and how they are stored when packed. Included after a target's
 // vectors.
 #pragma once
 
 namespace nibble {
 namespace {
 
+/// Parts of a group.
+constexpr int kPart = 32;
+constexpr int kParts = kGroup / kPart;
+
 struct F32x32 {
   using Element = float;
   F32x16 first, second;
+
+  /// Part p of a group of 4-bit codes is the low nibbles of bytes p, p + 4, p + 8, ..., then the high ones.
+  NIBBLE_HD static constexpr int place_of_code(int i) {
+    const int byte = i / 2;
+    return byte % 4 * kPart + (i % 2 == 0 ? 16 : 0) + byte / 4;
+  }
 };
 
 template <class Operand>
@@ -29,9 +39,27 @@ NIBBLE_HD void store_operand(float* packed, const F32x32& v) {
   store(packed + 16, v.second);
 }
 
+/// A part of a group of 64 bytes of codes as levels.
+template <class Operand>
+NIBBLE_HD Operand lookup_codes(const float* levels, const std::uint8_t* codes, int part);
+template <>
+NIBBLE_HD F32x32 lookup_codes<F32x32>(const float* levels, const std::uint8_t* codes, int part) {
+  const F32x16 table = load(levels);
+  const Words words = load_words(codes);
+  return {lookup(table, words, 2 * part), lookup(table, words, 2 * part + 1)};
+}
+
 /// Adds the 32 products to the lanes of `total`, two a lane.
 NIBBLE_HD F32x16 accumulate(const F32x16& total, const F32x32& w, const F32x32& x) {
   return fma(w.second, x.second, fma(w.first, x.first, total));
+}
+
+/// Packs the values of a group.
+template <class Operand>
+NIBBLE_HD void store_group(typename Operand::Element* packed, const float* values) {
+  for (int i = 0; i < kGroup; i += kPart) {
+    store_operand(packed + i, make_operand<Operand>(load(values + i), load(values + i + 16)));
+  }
 }
 
 }  // namespace

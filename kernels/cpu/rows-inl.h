@@ -37,34 +37,38 @@ void layer_norm(const T* x, const T* weight, const T* bias, int cols, T* y) {
   }
 }
 
-/// scores[n] = q · keys[n] for N keys in a row; q is fp32, zero beyond head_dim.
-template <int N, class T>
-NIBBLE_HD void score_keys(const float* q, const T* keys, int head_dim, float* scores) {
-  F32x16 total[N];
-  for (int n = 0; n < N; ++n) total[n] = broadcast(0);
+/// scores[n] = q · keys[n] for 16 keys in a row, of which `count` exist; q is fp32, zero beyond head_dim.
+template <class T>
+NIBBLE_HD void score_keys(const float* q, const T* keys, int count, int head_dim, float* scores) {
+  F32x16 total[16];
+  const T* rows[16];
+  for (int n = 0; n < 16; ++n) {
+    total[n] = broadcast(0);
+    rows[n] = keys + static_cast<std::ptrdiff_t>(n < count ? n : 0) * head_dim;
+  }
   int d = 0;
   for (; d + 16 <= head_dim; d += 16) {
     const F32x16 factors = load(q + d);
-    for (int n = 0; n < N; ++n) total[n] = fma(factors, load(keys + n * head_dim + d), total[n]);
+    for (int n = 0; n < 16; ++n) total[n] = fma(factors, load(rows[n] + d), total[n]);
   }
   if (d < head_dim) {
     const F32x16 factors = load(q + d);
-    for (int n = 0; n < N; ++n) {
-      total[n] = fma(factors, load_some(keys + n * head_dim + d, head_dim - d), total[n]);
-    }
+    for (int n = 0; n < 16; ++n) total[n] = fma(factors, load_some(rows[n] + d, head_dim - d), total[n]);
   }
-  for (int n = 0; n < N; ++n) scores[n] = sum(total[n]);
+  store(scores, sums(total));
 }
 
-NIBBLE_HD float largest_of(const float* scores, int count) {
-  F32x16 largest = broadcast(scores[0]);
+/// NaNs do not count; -infinity when there is nothing else.
+template <class T>
+NIBBLE_HD float largest_of(const T* values, int count) {
+  F32x16 largest = broadcast(-__builtin_inff());
   int i = 0;
-  for (; i + 16 <= count; i += 16) largest = max(largest, load(scores + i));
+  for (; i + 16 <= count; i += 16) largest = max(load(values + i), largest);
   float lanes[16];
   store(lanes, largest);
   float result = lanes[0];
   for (const float lane : lanes) result = lane > result ? lane : result;
-  for (; i < count; ++i) result = scores[i] > result ? scores[i] : result;
+  for (; i < count; ++i) result = to_float(values[i]) > result ? to_float(values[i]) : result;
   return result;
 }
 
@@ -109,12 +113,9 @@ void attend(const AttendTask<T>& task, float* scratch) {
     T* y = task.y + query * task.stride;
     for (int d = 0; d < task.head_dim; ++d) q[d] = to_float(row[d]);
     const int keys = task.past + query + 1;
-    int key = 0;
-    for (; key + 4 <= keys; key += 4) {
-      score_keys<4>(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, task.head_dim, scores + key);
-    }
-    for (; key < keys; ++key) {
-      score_keys<1>(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, task.head_dim, scores + key);
+    for (int key = 0; key < keys; key += 16) {
+      score_keys(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, keys - key, task.head_dim,
+                 scores + key);
     }
     const float scale = 1.0F / exponentials(scores, keys);
     int first = 0;
@@ -142,9 +143,18 @@ void widen(const T* x, std::size_t count, float* y) {
 
 template <class T>
 int argmax(const T* x, int count) {
-  int best = 0;
-  for (int i = 1; i < count; ++i) best = to_float(x[i]) > to_float(x[best]) ? i : best;
-  return best;
+  constexpr int kStretch = 512;
+  float largest = -__builtin_inff();
+  int begin = 0;  // of the stretch that holds it
+  for (int i = 0; i < count; i += kStretch) {
+    const float here = largest_of(x + i, count - i < kStretch ? count - i : kStretch);
+    begin = here > largest ? i : begin;
+    largest = here > largest ? here : largest;
+  }
+  for (int i = begin; i < count; ++i) {
+    if (to_float(x[i]) == largest) return i;
+  }
+  return 0;
 }
 
 }  // namespace

@@ -82,6 +82,13 @@ NIBBLE_HD float sum(const F32x16& v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/// sum(v[i]) in lane i.
+NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
+  float result[16];
+  for (int i = 0; i < 16; ++i) result[i] = sum(v[i]);
+  return load(result);
+}
+
 NIBBLE_HD __m256 power_of_two(__m256 n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
@@ -89,17 +96,32 @@ NIBBLE_HD __m256 power_of_two(__m256 n) {
 /// 2^n for whole n, -126 to 127
 NIBBLE_HD F32x16 power_of_two(const F32x16& n) { return {power_of_two(n.low), power_of_two(n.high)}; }
 
-/// table[index mod 16]: the sign bit of a lane chooses the half of the table, so bit 3 of the index is moved there.
-NIBBLE_HD __m256 lookup(const F32x16& table, __m256i index) {
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index),
-                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+/// Lanes 0 to 7 and 8 to 15.
+NIBBLE_HD F32x16 halves(float first, float second) { return {_mm256_set1_ps(first), _mm256_set1_ps(second)}; }
+
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  return {_mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first)),
+          _mm256_set_m128(_mm_set1_ps(fourth), _mm_set1_ps(third))};
 }
-/// table[high nibble] and table[low nibble] of 16 bytes
-NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
-  const __m256i first = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
-  const __m256i last = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + 8)));
-  high = {lookup(table, _mm256_srli_epi32(first, 4)), lookup(table, _mm256_srli_epi32(last, 4))};
-  low = {lookup(table, first), lookup(table, last)};
+
+/// Sixteen 32-bit words of 4-bit codes.
+struct Words {
+  __m256i low, high;
+};
+
+NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
+  const auto* words = reinterpret_cast<const __m256i*>(bytes);
+  return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
+}
+/// The sign bit of a lane chooses the half of the table, so bit 3 of the nibble is moved there.
+NIBBLE_HD __m256 lookup(const F32x16& table, __m256i words) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, words), _mm256_permutevar8x32_ps(table.high, words),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)));
+}
+/// table[nibble `index` of each word, from the lowest]
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
+  return {lookup(table, _mm256_srli_epi32(w.low, 4 * index)), lookup(table, _mm256_srli_epi32(w.high, 4 * index))};
 }
 
 }  // namespace

@@ -65,17 +65,56 @@ NIBBLE_HD float sum(const F32x16& v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/// sum(v[i]) in lane i: the same additions, for sixteen vectors at a time.
+NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
+  const auto halves_of = [](__m512 a, __m512 b) {  // eight lanes of each
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const auto quarters_of = [](__m512 a, __m512 b) {  // four of each half
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const auto pairs_of = [](__m512 a, __m512 b) {
+    const __m512d da = _mm512_castps_pd(a);
+    const __m512d db = _mm512_castps_pd(b);
+    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(da, db)), _mm512_castpd_ps(_mm512_unpackhi_pd(da, db)));
+  };
+  __m512 four[4];
+  for (int i = 0; i < 4; ++i) {
+    four[i] = quarters_of(halves_of(v[i].lanes, v[i + 8].lanes), halves_of(v[i + 4].lanes, v[i + 12].lanes));
+  }
+  const __m512 even = pairs_of(four[0], four[2]);
+  const __m512 odd = pairs_of(four[1], four[3]);
+  const __m512 result = _mm512_add_ps(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  return {_mm512_permutexvar_ps(order, result)};
+}
+
 /// 2^n for whole n, -126 to 127
 NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.lanes), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
 }
 
-/// table[high nibble] and table[low nibble] of 16 bytes; the lookup itself ignores all but four bits of an index.
-NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
-  const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
-  high = {_mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), table.lanes)};
-  low = {_mm512_permutexvar_ps(index, table.lanes)};
+/// Lanes 0 to 7 and 8 to 15.
+NIBBLE_HD F32x16 halves(float first, float second) {
+  return {_mm512_mask_mov_ps(_mm512_set1_ps(first), 0xff00, _mm512_set1_ps(second))};
+}
+
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  return {_mm512_mask_mov_ps(halves(first, third).lanes, 0xf0f0,
+                             _mm512_mask_mov_ps(_mm512_set1_ps(second), 0xff00, _mm512_set1_ps(fourth)))};
+}
+
+/// Sixteen 32-bit words of 4-bit codes.
+struct Words {
+  __m512i words;
+};
+
+NIBBLE_HD Words load_words(const std::uint8_t* bytes) { return {_mm512_loadu_si512(bytes)}; }
+/// table[nibble `index` of each word, from the lowest]; the instruction itself ignores the other bits.
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.words, static_cast<unsigned>(4 * index)), table.lanes)};
 }
 
 }  // namespace

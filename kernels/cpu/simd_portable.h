@@ -70,6 +70,13 @@ NIBBLE_HD float sum(const F32x16& v) {
   return (s[0] + s[2]) + (s[1] + s[3]);
 }
 
+/// sum(v[i]) in lane i.
+NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
+  float result[16];
+  for (int i = 0; i < 16; ++i) result[i] = sum(v[i]);
+  return load(result);
+}
+
 /// 2^n for whole n, -126 to 127
 NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   return lanes([&](int i) {
@@ -78,14 +85,31 @@ NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   });
 }
 
-/// table[high nibble] and table[low nibble] of 16 bytes
-NIBBLE_HD void lookup_nibbles(const F32x16& table, const std::uint8_t* bytes, F32x16& high, F32x16& low) {
-  float levels[16];
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
+  const float values[4] = {first, second, third, fourth};
+  return lanes([&](int i) { return F32x4{values[i], values[i], values[i], values[i]}; });
+}
+
+/// Lanes 0 to 7 and 8 to 15.
+NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, first, second, second); }
+
+/// Sixteen 32-bit words of 4-bit codes: nibble 0 is the lowest of the first byte.
+struct Words {
+  std::uint8_t bytes[64];
+};
+
+NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
+  Words w;
+  __builtin_memcpy(w.bytes, bytes, sizeof w.bytes);
+  return w;
+}
+/// table[nibble `index` of each word, from the lowest]
+NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
+  float levels[16], found[16];
   store(levels, table);
-  for (int i = 0; i < 16; ++i) {
-    high.part[i / 4][i % 4] = levels[bytes[i] >> 4];
-    low.part[i / 4][i % 4] = levels[bytes[i] & 15];
-  }
+  for (int i = 0; i < 16; ++i) found[i] = levels[w.bytes[4 * i + index / 2] >> (index % 2 * 4) & 15];
+  return load(found);
 }
 
 }  // namespace

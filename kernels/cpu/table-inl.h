@@ -3,8 +3,10 @@
 
 #include <math.h>
 
-#include "kernels/cpu/decode-inl.h"
+// In this order: each builds on the one before.
 #include "kernels/cpu/lanes-inl.h"
+
+#include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/rows-inl.h"
 

@@ -96,6 +96,9 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
       app, "-t,--threads", "N",
       [&](const FlagValue& value) { load.threads = value.number("a whole number from 0 to 1024", 0, 1024); },
       "Threads, 0: one a core (default: 0)");
+  add_value(
+      app, "--cpu-target", "NAME", [&](const FlagValue& value) { load.cpu_target = value.text(); },
+      "Use portable, avx2, avx512 or avx512-bf16 instructions (default: the fastest of this machine)");
   return scheme;
 }
 

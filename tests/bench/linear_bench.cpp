@@ -1,15 +1,20 @@
-// Speed of linear layers: layout x compute dtype x rows x shape, beside what the same threads can read from memory.
+// Speed of linear layers: instruction set x threads x layout x compute dtype x rows x shape, beside what the same
+// threads can read from memory.
 //
-//   linear_bench --benchmark_filter='read|nf4/bf16/m:1/'
+//   linear_bench --benchmark_filter='avx512/threads:1/nf4/bf16/m:1/'
 //
-// Weights are taken in turn from copies that together exceed the caches, so few rows are limited by memory:
-// `weights` is the rate at which weight bytes pass, to be compared with `read`. `flops` counts 2 m n k.
+// Weights are taken in turn from copies that together exceed the caches, so few rows are limited by memory. `weights`
+// is the rate at which weight bytes pass and `read` the rate at which the same threads sum memory; `share` is their
+// ratio. `flops` counts 2 m n k. Rates are those of the fastest call, which other work on the machine disturbs least.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstring>
-#include <functional>
+#include <map>
 #include <numeric>
+#include <span>
 
 #include "kernels/cpu/backend.h"
 #include "tests/kernels/linear_cases.h"
@@ -17,7 +22,7 @@
 namespace nibble {
 namespace {
 
-constexpr std::size_t kBeyondCaches = std::size_t{160} << 20;
+constexpr std::size_t kBeyondCaches = std::size_t{640} << 20;
 
 Buffer copy(const Buffer& buffer) {
   Buffer result = Buffer::allocate(buffer.size());
@@ -38,72 +43,117 @@ Weight copy(const Lut4<Scale>& weight) {
   return result;
 }
 
-std::vector<Weight> copies_beyond_caches(const Weight& weight) {
+struct Shape {
+  int n, k;
+  bool operator==(const Shape&) const = default;
+};
+
+/// Equal weights that together exceed the caches; benchmarks in a row share them.
+const std::vector<Weight>& copies_beyond_caches(const WeightCase& weight_case, Shape shape) {
+  static std::vector<Weight> copies;
+  static std::string_view name;
+  static Shape made;
+  if (name == weight_case.name && made == shape) return copies;
+  copies.clear();
+  const Weight weight = weight_case.make(shape.n, shape.k, 1);
   const std::size_t count = kBeyondCaches / code_bytes(weight) + 1;
-  std::vector<Weight> copies;
   for (std::size_t i = 0; i < count; ++i) {
     copies.push_back(std::visit([](const auto& layout) { return copy(layout); }, weight));
   }
+  name = weight_case.name;
+  made = shape;
   return copies;
 }
 
-benchmark::Counter rate(double amount) {
-  return benchmark::Counter(amount, benchmark::Counter::kIsIterationInvariantRate);
-}
+/// The least of the seconds that calls take.
+class Fastest {
+ public:
+  template <class F>
+  void time(F&& f) {
+    const auto begin = std::chrono::steady_clock::now();
+    f();
+    seconds_ = std::min(seconds_, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  double rate(double amount) const { return amount / seconds_; }
 
-struct Shape {
-  int n, k;
+ private:
+  double seconds_ = 1e9;
 };
 
+/// Sums memory as fast as one thread can: a line at a time, and lines asked for well before.
+std::uint64_t sum_of(std::span<const std::uint64_t> memory) {
+  constexpr std::size_t kLine = 8;
+  constexpr std::size_t kAhead = 128 * kLine;
+  std::array<std::uint64_t, kLine> sums{};
+  for (std::size_t i = 0; i + kLine <= memory.size(); i += kLine) {
+    __builtin_prefetch(memory.data() + i + kAhead, 0, 2);
+    for (std::size_t lane = 0; lane < kLine; ++lane) sums[lane] += memory[i + lane];
+  }
+  return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
+}
+
+/// Bytes a second that so many threads sum, in pieces as large as a layer.
+double read_rate(int threads) {
+  static std::map<int, double> known;
+  if (known.contains(threads)) return known[threads];
+  ThreadPool pool(threads);
+  constexpr int kTurns = 40;
+  constexpr int kPieces = 16;
+  const std::vector<std::uint64_t> memory(kBeyondCaches / sizeof(std::uint64_t), 1);
+  const std::size_t size = memory.size() / kTurns / kPieces;
+  Fastest fastest;
+  for (int turn = 0; turn < 3 * kTurns; ++turn) {
+    fastest.time([&] {
+      pool.run(kPieces, [&](int piece) {
+        const std::size_t first = size * static_cast<std::size_t>(turn % kTurns * kPieces + piece);
+        benchmark::DoNotOptimize(sum_of(std::span(memory).subspan(first, size)));
+      });
+    });
+  }
+  return known[threads] = fastest.rate(static_cast<double>(size * kPieces * sizeof(std::uint64_t)));
+}
+
 void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dtype, int m, Shape shape,
-                CpuTarget target) {
-  CpuBackend backend(0, target);
-  const Weight weight = weight_case.make(shape.n, shape.k, 1);
-  const std::vector<Weight> weights = copies_beyond_caches(weight);
+                CpuTarget target, int threads) {
+  CpuBackend backend(threads, target);
+  const std::vector<Weight>& weights = copies_beyond_caches(weight_case, shape);
   const auto rows = static_cast<std::size_t>(m);
   Buffer x = Buffer::allocate(rows * static_cast<std::size_t>(shape.k) * size_of(dtype));
   Buffer y = Buffer::allocate(rows * static_cast<std::size_t>(shape.n) * size_of(dtype));
   std::memset(x.mutable_as<void>(), 0x3c, x.size());
   std::size_t turn = 0;
+  Fastest fastest;
   for (auto _ : state) {
-    backend.linear({weights[turn], {}}, {x.mutable_as<void>(), dtype, m, shape.k},
-                   {y.mutable_as<void>(), dtype, m, shape.n});
+    fastest.time([&] {
+      backend.linear({weights[turn], {}}, {x.mutable_as<void>(), dtype, m, shape.k},
+                     {y.mutable_as<void>(), dtype, m, shape.n});
+    });
     turn = (turn + 1) % weights.size();
   }
-  state.counters["weights"] = rate(static_cast<double>(code_bytes(weight) + state_bytes(weight)));
-  state.counters["flops"] = rate(2.0 * m * shape.n * shape.k);
+  const double weight_rate = fastest.rate(static_cast<double>(code_bytes(weights[0]) + state_bytes(weights[0])));
+  state.counters["weights"] = weight_rate;
+  state.counters["flops"] = fastest.rate(2.0 * m * shape.n * shape.k);
+  state.counters["read"] = read_rate(threads);
+  state.counters["share"] = weight_rate / read_rate(threads);
   state.SetLabel(backend.description());
 }
 
-/// Sums memory with the threads the backend would use.
-void run_read(benchmark::State& state) {
-  ThreadPool pool(0);
-  constexpr int kPieces = 64;
-  const std::vector<std::uint64_t> memory(kBeyondCaches / sizeof(std::uint64_t), 1);
-  for (auto _ : state) {
-    pool.run(kPieces, [&](int piece) {
-      const std::size_t size = memory.size() / kPieces;
-      const auto first = memory.begin() + piece * static_cast<std::ptrdiff_t>(size);
-      benchmark::DoNotOptimize(std::accumulate(first, first + static_cast<std::ptrdiff_t>(size), std::uint64_t{0}));
-    });
-  }
-  state.counters["weights"] = rate(static_cast<double>(kBeyondCaches));
-}
-
 void register_all() {
-  benchmark::RegisterBenchmark("read", run_read)->UseRealTime();
   for (const CpuTarget target : available_targets()) {
-    for (const WeightCase& weight_case : kWeightCases) {
-      for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-        for (const int m : {1, 4, 16, 256}) {
-          for (const Shape shape :
-               {Shape{768, 768}, Shape{3072, 768}, Shape{768, 3072}, Shape{2048, 2048}, Shape{4096, 4096}}) {
-            const std::string name = std::string(to_string(target)) + "/" + std::string(weight_case.name) + "/" +
-                                     std::string(to_string(dtype)) + "/m:" + std::to_string(m) +
-                                     "/n:" + std::to_string(shape.n) + "/k:" + std::to_string(shape.k);
-            benchmark::RegisterBenchmark(name.c_str(), run_linear, weight_case, dtype, m, shape, target)
-                ->UseRealTime()
-                ->Unit(benchmark::kMicrosecond);
+    for (const int threads : {1, 2}) {
+      for (const WeightCase& weight_case : kWeightCases) {
+        for (const Shape shape : {Shape{768, 768}, Shape{3072, 768}, Shape{768, 3072}, Shape{2048, 2048},
+                                  Shape{4096, 4096}, Shape{4096, 16384}}) {
+          for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+            for (const int m : {1, 2, 4, 8, 16, 256}) {
+              const std::string name = std::string(to_string(target)) + "/threads:" + std::to_string(threads) + "/" +
+                                       std::string(weight_case.name) + "/" + std::string(to_string(dtype)) +
+                                       "/m:" + std::to_string(m) + "/n:" + std::to_string(shape.n) +
+                                       "/k:" + std::to_string(shape.k);
+              benchmark::RegisterBenchmark(name.c_str(), run_linear, weight_case, dtype, m, shape, target, threads)
+                  ->UseRealTime()
+                  ->Unit(benchmark::kMicrosecond);
+            }
           }
         }
       }

@@ -307,7 +307,10 @@ TEST(CpuTargets, NameThemselvesAndRunEverywhere) {
     const std::string description = CpuBackend(3, target).description();
     EXPECT_NE(description.find(to_string(target)), std::string::npos) << description;
     EXPECT_NE(description.find("3 threads"), std::string::npos) << description;
+    EXPECT_EQ(make_backend(Device::kCpu, 3, to_string(target))->description(), description);
   }
+  expect_refused([] { make_backend(Device::kCpu, 1, "mmx"); },
+                 "CPU target: expected one that this machine has (portable");
 }
 
 TEST(CudaBackend, SaysWhyItIsNotThere) {

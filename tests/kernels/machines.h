@@ -17,12 +17,15 @@ struct Machine {
   Device device;
   std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
 
-  /// What a weight may be off by. A GPU's tensor cores take 16-bit factors, and so do AVX-512's for bf16: the weight,
-  /// or its level before its absmax, is rounded once.
-  double weight_error(DType dtype, double weight) const {
-    const bool rounds = device == Device::kCuda ? dtype != DType::kF32 : dtype == DType::kBF16;
-    return rounds ? rounding(dtype, weight) : 0;
+  bool bf16_factors = false;  ///< whether this CPU's instructions multiply numbers of 16 bits
+
+  /// Whether factors have 16 bits: in a GPU's tensor cores, and in AVX512-BF16.
+  bool rounds_factors(DType dtype) const {
+    return device == Device::kCuda ? dtype != DType::kF32 : bf16_factors && dtype == DType::kBF16;
   }
+
+  /// What a weight may be off by: it, or its level before its absmax, is rounded once where factors are.
+  double weight_error(DType dtype, double weight) const { return rounds_factors(dtype) ? rounding(dtype, weight) : 0; }
 
   /// The same of the probabilities that attention multiplies values by.
   double probability_error(DType dtype, double probability) const {
@@ -45,8 +48,9 @@ inline std::vector<Machine> machines() {
   for (const CpuTarget target : available_targets()) {
     std::string name(to_string(target));
     std::erase(name, '-');
-    machines.push_back(
-        {name, Device::kCpu, [target](int threads) { return std::make_unique<CpuBackend>(threads, target); }});
+    machines.push_back({name, Device::kCpu,
+                        [target](int threads) { return std::make_unique<CpuBackend>(threads, target); },
+                        target == CpuTarget::kAvx512Bf16});
   }
   if (has_cuda()) machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }});
   return machines;

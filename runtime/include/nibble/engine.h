@@ -24,8 +24,9 @@ struct LoadOptions {
   std::optional<EmbeddingStorage> embedding = {};  ///< absent: as the checkpoint stores it
   int blocksize = 64;  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
   Device device = Device::kCpu;
-  int threads = 0;         ///< 0: one a core
-  std::uint64_t seed = 0;  ///< for synthetic models
+  int threads = 0;              ///< 0: one a core
+  std::string cpu_target = {};  ///< portable, avx2, avx512 or avx512-bf16; empty: the fastest of this machine
+  std::uint64_t seed = 0;       ///< for synthetic models
 };
 
 /// What a model is, from its configuration and its files' headers.
