@@ -20,7 +20,7 @@ inline constexpr int kBlock = 2 * kGroup;
 /// Rows of x that are packed at once; more are done in turns.
 inline constexpr int kPackedRows = 128;
 /// Up to this many rows of x the weights are decoded in registers; beyond, once into a panel.
-inline constexpr int kFusedRows = 8;
+inline constexpr int kFusedRows = 4;
 /// Rows of w that are decoded at once.
 inline constexpr int kPanelRows = 16;
 /// Rows of w in one task, at most, when there is a panel.

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kTileRows = 2;
 constexpr int kTileColumns = 2;
-constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2, 1, 1, 1, 1};
+constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2};
 
 template <class T>
 using OperandOf = F32x32;
