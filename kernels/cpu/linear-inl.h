@@ -47,34 +47,36 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
-  const auto add_group = [&](int n, int group, auto&& part_of) __attribute__((always_inline)) {
+  const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
     const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;
-    F32x16 partial[M];
-    for (int m = 0; m < M; ++m) partial[m] = begin_group<Layout>(total[n][m]);
+    F32x16 partial[N][M];
+    for (int n = 0; n < N; ++n) {
+      for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout>(total[n][m]);
+    }
     for (int part = 0; part < kParts; ++part) {
-      const Operand weights = part_of(part);
+      Operand weights[N];
+      for (int n = 0; n < N; ++n) weights[n] = part_of(n, part);
       for (int m = 0; m < M; ++m) {
-        partial[m] = accumulate(partial[m], weights, load_operand<Operand>(factors + m * kBlock + part * kPart));
+        const Operand row = load_operand<Operand>(factors + m * kBlock + part * kPart);
+        for (int n = 0; n < N; ++n) partial[n][m] = accumulate(partial[n][m], weights[n], row);
       }
     }
-    const F32x16 scale = Decoder::scale(w, first + n, group);
-    for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[m], scale);
+    for (int n = 0; n < N; ++n) {
+      const F32x16 scale = Decoder::scale(w, first + n, group);
+      for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[n][m], scale);
+    }
   };
   for (int group = 0; group < fast; ++group) {
-    for (int n = 0; n < N; ++n) {
-      add_group(
-          n, group, [&](int part) __attribute__((always_inline)) {
-            Decoder::prefetch(w, first + n + N, group, part);
-            return Decoder::template decode<Operand>(w, first + n, group, part);
-          });
-    }
+    add_group(
+        group, [&](int n, int part) __attribute__((always_inline)) {
+          Decoder::prefetch(w, first + n + N, group, part);
+          return Decoder::template decode<Operand>(w, first + n, group, part);
+        });
   }
   for (int group = fast; group < groups; ++group) {
-    for (int n = 0; n < N; ++n) {
-      typename Operand::Element packed[kGroup];
-      decode_slowly<Operand, Layout>(w, first + n, group, packed);
-      add_group(n, group, [&](int part) { return load_operand<Operand>(packed + part * kPart); });
-    }
+    typename Operand::Element packed[N][kGroup];
+    for (int n = 0; n < N; ++n) decode_slowly<Operand, Layout>(w, first + n, group, packed[n]);
+    add_group(group, [&](int n, int part) { return load_operand<Operand>(packed[n] + part * kPart); });
   }
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) totals[m][n] = total[n][m];
@@ -235,20 +237,19 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
   }
 }
 
+/// Chooses the loop for M rows of x, or else for fewer.
+template <int M, class Layout, class T>
+void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
+  if constexpr (M > 1) {
+    if (task.rows < M) return multiply_at_most<M - 1>(task, first, last);
+  }
+  multiply_few<M>(task, first, last);
+}
+
 template <class Layout, class T>
 void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  switch (task.rows) {
-    case 1:
-      return multiply_few<1>(task, first, last);
-    case 2:
-      return multiply_few<2>(task, first, last);
-    case 3:
-      return multiply_few<3>(task, first, last);
-    case 4:
-      return multiply_few<4>(task, first, last);
-    default:
-      return multiply_many(task, first, last, scratch);
-  }
+  if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows>(task, first, last);
+  multiply_many(task, first, last, scratch);
 }
 
 template <class Layout, class T>

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-constexpr int kFusedColumns[kFusedRows] = {8, 4, 4, 4};
+constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
 
 template <class T>
 using OperandOf = F32x32;

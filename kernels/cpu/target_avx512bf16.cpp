@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-constexpr int kFusedColumns[kFusedRows] = {8, 4, 4, 4};
+constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
 
 template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
