@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 
+#include "kernels/roofline.h"
 #include "runtime/process_memory.h"
 
 namespace nibble {
@@ -60,6 +61,10 @@ std::uint64_t MemoryLedger::weights() const {
 std::uint64_t MemoryLedger::total() const { return std::accumulate(bytes.begin(), bytes.end(), std::uint64_t{0}); }
 
 std::uint64_t available_memory(Device) { return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available()); }
+
+double measure_read_bandwidth(Device device, int threads) {
+  return device == Device::kCuda ? cuda_read_bandwidth() : cpu_read_bandwidth(threads);
+}
 
 std::uint64_t resident_memory() { return proc_value("/proc/self/status", "VmRSS:"); }
 

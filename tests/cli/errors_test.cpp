@@ -72,6 +72,10 @@ TEST(Usage, ReadsValuesStrictly) {
                {"--attention-mask: expected 0 or 1 for each token"});
   expect_usage({"quantize", kTiny, "out", "--scheme", "nf4", "--max-shard-size", "5 GB"},
                {"--max-shard-size: expected a size above 0 such as 500MB, 5GB or 4GiB, found '5 GB'"});
+  expect_usage({"perplexity", "-m", kTiny, "-f", "x", "--window", "1"},
+               {"--window: expected a whole number of at least 2, found '1'"});
+  expect_usage({"perplexity", "-m", kTiny, "-f", "x", "--base-dtype", "auto"},
+               {"--base-dtype: expected fp32, bf16 or fp16, found 'auto'"});
   expect_usage({"generate", "-m", kTiny, "-n", "a\nb"}, {"found 'a\\x0ab'"});
 }
 
@@ -82,7 +86,7 @@ TEST(Usage, TakesOnePrompt) {
 }
 
 TEST(Usage, ExplainsEveryCommand) {
-  for (const char* command : {"generate", "logits", "quantize", "inspect"}) {
+  for (const char* command : {"generate", "logits", "quantize", "inspect", "perplexity"}) {
     EXPECT_TRUE(contains(output({"--help"}), command));
     EXPECT_TRUE(contains(output({command, "--help"}), "--scheme NAME")) << command;
   }
@@ -116,6 +120,21 @@ TEST(Failure, NamesWhatIsWrongWithAModel) {
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2", "-o", folder / "absent/l.safetensors"}, {"absent/l."});
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2,3", "-o", folder / "l", "--attention-mask", "1"},
                  {"attention_mask: expected one value a token (2), found 1"});
+}
+
+TEST(Failure, NamesWhatIsWrongWithATextToPredict) {
+  const TempDir folder;
+  const std::string text = write_file(folder / "text", "The sea was still.");
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", folder / "absent"}, {folder / "absent: cannot be read"});
+  expect_failure(1, {"perplexity", "-m", kTiny, "-f", text}, {"has no tokenizer"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text},
+                 {text + ": expected at least one window of 512 tokens, found 6"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "1024"},
+                 {"--window: expected at most 1023 tokens", "found 1024"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "4", "--stride", "5"},
+                 {"--stride: expected at most the window's 4 tokens, found 5"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "4", "--base-model", kTiny},
+                 {"--base-model: expected the tokens of", "(8192), found others (96)"});
 }
 
 TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {
