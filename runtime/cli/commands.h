@@ -17,5 +17,6 @@ Action declare_logits(CLI::App& app);
 Action declare_quantize(CLI::App& app);
 Action declare_inspect(CLI::App& app);
 Action declare_perplexity(CLI::App& app);
+Action declare_bench(CLI::App& app);
 
 }  // namespace nibble::cli
