@@ -1,5 +1,6 @@
 // Stands in for kernels/cuda/ in a build without CUDA.
 #include "kernels/backend.h"
+#include "kernels/roofline.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -17,5 +18,7 @@ std::unique_ptr<Backend> make_cuda_backend() { refuse(); }
 std::size_t cuda_scratch_bytes(int, int, int) { refuse(); }
 
 std::uint64_t cuda_available_memory() { refuse(); }
+
+double cuda_read_bandwidth() { refuse(); }
 
 }  // namespace nibble

@@ -152,11 +152,18 @@ Weight convert(const Dense<T>& source, const Storage& target, std::string_view n
   return to_lut4(source, target, name, pool);
 }
 
+/// A quantized weight can be turned into plain values and nothing else: quantizing twice loses twice.
 template <class Quantized>
-Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool&) {
-  throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
-                                               std::string(to_string(describe(source, target.dtype).scheme)) +
-                                               " and cannot be turned into " + std::string(to_string(target.scheme)));
+Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool& pool) {
+  if (target.scheme != Scheme::kNone) {
+    throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
+                                                 std::string(to_string(describe(source, target.dtype).scheme)) +
+                                                 " and cannot be turned into " + std::string(to_string(target.scheme)));
+  }
+  const auto elements = static_cast<std::size_t>(source.n) * static_cast<std::size_t>(source.k);
+  Dense<float> decoded{Buffer::allocate(elements * sizeof(float)), source.n, source.k};
+  decode_all(source, {decoded.values.mutable_as<float>(), elements});
+  return to_dense(decoded, target.dtype, name, pool);
 }
 
 }  // namespace

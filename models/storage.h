@@ -36,9 +36,9 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
 /// What a weight in memory is. The dtype of a quantized weight is not in it and is given.
 Storage storage_of(const Weight& weight, DType dtype);
 
-/// Turns a floating-point weight into the storage asked for; one that is already so is returned as it is. `name` is for
-/// messages. Throws Error{kFormat} for values that are NaN or infinite, Error{kInvalidArgument} when a quantized weight
-/// would have to be quantized again.
+/// Turns a floating-point weight into the storage asked for, or a quantized one into plain values; one that is already
+/// so is returned as it is. `name` is for messages. Throws Error{kFormat} for values that are NaN or infinite,
+/// Error{kInvalidArgument} when a quantized weight would have to be quantized again.
 Weight store(Weight weight, const Storage& target, std::string_view name, ThreadPool& pool);
 
 }  // namespace nibble

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/roofline.h"
 #include "runtime/process_memory.h"
 
 namespace nibble {
@@ -71,6 +72,10 @@ std::uint64_t MemoryLedger::total() const { return std::accumulate(bytes.begin()
 std::uint64_t available_memory(Device device) {
   if (device == Device::kCuda) return cuda_available_memory();
   return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available());
+}
+
+double measure_read_bandwidth(Device device, int threads) {
+  return device == Device::kCuda ? cuda_read_bandwidth() : cpu_read_bandwidth(threads);
 }
 
 std::uint64_t resident_memory() { return proc_value("/proc/self/status", "VmRSS:"); }

@@ -18,11 +18,13 @@ struct Command {
   Action (*declare)(CLI::App& app);
 };
 
-constexpr std::array<Command, 4> kCommands{{
+constexpr std::array<Command, 6> kCommands{{
     {"generate", "Go on from a prompt, or interactively", declare_generate},
     {"logits", "Write the logits of every position of a text", declare_logits},
     {"quantize", "Write a checkpoint again with quantized weights", declare_quantize},
     {"inspect", "Show what each scheme does to sizes, shapes and values", declare_inspect},
+    {"perplexity", "Measure how well a model predicts a text, and what quantization costs it", declare_perplexity},
+    {"bench", "Measure speed, memory and quality over schemes, dtypes and sizes", declare_bench},
 }};
 
 Action printing(std::string text) {

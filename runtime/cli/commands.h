@@ -1,4 +1,4 @@
-// What a command is, and the four there are. A command lives in the file of its name.
+// What a command is, and those there are. A command lives in the file of its name.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -16,5 +16,7 @@ Action declare_generate(CLI::App& app);
 Action declare_logits(CLI::App& app);
 Action declare_quantize(CLI::App& app);
 Action declare_inspect(CLI::App& app);
+Action declare_perplexity(CLI::App& app);
+Action declare_bench(CLI::App& app);
 
 }  // namespace nibble::cli

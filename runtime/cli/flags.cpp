@@ -18,17 +18,46 @@ std::string in_quotes(std::string_view text) {
   return shown + (text.size() > kMost ? "...'" : "'");
 }
 
-std::vector<int> FlagValue::list(std::string_view expected, int high) const {
-  std::vector<int> values;
+std::vector<std::string_view> FlagValue::parts() const {
+  std::vector<std::string_view> parts;
   std::string_view rest = text_;
   while (true) {
     const std::size_t comma = rest.find(',');
-    const std::optional<int> value = parse<int>(rest.substr(0, comma));
-    if (!value || *value < 0 || *value > high) fail(expected);
-    values.push_back(*value);
-    if (comma == std::string_view::npos) return values;
+    parts.push_back(rest.substr(0, comma));
+    if (comma == std::string_view::npos) return parts;
     rest.remove_prefix(comma + 1);
   }
+}
+
+std::vector<int> FlagValue::list(std::string_view expected, int high) const {
+  std::vector<int> values;
+  for (const std::string_view part : parts()) {
+    const std::optional<int> value = parse<int>(part);
+    if (!value || *value < 0 || *value > high) fail(expected);
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::vector<int> FlagValue::ranges(std::string_view expected, int low, int high) const {
+  constexpr std::size_t kMost = 1000;
+  std::vector<int> values;
+  for (const std::string_view part : parts()) {
+    const std::size_t dash = std::min(part.find('-'), part.size());
+    const std::size_t sign = std::min(part.find_first_of("+*", dash), part.size());
+    const bool is_range = dash < part.size();
+    const auto first = parse<int>(part.substr(0, dash));
+    const auto last = is_range ? parse<int>(part.substr(dash + 1, sign - dash - 1)) : first;
+    const auto step = sign < part.size() ? parse<int>(part.substr(sign + 1)) : 1;
+    const bool multiplies = sign < part.size() && part[sign] == '*';
+    if (!first || !last || !step || *first < low || *last > high || *first > *last) fail(expected);
+    if (*step < 1 || (multiplies && (*step == 1 || *first == 0))) fail(expected);
+    for (std::int64_t value = *first; value <= *last; value = multiplies ? value * *step : value + *step) {
+      if (values.size() == kMost) fail(expected);
+      values.push_back(static_cast<int>(value));
+    }
+  }
+  return values;
 }
 
 std::uint64_t FlagValue::bytes() const {

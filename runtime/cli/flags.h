@@ -53,12 +53,30 @@ class FlagValue {
   /// Whole numbers in [0, high] with commas between: 2,17,9.
   std::vector<int> list(std::string_view expected, int high = std::numeric_limits<int>::max()) const;
 
+  /// The same with ranges in it, in [low, high]: 1-4 is 1,2,3,4; 0-8+4 is 0,4,8; 1-8*2 is 1,2,4,8. At most 1000.
+  std::vector<int> ranges(std::string_view expected, int low, int high) const;
+
+  /// Names with commas between, each as `name` reads it.
+  template <class T>
+  std::vector<std::optional<T>> names(std::string_view expected,
+                                      std::optional<T> (*parse_name)(std::string_view)) const {
+    std::vector<std::optional<T>> values;
+    for (const std::string_view part : parts()) {
+      values.push_back(parse_name(part));
+      if (!values.back()) fail(expected);
+    }
+    return values;
+  }
+
   /// A size in bytes: 5GB, 500MB (powers of 1000), 4GiB (of 1024), or plain bytes.
   std::uint64_t bytes() const;
 
   [[noreturn]] void fail(std::string_view expected) const;
 
  private:
+  /// What stands between the commas.
+  std::vector<std::string_view> parts() const;
+
   template <class T>
   static std::optional<T> parse(std::string_view text) {
     T value{};

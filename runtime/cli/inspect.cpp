@@ -1,9 +1,16 @@
 // nibble inspect: what quantization does to a checkpoint, or to one of its weights, without running it.
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "nibble/error.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/model_report.h"
+#include "runtime/cli/page.h"
 #include "runtime/cli/render.h"
 #include "runtime/cli/tensor_report.h"
 
@@ -13,6 +20,7 @@ namespace {
 struct InspectArguments {
   ModelArguments model;
   std::string tensor;  ///< empty: the whole model
+  std::string page;    ///< file to write instead; empty: none
   bool json = false;
 };
 
@@ -21,7 +29,13 @@ void declare(CLI::App& app, InspectArguments& a) {
   app.add_option("--tensor", a.tensor, "Show this weight's values, errors and histogram, as decoder.layers.0.fc1")
       ->type_name("NAME")
       ->take_last();
-  app.add_flag("--json", a.json, "Print one JSON document, sizes in bytes");
+  CLI::Option* json = app.add_flag("--json", a.json, "Print one JSON document, sizes in bytes");
+  app.add_option("--html", a.page,
+                 "Write a page that a browser shows without a network: memory, error by layer, and the weights of "
+                 "--tensor (default: the first layer's fc1) over the levels")
+      ->type_name("FILE")
+      ->take_last()
+      ->excludes(json);
   app.footer("Without --scheme it compares all of them.");
 }
 
@@ -35,7 +49,66 @@ ExitCode show(const Report& report, bool json) {
   return kSuccess;
 }
 
+/// The schemes a page shows: the one asked for or the checkpoint's own, else all that quantize.
+std::vector<Scheme> page_schemes(const ModelArguments& arguments) {
+  if (arguments.load.scheme) return {*arguments.load.scheme};
+  const std::string any = "decoder.layers.0.fc1.weight";
+  const Scheme own = inspect_tensor(arguments.model, any, arguments.load).scheme;
+  if (own != Scheme::kNone) return {own};
+  return {Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq};
+}
+
+/// The linear weights' names, and `shown` where it is none of them.
+std::vector<std::string> page_weights(const std::vector<ParameterReport>& parameters, const std::string& shown) {
+  std::vector<std::string> names;
+  for (const ParameterReport& parameter : parameters) {
+    if (parameter.memory_class == MemoryClass::kLinear) names.push_back(parameter.name);
+  }
+  if (std::ranges::find(names, shown) == names.end()) names.push_back(shown);
+  return names;
+}
+
+/// The file takes its name when all of it is written.
+void write_file(const std::string& file, std::string_view text) {
+  const std::string partial = file + ".partial";
+  std::ofstream stream(partial, std::ios::binary);
+  stream << text;
+  stream.close();
+  std::error_code error;
+  if (stream) std::filesystem::rename(partial, file, error);
+  if (stream && !error) return;
+  std::filesystem::remove(partial, error);
+  throw Error(ErrorKind::kIo, fmt::format("{}: cannot be written", file));
+}
+
+ExitCode write_page(const InspectArguments& a) {
+  const ModelReport sizes = report_model(a.model);
+  LoadOptions load = a.model.load;
+  load.scheme = shown_scheme(a.model);
+  const std::string shown =
+      inspect_tensor(a.model.model, a.tensor.empty() ? "decoder.layers.0.fc1" : a.tensor, load).name;
+  const std::vector<std::string> names = page_weights(sizes.listed.parameters, shown);
+  const std::vector<Scheme> schemes = page_schemes(a.model);
+  std::vector<SchemeWeights> quantized;
+  {
+    ProgressDisplay display("quantizing", progress_style(ProgressStyle::kNone));
+    std::uint64_t done = 0;
+    for (const Scheme scheme : schemes) {
+      load.scheme = scheme;
+      SchemeWeights& weights = quantized.emplace_back(SchemeWeights{scheme, {}});
+      for (const std::string& name : names) {
+        weights.weights.push_back(inspect_tensor(a.model.model, name, load));
+        display.update(++done, schemes.size() * names.size());
+      }
+    }
+  }
+  write_file(a.page, html_page(a.model.model, sizes, quantized, shown));
+  print(fmt::format("{}: {} weights under {} schemes\n", a.page, names.size(), schemes.size()));
+  return kSuccess;
+}
+
 ExitCode inspect(const InspectArguments& a) {
+  if (!a.page.empty()) return write_page(a);
   if (a.tensor.empty()) return show(report_model(a.model), a.json);
   LoadOptions load = a.model.load;
   load.scheme = shown_scheme(a.model);

@@ -71,7 +71,7 @@ ProgressStyle progress_style(ProgressStyle otherwise) {
   return isatty(STDERR_FILENO) == 1 ? ProgressStyle::kBar : otherwise;
 }
 
-void ProgressDisplay::update(std::uint64_t done, std::uint64_t total) {
+void ProgressDisplay::update(std::uint64_t done, std::uint64_t total, std::string_view detail) {
   if (style_ == ProgressStyle::kNone || total == 0) return;
   const int step = style_ == ProgressStyle::kBar ? 1 : 10;
   const double fraction = static_cast<double>(done) / static_cast<double>(total);
@@ -79,12 +79,13 @@ void ProgressDisplay::update(std::uint64_t done, std::uint64_t total) {
   if (percent == percent_) return;
   percent_ = percent;
   if (style_ == ProgressStyle::kLines) {
-    note(fmt::format("{} {}%\n", label_, percent));
+    note(fmt::format("{} {}%{}{}\n", label_, percent, detail.empty() ? "" : " ", detail));
     return;
   }
   constexpr int kWidth = 30;
   const std::string filled = bar(fraction, kWidth);
-  note(fmt::format("\r{} {}{:{}} {:3}%", label_, filled, "", kWidth - static_cast<int>(width(filled)), percent));
+  note(fmt::format("\r{} {}{:{}} {:3}% {}\033[K", label_, filled, "", kWidth - static_cast<int>(width(filled)), percent,
+                   detail));
 }
 
 ProgressDisplay::~ProgressDisplay() {

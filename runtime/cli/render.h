@@ -53,7 +53,8 @@ class ProgressDisplay {
   ProgressDisplay(const ProgressDisplay&) = delete;
   ProgressDisplay& operator=(const ProgressDisplay&) = delete;
 
-  void update(std::uint64_t done, std::uint64_t total);
+  /// `detail` stands behind the percentage.
+  void update(std::uint64_t done, std::uint64_t total, std::string_view detail = "");
 
  private:
   std::string label_;

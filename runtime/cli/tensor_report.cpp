@@ -14,15 +14,27 @@ namespace {
 /// Rows of the histogram; the 255 levels of int8 share them, 15 a row.
 constexpr std::size_t kMostRows = 17;
 
+/// The first bytes, and where two codes share one, which is in which half.
+std::string bytes_text(const TensorReport& report) {
+  std::string bytes = "first bytes ";
+  std::string codes = "hold codes  ";
+  for (std::size_t i = 0; i < report.first_bytes.size(); ++i) {
+    bytes += fmt::format("  {:3} = 0x{:02x}", report.first_bytes[i], report.first_bytes[i]);
+    if (2 * i + 1 < report.first_codes.size()) {
+      codes += fmt::format("   {:2} | {:2}  ", report.first_codes[2 * i], report.first_codes[2 * i + 1]);
+    }
+  }
+  if (report.first_bytes.empty()) return "";
+  return report.stored_shape == report.shape ? bytes + "\n" : bytes + "\n" + codes + "  the first in the upper half\n";
+}
+
 std::string firsts_text(const TensorReport& report) {
   Table table({"first values", "before", "after", "code"});
   for (std::size_t i = 0; i < report.first_values.size(); ++i) {
     table.add({"", fmt::format("{:.8f}", report.first_values[i]), fmt::format("{:.8f}", report.first_decoded[i]),
                i < report.first_codes.size() ? std::to_string(report.first_codes[i]) : ""});
   }
-  std::string text = table.text();
-  if (!report.first_bytes.empty()) text += fmt::format("first bytes   {}\n", fmt::join(report.first_bytes, ", "));
-  return text;
+  return table.text() + bytes_text(report);
 }
 
 std::string histogram_text(const TensorReport& report) {

@@ -72,6 +72,26 @@ TEST(Usage, ReadsValuesStrictly) {
                {"--attention-mask: expected 0 or 1 for each token"});
   expect_usage({"quantize", kTiny, "out", "--scheme", "nf4", "--max-shard-size", "5 GB"},
                {"--max-shard-size: expected a size above 0 such as 500MB, 5GB or 4GiB, found '5 GB'"});
+  const std::vector<std::vector<std::string>> bench_cases{
+      {"-p", "4-2", "-p/--n-prompt: expected whole numbers from 0 to 1048576 such as", "found '4-2'"},
+      {"-n", "1-9+0", "-n/--n-gen: expected", "found '1-9+0'"},
+      {"-n", "0-9*2", "-n/--n-gen: expected", "found '0-9*2'"},
+      {"-n", "1,", "-n/--n-gen: expected", "found '1,'"},
+      {"-d", "0-5000", "-d/--n-depth: expected", "found '0-5000'"},
+      {"-b", "0", "-b/--batch: expected whole numbers from 1 to 16384", "found '0'"},
+      {"-t", "2000", "-t/--threads: expected whole numbers from 0 to 1024", "found '2000'"},
+      {"-r", "0", "-r/--repetitions: expected a whole number from 1 to 10000", "found '0'"},
+      {"-o", "sql", "-o/--output: expected md, json, jsonl or csv", "found 'sql'"},
+      {"--scheme", "nf4,foo", "--scheme: expected schemes among none, int8, fp4, nf4, fp4-dq and nf4-dq", "'nf4,foo'"},
+      {"--dtype", "bf16,", "--dtype: expected types among fp32, bf16 and fp16", "found 'bf16,'"},
+      {"--device", "cpu,tpu", "--device: expected cpu or cuda", "found 'cpu,tpu'"},
+  };
+  for (const auto& wrong : bench_cases) expect_usage({"bench", "-m", kTiny, wrong[0], wrong[1]}, {wrong[2], wrong[3]});
+  expect_usage({"bench"}, {"--model is required"});
+  expect_usage({"perplexity", "-m", kTiny, "-f", "x", "--window", "1"},
+               {"--window: expected a whole number of at least 2, found '1'"});
+  expect_usage({"perplexity", "-m", kTiny, "-f", "x", "--base-dtype", "auto"},
+               {"--base-dtype: expected fp32, bf16 or fp16, found 'auto'"});
   expect_usage({"generate", "-m", kTiny, "-n", "a\nb"}, {"found 'a\\x0ab'"});
 }
 
@@ -82,7 +102,7 @@ TEST(Usage, TakesOnePrompt) {
 }
 
 TEST(Usage, ExplainsEveryCommand) {
-  for (const char* command : {"generate", "logits", "quantize", "inspect"}) {
+  for (const char* command : {"generate", "logits", "quantize", "inspect", "perplexity", "bench"}) {
     EXPECT_TRUE(contains(output({"--help"}), command));
     EXPECT_TRUE(contains(output({command, "--help"}), "--scheme NAME")) << command;
   }
@@ -116,6 +136,26 @@ TEST(Failure, NamesWhatIsWrongWithAModel) {
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2", "-o", folder / "absent/l.safetensors"}, {"absent/l."});
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2,3", "-o", folder / "l", "--attention-mask", "1"},
                  {"attention_mask: expected one value a token (2), found 1"});
+}
+
+TEST(Failure, NamesWhatIsWrongWithATextToPredict) {
+  const TempDir folder;
+  const std::string text = write_file(folder / "text", "The sea was still.");
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", folder / "absent"}, {folder / "absent: cannot be read"});
+  expect_failure(1, {"perplexity", "-m", kTiny, "-f", text}, {"has no tokenizer"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text},
+                 {text + ": expected at least one window of 512 tokens, found 5"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "1024"},
+                 {"--window: expected at most 1023 tokens", "found 1024"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "4", "--stride", "5"},
+                 {"--stride: expected at most the window's 4 tokens, found 5"});
+  expect_failure(1, {"perplexity", "-m", kBundled, "-f", text, "--window", "4", "--base-model", kTiny},
+                 {"--base-model: expected the tokens of", "(8192), found others (96)"});
+}
+
+TEST(Failure, FindsWhatCannotBeMeasuredBeforeMeasuring) {
+  expect_failure(1, {"bench", "-m", kTiny, "-p", "4,100"}, {"context: expected 0 to 80 tokens", "found 101"});
+  expect_failure(1, {"bench", "-m", kTiny, "-m", "synthetic:opt-1t", "-p", "4", "-n", "4"}, {"synthetic:opt-1t"});
 }
 
 TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {

@@ -170,6 +170,23 @@ TEST(Inspect, ShowsAWeightBeforeAndAfter) {
   }
 }
 
+TEST(Inspect, DrawsTheCodesThatShareAByte) {
+  const Arguments arguments{"inspect", "-m", kTiny, "--tensor", "decoder.layers.0.fc1", "--scheme"};
+  Arguments nf4 = arguments;
+  nf4.emplace_back("nf4");
+  const Json report = json_output(nf4);
+  const int byte = report.at("first_bytes").at(0);
+  char drawn[64];
+  std::snprintf(drawn, sizeof drawn, "first bytes   %3d = 0x%02x", byte, static_cast<unsigned>(byte));
+  const std::string text = output(nf4);
+  EXPECT_TRUE(contains(text, drawn)) << text;
+  std::snprintf(drawn, sizeof drawn, "hold codes     %2d | %2d", byte / 16, byte % 16);
+  EXPECT_TRUE(contains(text, drawn)) << text;
+  Arguments int8 = arguments;
+  int8.emplace_back("int8");
+  EXPECT_FALSE(contains(output(int8), "hold codes"));
+}
+
 TEST(Inspect, DrawsWithWhatTheTerminalCanShow) {
   const std::string command = program() + " inspect -m " + kTiny + " --tensor decoder.layers.0.fc1 ";
   const TempDir folder;

@@ -23,6 +23,10 @@ class Expected {
 
   std::vector<float> floats(const std::string& tensor) const { return read<float, float>(tensor); }
   std::vector<int> ints(const std::string& tensor) const { return read<std::int64_t, int>(tensor); }
+  std::vector<std::byte> bytes(const std::string& tensor) const {
+    const HostTensor data = file_->read(find(tensor));
+    return {data.data.begin(), data.data.end()};
+  }
   const std::vector<std::int64_t>& shape(const std::string& tensor) const {
     return file_->tensors().at(find(tensor)).shape;
   }

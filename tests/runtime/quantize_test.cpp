@@ -94,6 +94,24 @@ TEST_P(Quantize, AtLoadAndFromFileGiveTheSameLogits) {
   EXPECT_EQ(from_file, at_load);
 }
 
+TEST_P(Quantize, IsUndoneToTheValuesBitsandbytesDequantizesTo) {
+  const Scratch scratch;
+  quantize(golden_model(GetParam().saved), scratch / "out", {.scheme = Scheme::kNone});
+  const Checkpoint plain = Checkpoint::open(scratch / "out");
+  const Expected expected(GetParam().saved);
+  int compared = 0;
+  for (const auto& [name, info] : by_name(plain)) {
+    const std::string golden = "dequantized_fp16." + name;
+    if (!expected.has(golden)) continue;
+    ++compared;
+    EXPECT_EQ(info->dtype, DType::kF16) << name;
+    const HostTensor found = plain.read(*info);
+    EXPECT_TRUE(std::ranges::equal(found.data, expected.bytes(golden))) << name;
+  }
+  EXPECT_GT(compared, 0);
+  EXPECT_EQ(Engine::open(scratch / "out").info().scheme, Scheme::kNone);
+}
+
 INSTANTIATE_TEST_SUITE_P(Saved, Quantize, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.saved; });
 

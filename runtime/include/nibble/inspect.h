@@ -45,7 +45,7 @@ struct TensorReport {
 TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options = {});
 
 struct QuantizeOptions {
-  Scheme scheme = Scheme::kNf4;
+  Scheme scheme = Scheme::kNf4;  ///< kNone turns a quantized checkpoint into a plain one
   int blocksize = 64;
   std::optional<DType> dtype = {};  ///< of what is not quantized; absent: the checkpoint's own
   /// kInt8 makes files smaller that transformers cannot load.

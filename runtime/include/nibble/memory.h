@@ -43,4 +43,8 @@ struct MemoryLedger {
 /// Bytes the device could still give: MemAvailable, or the control group's limit if that is lower.
 std::uint64_t available_memory(Device device);
 
+/// The roofline of decoding: bytes a second at which the device's memory can be read, measured in about a second with
+/// `threads` threads (as in LoadOptions). Throws Error when there is no such device.
+double measure_read_bandwidth(Device device, int threads);
+
 }  // namespace nibble

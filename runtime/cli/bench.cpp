@@ -1,0 +1,237 @@
+// nibble bench: speed, memory and quality of models, schemes and dtypes, in every combination asked for.
+#include <spdlog/fmt/fmt.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "runtime/cli/bench_report.h"
+#include "runtime/cli/commands.h"
+#include "runtime/cli/host.h"
+#include "runtime/cli/ledger.h"
+#include "runtime/cli/opening.h"
+#include "runtime/cli/render.h"
+#include "runtime/cli/windows.h"
+
+namespace nibble::cli {
+namespace {
+
+struct BenchArguments {
+  std::vector<std::string> models;
+  std::vector<std::optional<Scheme>> schemes{std::nullopt};
+  std::vector<std::optional<DType>> dtypes{std::nullopt};
+  std::vector<Device> devices{Device::kCpu};
+  std::vector<int> threads{0};
+  std::vector<int> prompts{512}, generated{128}, depths{0}, sequences{1};
+  int repetitions = 5;
+  BenchFormat format = BenchFormat::kMarkdown;
+  std::string text;  ///< empty: no perplexity
+  WindowOptions windows;
+};
+
+void add_counts(CLI::App& app, const std::string& names, std::vector<int>& counts, int low, int high,
+                const std::string& help) {
+  add_value(
+      app, names, "N,...",
+      [&counts, low, high](const FlagValue& value) {
+        counts = value.ranges(
+            fmt::format("whole numbers from {} to {} such as 1,2 or 1-8 or 1-8+2 or 1-8*2", low, high), low, high);
+      },
+      help);
+}
+
+void declare(CLI::App& app, BenchArguments& a) {
+  constexpr int kMostTokens = 1 << 20;
+  app.add_option("-m,--model", a.models, "Checkpoint directory or synthetic:opt-SIZE; may be given several times")
+      ->type_name("DIR")
+      ->allow_extra_args(false)
+      ->required();
+  add_value(
+      app, "--scheme", "NAME,...",
+      [&](const FlagValue& value) {
+        a.schemes = value.names("schemes among none, int8, fp4, nf4, fp4-dq and nf4-dq", parse_scheme);
+      },
+      "Hold the linear weights as these (default: as the checkpoint has them)");
+  add_value(
+      app, "--dtype", "TYPE,...",
+      [&](const FlagValue& value) { a.dtypes = value.names("types among fp32, bf16 and fp16", parse_compute_dtype); },
+      "Compute in these (default: the checkpoint's own)");
+  add_value(
+      app, "--device", "NAME,...",
+      [&](const FlagValue& value) {
+        a.devices.clear();
+        for (const auto& device : value.names("cpu or cuda", parse_device)) a.devices.push_back(*device);
+      },
+      "Compute on cpu or cuda (default: cpu)");
+  add_counts(app, "-t,--threads", a.threads, 0, 1024, "Threads, 0: one a core (default: 0)");
+  add_counts(app, "-p,--n-prompt", a.prompts, 0, kMostTokens, "Prompt tokens to read, 0: no such test (default: 512)");
+  add_counts(app, "-n,--n-gen", a.generated, 0, kMostTokens, "Tokens to generate, 0: no such test (default: 128)");
+  add_counts(app, "-d,--n-depth", a.depths, 0, kMostTokens, "Tokens held before the test begins (default: 0)");
+  add_counts(app, "-b,--batch", a.sequences, 1, 1 << 14, "Sequences at once (default: 1)");
+  add_value(
+      app, "-r,--repetitions", "N",
+      [&](const FlagValue& value) { a.repetitions = value.number("a whole number from 1 to 10000", 1, 10000); },
+      "Runs measured of each test, after one that is not (default: 5)");
+  add_value(
+      app, "-o,--output", "FORMAT",
+      [&](const FlagValue& value) { a.format = value.name("md, json, jsonl or csv", parse_bench_format); },
+      "Print md, json, jsonl or csv (default: md)");
+  app.add_option("--perplexity", a.text, "Measure the perplexity of this text too")->type_name("FILE")->take_last();
+  add_window_flags(app, a.windows);
+  app.footer(
+      "Every combination is measured. Lists may hold ranges: first-last, first-last+step, first-last*factor.\n"
+      "t/s: the median and the median distance from it. GB/s: weights and cache read while generating; % roof: of "
+      "what\n"
+      "the same threads can read from memory, measured in the same run, which weights that fit the caches exceed.");
+}
+
+std::vector<ModelArguments> loads(const BenchArguments& a) {
+  std::vector<ModelArguments> loads;
+  for (const std::string& model : a.models) {
+    for (const auto& scheme : a.schemes) {
+      for (const auto& dtype : a.dtypes) {
+        for (const Device device : a.devices) {
+          for (const int threads : a.threads) {
+            loads.push_back({model, {.scheme = scheme, .compute_dtype = dtype, .device = device, .threads = threads}});
+          }
+        }
+      }
+    }
+  }
+  return loads;
+}
+
+std::vector<BenchTest> tests(const BenchArguments& a) {
+  std::vector<BenchTest> tests;
+  for (const int depth : a.depths) {
+    for (const int sequences : a.sequences) {
+      for (const int prompt : a.prompts) tests.push_back({prompt, 0, depth, sequences});
+      for (const int generated : a.generated) tests.push_back({0, generated, depth, sequences});
+    }
+  }
+  std::erase_if(tests, [](const BenchTest& test) { return test.tokens() == 0; });
+  return tests;
+}
+
+/// Tokens of each prompt: those held before, and those to be read. The first token to generate comes from the last one.
+int prompt_length(const BenchTest& test) { return std::max(1, test.depth + test.prompt); }
+
+/// Room for the prompt, the first token and those that are measured.
+SessionOptions session_options(const BenchTest& test) {
+  return {.context = prompt_length(test) + 1 + test.generated, .sequences = test.sequences};
+}
+
+/// Tokens that differ from run to run behind the depth, so that a session that remembers the last run must read them.
+std::vector<std::vector<int>> prompts(const BenchTest& test, int run, int vocab_size) {
+  std::vector<std::vector<int>> prompts;
+  for (int sequence = 0; sequence < test.sequences; ++sequence) {
+    std::vector<int>& prompt = prompts.emplace_back();
+    for (int i = 0; i < prompt_length(test); ++i) {
+      prompt.push_back((31 * (i % vocab_size) + 17 * sequence + (i < test.depth ? 0 : run)) % vocab_size);
+    }
+  }
+  return prompts;
+}
+
+/// One run that is not measured, which also fills the cache up to the depth, and then `repetitions`.
+std::vector<GenerateStats> run_test(Session& session, const BenchTest& test, int vocab_size, int repetitions,
+                                    ProgressDisplay& display) {
+  const GenerateOptions options{.max_tokens = 1 + test.generated, .ignore_eos = true};
+  std::vector<GenerateStats> runs;
+  for (int run = 0; run <= repetitions; ++run) {
+    session.generate(prompts(test, run, vocab_size), options);
+    runs.push_back(session.last_stats());
+    display.update(static_cast<std::uint64_t>(run), static_cast<std::uint64_t>(repetitions));
+  }
+  runs.erase(runs.begin());
+  return runs;
+}
+
+Perplexity measure_perplexity(const Engine& engine, const BenchArguments& a) {
+  const Windows windows(engine, a.text, a.windows);
+  Session session = engine.session({.context = windows.context()});
+  Session* const sessions[] = {&session};
+  ProgressDisplay display("perplexity", progress_style(ProgressStyle::kNone));
+  Mean loss;
+  predict(
+      sessions, engine.info().vocab_size, windows,
+      [&](std::span<const Distribution> by_model, int token) { loss.add(-by_model.front().log_probability(token)); },
+      [&](int done) { display.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(windows.count())); });
+  return perplexity(loss);
+}
+
+/// What each device and number of threads can read, measured once.
+class Rooflines {
+ public:
+  double of(const LoadOptions& load) {
+    const auto [found, is_new] = measured_.try_emplace({load.device, load.threads});
+    if (is_new) found->second = measure_read_bandwidth(load.device, load.threads);
+    return found->second;
+  }
+
+ private:
+  std::map<std::pair<Device, int>, double> measured_;
+};
+
+void measure(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth, BenchReport& report) {
+  reset_peak_resident();
+  const Engine engine = Engine::open(arguments.model, arguments.load);
+  const std::uint64_t loading_peak = peak_resident();
+  const std::vector<ParameterReport> parameters = inspect_model(arguments.model, arguments.load);
+  std::optional<Perplexity> perplexity;
+  if (!a.text.empty()) perplexity = measure_perplexity(engine, a);
+
+  const ModelInfo& info = engine.info();
+  const Device device = arguments.load.device;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  for (const BenchTest& test : tests(a)) {
+    reset_peak_resident();
+    const SessionOptions options = session_options(test);
+    Session session = engine.session(options);
+    std::vector<GenerateStats> runs;
+    {
+      ProgressDisplay display(info.name, progress_style(ProgressStyle::kNone));
+      runs = run_test(session, test, info.vocab_size, a.repetitions, display);
+    }
+    const MemoryLedger memory = session.memory();
+    const StepReads reads =
+        step_reads(parameters, memory[MemoryClass::kKvCache],
+                   static_cast<std::uint64_t>(options.context) * static_cast<std::uint64_t>(options.sequences));
+    report.add({.test = test,
+                .model = info,
+                .device = device,
+                .threads = arguments.load.threads == 0 ? cores : arguments.load.threads,
+                .memory = memory,
+                .peak = device == Device::kCpu ? std::max(loading_peak, peak_resident()) : memory.total(),
+                .seconds = test_seconds(test, runs),
+                .first_token = first_token_seconds(runs),
+                .reads = decode_reads(reads, test),
+                .read_bandwidth = read_bandwidth,
+                .perplexity = perplexity});
+  }
+}
+
+ExitCode bench(const BenchArguments& a) {
+  // What cannot be measured is found before anything is.
+  for (const ModelArguments& load : loads(a)) {
+    for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
+  }
+  Rooflines rooflines;
+  BenchReport report(a.format, !a.text.empty());
+  for (const ModelArguments& load : loads(a)) measure(load, a, rooflines.of(load.load), report);
+  report.finish();
+  return kSuccess;
+}
+
+}  // namespace
+
+Action declare_bench(CLI::App& app) {
+  const auto arguments = std::make_shared<BenchArguments>();
+  declare(app, *arguments);
+  return [arguments] { return bench(*arguments); };
+}
+
+}  // namespace nibble::cli

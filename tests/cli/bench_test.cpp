@@ -1,0 +1,124 @@
+// nibble bench: what it measures of a small model, and how it prints it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "program.h"
+
+namespace nibble::testing {
+namespace {
+
+const std::string kTiny = golden_model("pre_norm");
+
+Json bench(Arguments arguments) {
+  arguments.insert(arguments.begin(), {"bench", "-m", kTiny, "-r", "2", "-o", "json"});
+  return Json::parse(output(arguments));
+}
+
+TEST(Bench, MeasuresEveryCombination) {
+  const Json rows = bench({"--scheme", "none,nf4", "--dtype", "fp32,bf16", "-p", "4-8*2", "-n", "3", "-d", "0,5", "-b",
+                           "1-3+2", "-t", "1,2"});
+  ASSERT_EQ(rows.size(), 2U * 2 * 2 * 3 * 2 * 2);
+  const auto has = [&](const Json& expected) {
+    return std::ranges::count_if(rows, [&](const Json& row) {
+      return std::ranges::all_of(expected.items(),
+                                 [&](const auto& item) { return row.at(item.key()) == item.value(); });
+    });
+  };
+  for (const char* scheme : {"none", "nf4"}) {
+    for (const char* dtype : {"fp32", "bf16"}) {
+      for (const auto& [prompt, generated] : std::vector<std::pair<int, int>>{{4, 0}, {8, 0}, {0, 3}}) {
+        EXPECT_EQ(has({{"scheme", scheme},
+                       {"dtype", dtype},
+                       {"n_prompt", prompt},
+                       {"n_gen", generated},
+                       {"n_depth", 5},
+                       {"n_sequences", 3},
+                       {"n_threads", 2}}),
+                  1);
+      }
+    }
+  }
+}
+
+TEST(Bench, CountsTheBytesThatAreRead) {
+  const Json row = bench({"--scheme", "nf4", "--dtype", "fp16", "-p", "0", "-n", "3", "-d", "5", "-b", "2"}).at(0);
+  // Hidden size 64, feed-forward 48, 2 layers, 96 tokens, 2 bytes a value, blocks of 64 weights.
+  const int codes = 2 * (4 * 64 * 64 + 2 * 48 * 64) / 2;
+  const int state = 2 * (4 * 64 + 2 * 48) * 4;
+  const int biases_and_norms = 2 * (2 * (2 * 2 * 64 + 4 * 64 + 48 + 64) + 2 * 64);
+  const int table = 2 * 96 * 64;
+  const int rows_of_tables = 2 * 2 * 64;
+  const int keys_and_values = 2 * 2 * 2 * 64;
+  EXPECT_EQ(row.at("read_bytes"),
+            3 * (codes + state + biases_and_norms + table) + 2 * (3 * rows_of_tables + (6 + 7 + 8) * keys_and_values));
+  EXPECT_EQ(row.at("model_size"), codes + state + biases_and_norms + table + 2 * 82 * 64);
+  EXPECT_EQ(row.at("huggingface_size"), row.at("model_size").get<int>() - state);
+  EXPECT_GE(row.at("peak_bytes"), row.at("memory").at("total"));
+}
+
+TEST(Bench, DerivesItsRatesFromItsSamples) {
+  for (const Json& row : bench({"--dtype", "fp32", "-p", "8", "-n", "3", "-b", "2"})) {
+    const double tokens = 2 * (row.at("n_prompt").get<double>() + row.at("n_gen").get<double>());
+    ASSERT_EQ(row.at("samples_ns").size(), 2U);
+    ASSERT_EQ(row.at("samples_ts").size(), 2U);
+    double nanoseconds = 0;
+    for (const double sample : row.at("samples_ns")) nanoseconds += sample / 2;
+    EXPECT_NEAR(row.at("avg_ns"), nanoseconds, 1);
+    for (std::size_t i = 0; i < 2; ++i) {
+      const double rate = tokens / row.at("samples_ns")[i].get<double>() * 1e9;
+      EXPECT_NEAR(row.at("samples_ts")[i], rate, 1e-3 * rate);
+    }
+    const bool generates = row.at("n_gen") > 0;
+    EXPECT_EQ(row.at("ttft_ns").is_null(), generates);
+    EXPECT_EQ(row.at("roofline_share").is_null(), !generates);
+    if (!generates) continue;
+    const double read = row.at("read_bytes_per_second");
+    EXPECT_NEAR(read, row.at("read_bytes").get<double>() / nanoseconds * 1e9, 1e-3 * read);
+    EXPECT_NEAR(row.at("roofline_share"), read / row.at("roofline_bytes_per_second").get<double>(), 1e-9);
+  }
+}
+
+TEST(Bench, PrintsTablesAndLines) {
+  const Arguments arguments{"bench", "-m", kTiny, "--dtype", "bf16", "-p", "4", "-n", "2", "-d", "3", "-r", "1"};
+  const std::string table = output(arguments);
+  EXPECT_EQ(std::ranges::count(table, '\n'), 4);
+  for (const char* part :
+       {"| model ", " size, MB |", " HF says |", " params |", "| backend |", "| scheme |", "| dtype |", " t/s |",
+        " TTFT, ms |", " GB/s |", " % roof |", " peak, MB |", " pp4 @ d3 |", " tg2 @ d3 |", " ± 0.00 |", "| CPU "}) {
+    EXPECT_TRUE(contains(table, part)) << part << " is not in\n" << table;
+  }
+  EXPECT_FALSE(contains(table, "perplexity"));
+
+  Arguments lines = arguments;
+  lines.insert(lines.end(), {"-o", "jsonl"});
+  std::istringstream stream(output(lines));
+  std::vector<Json> rows;
+  for (std::string line; std::getline(stream, line);) rows.push_back(Json::parse(line));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[1].at("n_gen"), 2);
+
+  lines.back() = "csv";
+  std::istringstream csv(output(lines));
+  std::string header, first;
+  std::getline(csv, header);
+  std::getline(csv, first);
+  EXPECT_TRUE(header.starts_with("version,cpu_info,backends,model_filename,")) << header;
+  EXPECT_EQ(std::ranges::count(header, ','), std::ranges::count(first, ',')) << first;
+}
+
+TEST(Bench, MeasuresPerplexityWhenAsked) {
+  const TempDir folder;
+  const std::string text =
+      write_file(folder / "text", "The old man looked at the sea and said nothing, for there was nothing to say.");
+  const Arguments arguments{"bench", "-m", kBundled, "-p",           "0",  "-n",       "1", "-r",
+                            "1",     "-o", "json",   "--perplexity", text, "--window", "8"};
+  const Json row = Json::parse(output(arguments)).at(0);
+  const Json alone = json_output({"perplexity", "-m", kBundled, "-f", text, "--window", "8"});
+  EXPECT_EQ(row.at("perplexity"), alone.at("perplexity"));
+  EXPECT_EQ(row.at("perplexity_error"), alone.at("perplexity_error"));
+}
+
+}  // namespace
+}  // namespace nibble::testing
