@@ -118,11 +118,10 @@ def quality(rows: list[Row]) -> Figure:
     known = [row for row in rows if row["perplexity"] is not None]
     if not known:
         raise Missing("no perplexity (nibble bench --perplexity FILE)")
-    models = by_model(known)
+    models = by_model(one_dtype(known))
     figure, axes = panels(len(models), 5)
     for ax, (model, measured) in zip(axes, models.items()):
-        points = {(row["scheme"], row["dtype"]): row for row in one_dtype(measured)}
-        for (scheme, _), row in points.items():
+        for scheme, row in {row["scheme"]: row for row in measured}.items():
             ax.plot(row["model_size"] / 1e6, row["perplexity"], "o", color=color(scheme), label=scheme)
         ax.set_title(f"{model}, {measured[0]['dtype']}")
         ax.set_xlabel("weights with their state, MB")
@@ -146,11 +145,13 @@ def scaling(rows: list[Row]) -> Figure:
             if row[other] == least:
                 lines[short(row["model_filename"]), row["scheme"]][row[key]] = row["median_ts"]
         for (model, scheme), points in lines.items():
+            if len(points) == 1:
+                continue
             ax.plot(*zip(*sorted(points.items())), "o-", color=color(scheme), label=f"{model} {scheme}")
         ax.set_xlabel(label)
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel(f"tokens a second, {generating[0]['dtype']}")
-    axes[1].legend(frameon=False)
+    figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""scripts/compare_bench.py: what it calls slower, and what it exits with."""
+"""scripts/compare_bench.py and least_disturbed.py: what they call slower, what they keep, what they exit with."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts/compare_bench.py"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def row(rate: float, spread: float = 0.0, **changes: object) -> dict:
@@ -22,7 +22,7 @@ class CompareBench(unittest.TestCase):
             files = [Path(folder) / "before.json", Path(folder) / "after.json"]
             for file, rows in zip(files, (before, after)):
                 file.write_text(rows if isinstance(rows, str) else json.dumps(rows))
-            command = [sys.executable, str(SCRIPT), *map(str, files), *arguments]
+            command = [sys.executable, str(SCRIPTS / "compare_bench.py"), *map(str, files), *arguments]
             return subprocess.run(command, capture_output=True, text=True)
 
     def test_equal_runs_pass(self):
@@ -63,6 +63,24 @@ class CompareBench(unittest.TestCase):
             self.assertEqual(result.returncode, 2, wrong)
             self.assertEqual(result.stderr.count("\n"), 1)
             self.assertIn("after.json: expected the output of nibble bench -o json", result.stderr)
+
+
+class LeastDisturbed(unittest.TestCase):
+    def test_keeps_the_fastest_and_the_highest_roofline(self):
+        def run(rate: float, roofline: float) -> list[dict]:
+            share = {"read_bytes_per_second": 10 * rate, "roofline_bytes_per_second": roofline, "roofline_share": 0}
+            return [row(rate, **share)]
+
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for i, rows in enumerate((run(50, 1000), run(80, 500), run(60, 2000))):
+                files.append(Path(folder) / f"{i}.json")
+                files[-1].write_text(json.dumps(rows))
+            command = [sys.executable, "-B", str(SCRIPTS / "least_disturbed.py"), *map(str, files)]
+            (kept,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        self.assertEqual(kept["median_ts"], 80)
+        self.assertEqual(kept["roofline_bytes_per_second"], 2000)
+        self.assertEqual(kept["roofline_share"], 0.4)
 
 
 if __name__ == "__main__":
