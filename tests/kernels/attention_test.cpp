@@ -238,7 +238,8 @@ TEST_P(AttentionTest, SurvivesScoresFarApart) {
 
 TEST_P(AttentionTest, WritesKeysAndValuesOnlyWhereTheyBelong) {
   const auto backend = machine().backend(2);
-  for (const auto& [count, past] : {std::pair{3, 0}, std::pair{1, 5}, std::pair{20, 0}}) {
+  for (const auto& rows_and_past : {std::pair{3, 0}, std::pair{1, 5}, std::pair{20, 0}}) {
+    const int count = rows_and_past.first, past = rows_and_past.second;  // clang 14 captures no structured bindings
     constexpr int kContext = 24;
     for (const int head_dim : {5, 64}) {
       const Rows rows(*backend, dtype(), count, kHeads, head_dim);
