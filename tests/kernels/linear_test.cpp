@@ -197,7 +197,8 @@ TEST_P(LinearTest, DecodesTheWeightItself) {
   // Unit vectors pick single weights; each must be the decoded value, rounded to the compute dtype. A machine that
   // rounds factors rounds twice, and one that multiplies by scales afterwards may do so in another order.
   const auto backend = machine().backend(1);
-  for (const auto& [n, k] : {std::pair{20, 37}, std::pair{20, 96}, std::pair{32, 128}}) {
+  for (const auto& shape : {std::pair{20, 37}, std::pair{20, 96}, std::pair{32, 128}}) {
+    const int n = shape.first, k = shape.second;  // clang 14 captures no structured bindings
     const Weight weight = weight_case().make(n, k, 11);
     const std::vector<float> w = decoded(weight);
     const Linear linear{backend->prepare(weight), {}};
