@@ -37,7 +37,7 @@ struct Scratch {
     found = place(static_cast<std::size_t>(rows) * sizeof(int));
   }
 
-  /// Sequences of one token that a step may have: more are taken in turns.
+  /// Most sequences of a step; attention has room for no more.
   static constexpr int kMostSequences = 4096;
 };
 
@@ -224,6 +224,10 @@ void CudaBackend::do_linear(const Projection& projection, Tensor x) {
 }
 
 void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
+  if (shape_.segments > Scratch::kMostSequences) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(Scratch::kMostSequences) +
+                                             " sequences in a step, found " + std::to_string(shape_.segments));
+  }
   if (cache.head_dim > kMostHeadDim) {
     throw Error(ErrorKind::kUnsupported, "device cuda: expected heads of at most " + std::to_string(kMostHeadDim) +
                                              " numbers, found " + std::to_string(cache.head_dim));
