@@ -31,8 +31,8 @@ struct PlainDecoder {
   NIBBLE_HD static int place(int i) {
     return i;
   }
-  /// Groups at the beginning of a row that `decode` and `prefetch` may be called for.
-  static int fast_groups(const View&) { return 0; }
+  /// Groups at the beginning of rows up to `last` that `decode` and `prefetch` may be called for.
+  static int fast_groups(const View&, [[maybe_unused]] std::int64_t last) { return 0; }
   /// One part of a group.
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
@@ -53,7 +53,7 @@ struct GroupDecoder : PlainDecoder<Layout> {};
 template <class T>
 struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   using View = typename Dense<T>::View;
-  static int fast_groups(const View& w) { return w.k / kGroup; }
+  static int fast_groups(const View& w, std::int64_t) { return w.k / kGroup; }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
     const T* values = w.values + row * w.k + group * kGroup + part * kPart;
@@ -68,10 +68,19 @@ struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   }
 };
 
+/// Groups of codes of rows up to `last` that can be read whole: what a row's last group reads beyond its end, of the
+/// rows behind it, meets zeros of x, as long as there are such rows.
+template <class View>
+NIBBLE_HD int whole_groups(const View& w, std::int64_t last) {
+  const std::int64_t left = (w.n - last) * w.k / kGroup;
+  const int groups = (w.k + kGroup - 1) / kGroup;
+  return left < groups ? static_cast<int>(left) : groups;
+}
+
 /// Factors are the codes.
 template <>
 struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
-  static int fast_groups(const View& w) { return w.k / kGroup; }
+  static int fast_groups(const View& w, std::int64_t last) { return whole_groups(w, last); }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
     const std::int8_t* codes = w.codes + row * w.k + group * kGroup + part * kPart;
@@ -88,8 +97,8 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   }
 };
 
-/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole groups,
-/// factors are the weights.
+/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole halves of
+/// a group, factors are the weights.
 template <class Scale>
 struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   using View = typename Lut4<Scale>::View;
@@ -98,8 +107,8 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
   }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kGroup == 0; }
-  static int fast_groups(const View& w) { return scaled_by_group(w) ? w.k / kGroup : 0; }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % (kGroup / 2) == 0; }
+  static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
   NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
     return w.codes + ((row * w.k + group * kGroup) >> 1);
   }
@@ -110,13 +119,18 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
     prefetch_part<kPart / 2>(codes(w, row, group), part);
   }
+  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
+    return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
+  }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
     if (!scaled_by_group(w)) return broadcast(1);
     const std::int64_t first = row * w.k + group * kGroup;
+    const int half = w.k - group * kGroup > kGroup / 2 ? kGroup / 2 : 0;  // the second, or where the row ends the first
     const auto absmax = [&](int col) __attribute__((always_inline)) {
       return w.absmax[(first + col) >> w.block_shift];
     };
-    return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(64), absmax(96)) : halves(absmax(0), absmax(64));
+    return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(half), absmax(half + 32))
+                              : halves(absmax(0), absmax(half));
   }
 };
 

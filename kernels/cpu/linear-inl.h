@@ -42,7 +42,7 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
                     F32x16 (*totals)[16]) {
   using Decoder = GroupDecoder<Layout>;
   const int groups = groups_of(w.k);
-  const int fast = Decoder::fast_groups(w);
+  const int fast = Decoder::fast_groups(w, first + N - 1);
   F32x16 total[N][M];
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
@@ -130,7 +130,7 @@ void decode_panel(const typename Layout::View& w, int first, int count, int firs
                   Panel<Operand>& panel) {
   using Decoder = GroupDecoder<Layout>;
   for (int row = 0; row < padded_to(count, kTileColumns); ++row) {
-    const int fast = row < count ? Decoder::fast_groups(w) : 0;
+    const int fast = row < count ? Decoder::fast_groups(w, first + row) : 0;
     for (int g = 0; g < groups; ++g) {
       const int group = first_group + g;
       auto* factors = panel.factors[row] + g * kGroup;
