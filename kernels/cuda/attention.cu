@@ -71,7 +71,7 @@ __device__ __forceinline__ float factor_of(float largest, float larger) {
 __host__ __device__ inline int partial_pitch(int head_dim) { return head_dim + 2; }
 
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kDecodeThreads)
+__global__ void __launch_bounds__(kDecodeThreads, sizeof(T) == 2 ? 2 : 1)
     attend_one_kernel(const __grid_constant__ AttendTask<T> task, AttentionScratch scratch) {
   constexpr int kGroups = kDecodeThreads / kLanes;  // keys at once
   constexpr int kUnroll = 4;
@@ -89,39 +89,49 @@ __global__ void __launch_bounds__(kDecodeThreads)
   const std::int64_t own = task.row(segment.first_row, head) + dim;
   const std::int64_t place = task.cached(segment.sequence, head) + dim;
 
-  Eight<T> k[kUnroll], v[kUnroll];
-  const auto fetch_cached = [&](int begin) {
+  // Keys in turns of `kTurn`: while one turn is computed the next is on its way from the second-level cache, where the
+  // whole split has been asked for.
+  constexpr int kTurn = kGroups * kUnroll;
+  struct Turn {
+    Eight<T> k[kUnroll], v[kUnroll];
+  };
+  const auto place_of = [&](int key) { return place + static_cast<std::int64_t>(key) * task.head_dim; };
+  const auto fetch = [&](int begin, Turn& turn) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       const int key = begin + group + i * kGroups;
       if (!active || key >= last || key == segment.past) continue;
-      const std::int64_t at = place + static_cast<std::int64_t>(key) * task.head_dim;
-      k[i].load(task.keys + at);
-      v[i].load(task.values + at);
+      turn.k[i].load(task.keys + place_of(key));
+      turn.v[i].load(task.values + place_of(key));
     }
   };
-  fetch_cached(first);
+  Turn turns[2];
+  fetch(first, turns[0]);
+  if (dim % 64 == 0 && active) {
+    for (int key = first + kTurn + group; key < last; key += kGroups) {
+      prefetch_line(task.keys + place_of(key));
+      prefetch_line(task.values + place_of(key));
+    }
+  }
   wait_for_previous_kernel();
   if (idle) return;
   float q[8] = {};
   if (active) load8(task.q + own, q);
   float largest = -INFINITY, sum = 0;
   float mix[8] = {};
-  for (int begin = first; begin < last; begin += kGroups * kUnroll) {
+  const auto attend = [&](int begin, Turn& turn) {
     const int base = begin + group;
-    if (begin != first) fetch_cached(begin);
     float score[kUnroll];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       if (!active || base + i * kGroups != segment.past) continue;
-      const std::int64_t at = place + static_cast<std::int64_t>(segment.past) * task.head_dim;
-      k[i].load(task.k + own), v[i].load(task.v + own);
-      k[i].store(task.keys + at), v[i].store(task.values + at);
+      turn.k[i].load(task.k + own), turn.v[i].load(task.v + own);
+      turn.k[i].store(task.keys + place_of(segment.past)), turn.v[i].store(task.values + place_of(segment.past));
     }
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       const bool there = active && base + i * kGroups < last;
-      float dot = there ? k[i].dot(q) : 0.0F;
+      float dot = there ? turn.k[i].dot(q) : 0.0F;
 #pragma unroll
       for (int step = kLanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffU, dot, step);
       score[i] = base + i * kGroups < last ? dot : -INFINITY;
@@ -139,8 +149,15 @@ __global__ void __launch_bounds__(kDecodeThreads)
     for (int i = 0; i < kUnroll; ++i) {
       const float weight = __expf(score[i] - origin);
       sum += weight;
-      if (active && base + i * kGroups < last) v[i].add_to(mix, weight);
+      if (active && base + i * kGroups < last) turn.v[i].add_to(mix, weight);
     }
+  };
+  for (int begin = first; begin < last; begin += 2 * kTurn) {
+    fetch(begin + kTurn, turns[1]);
+    attend(begin, turns[0]);
+    if (begin + kTurn >= last) break;
+    fetch(begin + 2 * kTurn, turns[0]);
+    attend(begin + kTurn, turns[1]);
   }
 
   // The groups of a warp meet, then the warps, always in the same order.

@@ -202,7 +202,7 @@ void CudaBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
 
 void CudaBackend::project(const Normed* norm, Tensor x, std::span<const RowRun> runs,
                           std::span<const Projection> projections) {
-  reserve(rows_, std::max({cols_, x.cols, projections[0].y.cols}), keys_);
+  reserve(rows_, std::max(cols_, x.cols), keys_);
   with_dtype(x.dtype, [&](auto tag) {
     linears<typename decltype(tag)::type>(launch_, matmul_, room_, norm, x, runs, projections);
   });

@@ -25,19 +25,16 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
   }
   wait_for_previous_kernel();
   const int lane = threadIdx.x % 32;
+  const std::uint32_t column = column_of<float>(lane);
   const int col_tiles = weight.k / (16 * View::kSteps);
   const std::int64_t count = static_cast<std::int64_t>(tiles) * col_tiles;
   const int warps = gridDim.x * (blockDim.x / 32);
   for (std::int64_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < count; i += warps) {
     const int row_tile = static_cast<int>(i / col_tiles), col_tile = static_cast<int>(i % col_tiles);
-    const auto loaded = weight.load(weight.row(first_tile + row_tile, lane), col_tile);
-    float2 scale;
-    if constexpr (View::kHasBlocks) {
-      scale = weight.scales(loaded);
-    } else {
-      const int row = (first_tile + row_tile) * kTileRows + lane / 4;
-      scale = {weight.row_scale(row), weight.row_scale(row + 8)};
-    }
+    const auto loaded = weight.load(weight.place(first_tile + row_tile, lane), 0, col_tile);
+    const int row = (first_tile + row_tile) * kTileRows + lane / 4;
+    float2 scale = weight.scales(loaded);
+    scale.x *= weight.row_scale(row), scale.y *= weight.row_scale(row + 8);
     float upper[kRun], lower[kRun];
     const auto keep = [&](int step, const Factors32& f) {
       upper[4 * step] = f.v[0].x * scale.x, upper[4 * step + 1] = f.v[0].y * scale.x;
@@ -46,11 +43,11 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
       lower[4 * step + 2] = f.v[3].x * scale.y, lower[4 * step + 3] = f.v[3].y * scale.y;
     };
     Factors32 f;
-    weight.template factors<float, 0>(loaded, lane, f), keep(0, f);
-    weight.template factors<float, 1>(loaded, lane, f), keep(1, f);
+    weight.template factors<float, 0>(loaded, column, f), keep(0, f);
+    weight.template factors<float, 1>(loaded, column, f), keep(1, f);
     if constexpr (View::kSteps == 4) {
-      weight.template factors<float, 2>(loaded, lane, f), keep(2, f);
-      weight.template factors<float, 3>(loaded, lane, f), keep(3, f);
+      weight.template factors<float, 2>(loaded, column, f), keep(2, f);
+      weight.template factors<float, 3>(loaded, column, f), keep(3, f);
     }
     T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k +
            col_tile * 16 * View::kSteps + lane % 4 * kRun;

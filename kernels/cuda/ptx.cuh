@@ -10,6 +10,25 @@
 
 namespace nibble {
 
+/// Makes a value one that only its register has: the compiler would rather compute it again in every turn of a loop.
+template <class V>
+__device__ __forceinline__ V kept(V value) {
+  static_assert(sizeof(V) == 4);
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
+/// Where a pointer into shared memory points.
+__device__ __forceinline__ std::uint32_t shared_address(const void* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
+  return v;
+}
+
 /// 16 bytes that are read once: not kept in the first-level cache.
 __device__ __forceinline__ uint4 load_once(const void* p) {
   uint4 v;
@@ -19,6 +38,16 @@ __device__ __forceinline__ uint4 load_once(const void* p) {
   return v;
 }
 
+/// The same for 8 bytes that lanes share.
+__device__ __forceinline__ float2 load_shared_by_lanes(const float2* p) {
+  float2 v;
+  asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p));
+  return v;
+}
+
+/// Brings the line of what is read later to the second-level cache.
+__device__ __forceinline__ void prefetch_line(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 /// d += a b for 16 x 16 weights `a` and 16 x 8 factors `b`, summed in fp32. Lane 4 g + t holds of a: rows g and g + 8,
 /// columns 2t, 2t + 1, 2t + 8 and 2t + 9; of b: the same columns as rows, column g; of d: rows g and g + 8, columns
 /// 2t and 2t + 1 (PTX ISA, mma.m16n8k16).
@@ -27,8 +56,7 @@ __device__ __forceinline__ void mma(float (&d)[4], const std::uint32_t (&a)[4], 
 template <>
 __device__ __forceinline__ void mma<Half>(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                           std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -36,8 +64,7 @@ __device__ __forceinline__ void mma<Half>(float (&d)[4], const std::uint32_t (&a
 template <>
 __device__ __forceinline__ void mma<BFloat16>(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                               std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -47,19 +74,18 @@ __device__ __forceinline__ void mma<BFloat16>(float (&d)[4], const std::uint32_t
 __device__ __forceinline__ void load_matrices(std::uint32_t (&m)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(row))));
+               : "r"(shared_address(row)));
 }
 __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(row))));
+               : "r"(shared_address(row)));
 }
 
 /// 16 bytes from global to shared memory, behind the back of the registers; zeros where `valid` is false.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid ? 16 : 0));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(valid ? 16 : 0));
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
 /// Waits for all but the last N groups of copies.

@@ -24,14 +24,14 @@ __global__ void look_up_kernel(View table, const int* indices, int offset, bool 
 
 /// Rows whose width is a multiple of 8 and fits shared memory: one block a row, as the decode path does it.
 template <class T>
-__global__ void norm_kernel(const T* x, int cols, NormTask<T> norm) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols, NormTask<T> norm) {
   extern __shared__ __align__(16) char staged[];
-  __shared__ float scratch[2 * kThreads / 32];
+  __shared__ Moments scratch[kNormWarps];
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   norm.y += first;
-  stage_rows<T, Writer::kEveryBlock>(x + first, 1, cols, &norm, staged, 0, scratch);
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  stage_normed_rows<T, Writer::kEveryBlock>(x + first, 1, cols, norm, {staged, 0, 0}, scratch);
 }
 
 template <class T>
@@ -123,7 +123,7 @@ void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tenso
   const int bytes = x.cols * static_cast<int>(sizeof(T));
   const dim3 grid(static_cast<unsigned>(x.rows));
   if (x.cols % 8 == 0 && bytes <= 48 * 1024 - 1024) {
-    launch_overlapped(launch, norm_kernel<T>, grid, kThreads, bytes, x.row<T>(0), x.cols, task);
+    launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, bytes, x.row<T>(0), x.cols, task);
   } else {
     launch_overlapped(launch, plain_norm_kernel<T>, grid, 32, 0, x.row<T>(0), x.cols, task);
   }

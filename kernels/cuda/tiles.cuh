@@ -67,24 +67,28 @@ struct PairTable<float> {
 };
 inline constexpr int kPairTableBytes = 256 * 256;
 
+/// Where a lane's column is, in bytes.
+template <class T>
+__device__ __forceinline__ std::uint32_t column_of(int lane) {
+  return static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
+}
+
 /// Shared memory that the driver keeps for itself before a block's own (cudaDevAttrReservedSharedMemoryPerBlock, which
 /// the backend compares).
 inline constexpr int kReservedShared = 1024;
 
 template <class T>
-__device__ void fill_pair_table(const float (&levels)[16], char* table) {
-  // A lane has one level and asks the others for theirs; it writes 16 bytes of a row.
-  constexpr int kColumns = 16 / PairTable<T>::kPairBytes;
-  constexpr int kLanes = 32 / kColumns;  // that write a row
-  const int lane = threadIdx.x % 32;
-  float level = 0;
+__device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char* table) {
+  // A thread writes 16 bytes of each row it comes to. Their second level is always the same, as blocks have 256
+  // threads, which write a multiple of 16 rows at once.
+  constexpr int kLanes = 2 * PairTable<T>::kPairBytes;  // that write a row
+  constexpr int kRows = 256 / kLanes;                   // at once
+  const int row = static_cast<int>(threadIdx.x) / kLanes;
+  const float low = levels[row % 16];
+  char* place = table + row * 256 + static_cast<int>(threadIdx.x) % kLanes * 16;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) level = lane % 16 == i ? levels[i] : level;
-  const int rows_at_once = static_cast<int>(blockDim.x) / kLanes;
-  for (int begin = 0; begin < 256; begin += rows_at_once) {
-    const int row = begin + static_cast<int>(threadIdx.x) / kLanes;
-    const float high = __shfl_sync(0xffffffffU, level, row / 16 % 16), low = __shfl_sync(0xffffffffU, level, row % 16);
-    if (row >= 256) continue;
+  for (int i = 0; i < 256; i += kRows, place += kRows * 256) {
+    const float high = levels[row / 16 + i / 16];
     uint4 pairs;
     if constexpr (sizeof(T) == 4) {
       pairs = {__float_as_uint(high), __float_as_uint(low), __float_as_uint(high), __float_as_uint(low)};
@@ -92,7 +96,7 @@ __device__ void fill_pair_table(const float (&levels)[16], char* table) {
       const std::uint32_t pair = pack2<T>(high, low);
       pairs = {pair, pair, pair, pair};
     }
-    *reinterpret_cast<uint4*>(table + row * 256 + lane % kLanes * 16) = pairs;
+    *reinterpret_cast<uint4*>(place) = pairs;
   }
 }
 
@@ -152,22 +156,20 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
   }
 }
 
-/// What kernels need to know of a weight in tiles. A Row is where a lane stands in a row of tiles; `load` fetches what
-/// it needs of one of them ahead of time, `factors` are those of one step, `scales` the absmax of rows g and g + 8.
-/// Where a row has one scale it is applied at the end. `at` is one weight, for whom speed is no matter.
+/// What kernels need to know of a weight in tiles. A Place is where a lane stands in a row of tiles; `load` fetches
+/// what it needs of the tile that is some rows further down and some columns on, `factors` are those of one step
+/// (`column`: column_of the lane), `scales` what their products with rows g and g + 8 are multiplied by, `row_scale`
+/// what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
 
 template <class Value>
 struct TileView<Dense<Value>> {
   static constexpr int kSteps = 2;
-  static constexpr bool kHasTable = false, kHasBlocks = false;
-  static constexpr int kAhead = 2;
+  static constexpr bool kHasTable = false;
   static constexpr int kWords = static_cast<int>(sizeof(Value)) * 8 / 16;
 
-  struct Row {
-    const uint4 *upper, *lower;
-  };
+  using Place = const Value*;
   struct Loaded {
     uint4 upper[kWords], lower[kWords];
   };
@@ -178,21 +180,19 @@ struct TileView<Dense<Value>> {
   TileView() = default;
   explicit TileView(const Dense<Value>& w) : values(w.values.template as<Value>()), n(w.n), k(w.k) {}
 
-  __device__ __forceinline__ Row row(int row_tile, int lane) const {
-    const Value* p = values + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * k + lane % 4 * 8;
-    return {reinterpret_cast<const uint4*>(p), reinterpret_cast<const uint4*>(p + std::int64_t{8} * k)};
+  __device__ __forceinline__ Place place(int row_tile, int lane) const {
+    return values + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * k + lane % 4 * 8;
   }
-  __device__ __forceinline__ Loaded load(const Row& row, int col_tile) const {
+  __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
+    const auto* upper = reinterpret_cast<const uint4*>(place + static_cast<unsigned>(row * kTileRows * k + col * 32));
+    const auto* lower = reinterpret_cast<const uint4*>(reinterpret_cast<const Value*>(upper) + 8U * k);
     Loaded loaded;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      loaded.upper[i] = load_once(row.upper + col_tile * 4 * kWords + i);
-      loaded.lower[i] = load_once(row.lower + col_tile * 4 * kWords + i);
-    }
+    for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(upper + i), loaded.lower[i] = load_once(lower + i);
     return loaded;
   }
   template <class T, int Step>
-  __device__ __forceinline__ void factors(const Loaded& loaded, int, StepFactors<T>& f) const {
+  __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
     const auto word = [](const uint4(&words)[kWords], int i) {
       const uint4& w = words[i / 4];
       return i % 4 == 0 ? w.x : i % 4 == 1 ? w.y : i % 4 == 2 ? w.z : w.w;
@@ -213,6 +213,7 @@ struct TileView<Dense<Value>> {
       }
     }
   }
+  __device__ __forceinline__ float2 scales(const Loaded&) const { return {1.0F, 1.0F}; }
   __device__ float row_scale(int) const { return 1.0F; }
   __device__ float at(int row, int col) const { return to_f32(values[static_cast<std::int64_t>(row) * k + col]); }
 };
@@ -220,10 +221,9 @@ struct TileView<Dense<Value>> {
 template <>
 struct TileView<Int8Row> {
   static constexpr int kSteps = 2;
-  static constexpr bool kHasTable = false, kHasBlocks = false;
-  static constexpr int kAhead = 4;
+  static constexpr bool kHasTable = false;
 
-  using Row = const uint4*;
+  using Place = const uint4*;
   using Loaded = uint4;
 
   const std::int8_t* codes;
@@ -233,18 +233,21 @@ struct TileView<Int8Row> {
   TileView() = default;
   explicit TileView(const Int8Row& w) : codes(w.codes.as<std::int8_t>()), scb(w.scb.as<float>()), n(w.n), k(w.k) {}
 
-  __device__ __forceinline__ Row row(int row_tile, int lane) const {
-    return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 32) * 32 + lane;
+  __device__ __forceinline__ Place place(int row_tile, int lane) const {
+    return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * k + lane;
   }
-  __device__ __forceinline__ Loaded load(Row row, int col_tile) const { return load_once(row + col_tile * 32); }
+  __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
+    return load_once(place + static_cast<unsigned>(row * k + col * 32));
+  }
   template <class T, int Step>
-  __device__ __forceinline__ void factors(const Loaded& loaded, int, StepFactors<T>& f) const {
+  __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
     const std::uint32_t first = Step == 0 ? loaded.x : loaded.z, last = Step == 0 ? loaded.y : loaded.w;
     put<T>(f, 0, widen_int8<T, false>(first));
     put<T>(f, 1, widen_int8<T, true>(first));
     put<T>(f, 2, widen_int8<T, false>(last));
     put<T>(f, 3, widen_int8<T, true>(last));
   }
+  __device__ __forceinline__ float2 scales(const Loaded&) const { return {1.0F, 1.0F}; }
   __device__ float row_scale(int row) const { return scb[row] * Int8Row::View::kInverse127; }
   __device__ float at(int row, int col) const {
     const std::int64_t place = 2 * place_in_tiles(row, col & ~1, k, kSteps) + (col & 1);
@@ -257,27 +260,28 @@ struct ScaleView;
 
 template <>
 struct ScaleView<F32Scale> {
-  using Row = const float2*;
+  using Place = const float2*;
   using Loaded = float2;
   const float* absmax;
 
   ScaleView() = default;
   explicit ScaleView(const F32Scale& s) : absmax(s.absmax.as<float>()) {}
 
-  __device__ __forceinline__ Row row(int row_tile, int blocks, int lane) const {
+  __device__ __forceinline__ Place place(int row_tile, int blocks, int lane) const {
     return reinterpret_cast<const float2*>(absmax) + static_cast<std::int64_t>(row_tile) * blocks * 8 + lane / 4;
   }
-  __device__ __forceinline__ Loaded load(Row row, int block) const { return __ldg(row + block * 8); }
+  __device__ __forceinline__ Loaded load(Place place, int row, int blocks, int block) const {
+    return load_shared_by_lanes(place + static_cast<unsigned>((row * blocks + block) * 8));
+  }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
   __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }
 };
 
 template <>
 struct ScaleView<NestedScale> {
-  struct Row {
+  struct Place {
     const uchar2* codes;
-    const float* nested_absmax;
-    int upper, lower;  ///< first blocks in the file's order, which the nested blocks follow
+    unsigned first;  ///< block of the lane's upper row, in the file's order, which nested blocks follow
   };
   struct Loaded {
     uchar2 codes;
@@ -295,15 +299,18 @@ struct ScaleView<NestedScale> {
         table(s.nested_table.as<float>()),
         offset(s.offset) {}
 
-  __device__ __forceinline__ Row row(int row_tile, int blocks, int lane) const {
-    const int upper = (row_tile * kTileRows + lane / 4) * blocks;
+  __device__ __forceinline__ Place place(int row_tile, int blocks, int lane) const {
     return {reinterpret_cast<const uchar2*>(absmax) + static_cast<std::int64_t>(row_tile) * blocks * 8 + lane / 4,
-            nested_absmax, upper, upper + 8 * blocks};
+            static_cast<unsigned>((row_tile * kTileRows + lane / 4) * blocks)};
   }
-  __device__ __forceinline__ Loaded load(const Row& row, int block) const {
-    return {__ldg(row.codes + block * 8),
-            {__ldg(row.nested_absmax + static_cast<unsigned>(row.upper + block) / NestedScale::kBlocksize),
-             __ldg(row.nested_absmax + static_cast<unsigned>(row.lower + block) / NestedScale::kBlocksize)}};
+  __device__ __forceinline__ const float* nested(unsigned block) const {
+    return nested_absmax + block / NestedScale::kBlocksize;
+  }
+  __device__ __forceinline__ Loaded load(const Place& place, int row, int blocks, int block) const {
+    const auto further = static_cast<unsigned>(row * blocks);
+    const unsigned upper = place.first + further * kTileRows + static_cast<unsigned>(block);
+    return {__ldg(place.codes + (further + static_cast<unsigned>(block)) * 8),
+            {__ldg(nested(upper)), __ldg(nested(upper + 8U * static_cast<unsigned>(blocks)))}};
   }
   __device__ __forceinline__ float2 scales(const Loaded& l) const {
     return {__ldg(table + l.codes.x) * l.nested.x + offset, __ldg(table + l.codes.y) * l.nested.y + offset};
@@ -316,12 +323,11 @@ struct ScaleView<NestedScale> {
 template <class Scale>
 struct TileView<Lut4<Scale>> {
   static constexpr int kSteps = 4;
-  static constexpr bool kHasTable = true, kHasBlocks = true;
-  static constexpr int kAhead = 4;
+  static constexpr bool kHasTable = true;
 
-  struct Row {
+  struct Place {
     const uint4* codes;
-    typename ScaleView<Scale>::Row scale;
+    typename ScaleView<Scale>::Place scale;
   };
   struct Loaded {
     uint4 codes;
@@ -344,22 +350,22 @@ struct TileView<Lut4<Scale>> {
     std::copy_n(w.levels.template as<float>(), 16, levels);
   }
 
-  __device__ __forceinline__ Row row(int row_tile, int lane) const {
-    const int tiles = k / 64;
-    return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * tiles * 32 + lane,
-            scale.row(row_tile, tiles >> block_tiles_shift, lane)};
+  __device__ __forceinline__ int blocks() const { return (k / 64) >> block_tiles_shift; }
+  __device__ __forceinline__ Place place(int row_tile, int lane) const {
+    return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
+            scale.place(row_tile, blocks(), lane)};
   }
-  __device__ __forceinline__ Loaded load(const Row& row, int col_tile) const {
-    return {load_once(row.codes + col_tile * 32), scale.load(row.scale, col_tile >> block_tiles_shift)};
+  __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
+    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)),
+            scale.load(place.scale, row, blocks(), col >> block_tiles_shift)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
   template <class T, int Step>
-  __device__ __forceinline__ void factors(const Loaded& loaded, int lane, StepFactors<T>& f) const {
+  __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t column, StepFactors<T>& f) const {
     const std::uint32_t word = Step == 0   ? loaded.codes.x
                                : Step == 1 ? loaded.codes.y
                                : Step == 2 ? loaded.codes.z
                                            : loaded.codes.w;
-    const auto column = static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
     put<T>(f, 0, look_up<T, 0>(word, column));
     put<T>(f, 1, look_up<T, 1>(word, column));
     put<T>(f, 2, look_up<T, 2>(word, column));

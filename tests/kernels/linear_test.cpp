@@ -131,6 +131,8 @@ TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfModels) {
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 3072, 768, {1, 2, 9, 64, 2048}));
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 768, 3072, {1, 8, 16, 33, 512}));
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 4096, 4096, {1, 16, 100, 2048}));
+  // A vocabulary: more rows of w for each multiprocessor than sums of 13 rows of x have room for.
+  ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 21136, 448, {1, 13}));
 }
 
 TEST_P(LinearTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
