@@ -217,7 +217,7 @@ def speed(check: Check) -> None:
 # What a stage may take, in seconds.
 STAGES = {
     "tests": (tests, 300),
-    **{tool: (sanitizer(tool), 240) for tool in SANITIZERS},
+    **{tool: (sanitizer(tool), 300) for tool in SANITIZERS},
     "roofline": (roofline, 120),
     "benches": (benches, 240),
     "speed": (speed, 300),

@@ -12,7 +12,7 @@ scripts/setup.sh "$scope"
 
 if [[ "$scope" == all ]]; then
   stage "format"
-  find kernels models tokenizer runtime tests -name '*.h' -o -name '*.cpp' -o -name '*.c' |
+  find kernels models tokenizer runtime tests -name '*.h' -o -name '*.cpp' -o -name '*.c' -o -name '*.cu' -o -name '*.cuh' |
     xargs clang-format --dry-run --Werror
 fi
 

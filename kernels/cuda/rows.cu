@@ -83,7 +83,14 @@ __global__ void __launch_bounds__(kSearchThreads) find_largest_kernel(const T* x
   wait_for_previous_kernel();
   const T* const row = x + static_cast<std::int64_t>(blockIdx.x) * cols;
   Best best{-INFINITY, 0};
-  for (int i = threadIdx.x; i < cols; i += kSearchThreads) best.meet({to_f32(row[i]), i});
+  const int vectors = cols % 8 == 0 ? cols : 0;  // columns that can be read by eight
+  for (int i = static_cast<int>(threadIdx.x) * 8; i < vectors; i += kSearchThreads * 8) {
+    float v[8];
+    load8(row + i, v);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) best.meet({v[j], i + j});
+  }
+  for (int i = vectors + static_cast<int>(threadIdx.x); i < cols; i += kSearchThreads) best.meet({to_f32(row[i]), i});
   const auto meet_lanes = [&] {
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) {
