@@ -444,11 +444,11 @@ __global__ void attend_plain_kernel(const __grid_constant__ AttendTask<T> task) 
 template <class T, int kHeadDim>
 void launch_tiles(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
   constexpr int kShared = 4 * kTileKeys * (kHeadDim + 8) * static_cast<int>(sizeof(T));
-  check(cudaFuncSetAttribute(attend_tiles_kernel<T, kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
-        "reserving shared memory");
+  constexpr auto kKernel = attend_tiles_kernel<T, kHeadDim>;
+  allow_shared_memory<kKernel>();
   const dim3 grid(static_cast<unsigned>((shape.longest + kTileQueries - 1) / kTileQueries),
                   static_cast<unsigned>(task.heads), static_cast<unsigned>(shape.segments));
-  launch_overlapped(launch, attend_tiles_kernel<T, kHeadDim>, grid, 128, kShared, task);
+  launch_overlapped(launch, kKernel, grid, 128, kShared, task);
 }
 
 int splits_of(int keys) { return (keys + kSplitKeys - 1) / kSplitKeys; }

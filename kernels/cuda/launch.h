@@ -8,8 +8,15 @@
 
 namespace nibble {
 
-/// Shared memory a block may have on every GPU that is tuned for (sm_90; 100 KiB less on sm_86 and sm_89).
-inline constexpr int kMostSharedBytes = 227 * 1024;
+/// Shared memory that a block may have on this GPU: 227 KiB on sm_90, 99 KiB on sm_86.
+inline int most_shared_bytes() {
+  static const int found = [] {
+    int bytes = 0;
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), "asking for shared memory");
+    return bytes;
+  }();
+  return found;
+}
 
 /// Launches with programmatic dependent launch: the kernel begins while the one before it still runs, and must call
 /// wait_for_previous_kernel().
@@ -29,16 +36,24 @@ void launch_overlapped(const Launch& launch, void (*kernel)(Parameters...), dim3
   check(cudaLaunchKernelEx(&config, kernel, parameters...), "launching a kernel");
 }
 
-/// The same for work cut into `tiles`: no more blocks than the machine can hold at once.
-template <class... Parameters>
-void launch_resident(const Launch& launch, void (*kernel)(Parameters...), int tiles, int threads, int shared,
-                     const std::type_identity_t<Parameters>&... parameters) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "reserving shared memory");
-  int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, static_cast<std::size_t>(shared)),
-        "asking for occupancy");
-  const int grid = std::min(tiles, std::max(blocks, 1) * launch.processors);
-  launch_overlapped(launch, kernel, dim3(static_cast<unsigned>(grid)), threads, shared, parameters...);
+/// Lets a kernel have as much shared memory as there is. Once: asking the driver takes as long as a launch.
+template <auto kKernel>
+void allow_shared_memory() {
+  static const cudaError_t status =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared_bytes());
+  check(status, "reserving shared memory");
+}
+
+/// How many blocks of a kernel with `threads` and `shared` bytes, which are always the same, fit a multiprocessor.
+template <auto kKernel>
+int resident_blocks(int threads, int shared) {
+  static const int found = [&] {
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kKernel, threads, static_cast<std::size_t>(shared)),
+          "asking for occupancy");
+    return std::max(blocks, 1);
+  }();
+  return found;
 }
 
 }  // namespace nibble

@@ -370,18 +370,19 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   const bool in_gaps = View::kHasTable && sizeof(T) == 2 && task.rows == 1 && row_bytes <= kPairTableBytes / 2;
   const int staged = base + parameters + (in_gaps ? 0 : task.rows * (row_bytes + 16));
   const dim3 grid(static_cast<unsigned>(blocks));
-  const auto launch_kernel = [&](auto kernel, int shared) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), "reserving shared memory");
-    launch_overlapped(launch, kernel, grid, kThreads, shared, task);
+  const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int shared) {
+    constexpr auto kKernel = linear_decode_kernel<Layout, T, kColumns, kStaged>;
+    allow_shared_memory<kKernel>();
+    launch_overlapped(launch, kKernel, grid, kThreads, shared, task);
   };
-  if (staged <= kMostSharedBytes) {
+  if (staged <= most_shared_bytes()) {
     task.x_pitch = row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
-    launch_kernel(linear_decode_kernel<Layout, T, kColumns, true>, staged);
+    launch_kernel(std::true_type{}, staged);
     return true;
   }
   if (task.normed) return false;
   task.x_pitch = row_bytes, task.x_gap = 0;
-  launch_kernel(linear_decode_kernel<Layout, T, kColumns, false>, base);
+  launch_kernel(std::false_type{}, base);
   return true;
 }
 

@@ -1,5 +1,5 @@
-// Many rows of x: weights are turned into plain 16 or 32-bit ones, some megabytes at a time so that they stay in the
-// second-level cache, and cuBLASLt multiplies them. A weight is rounded to the compute dtype once.
+// Many rows of x: weights are turned into plain 16 or 32-bit ones, some megabytes at a time, and cuBLASLt multiplies
+// them. A weight is rounded to the compute dtype once.
 #pragma once
 
 #include "kernels/cuda/linear_plain.cuh"
@@ -7,8 +7,9 @@
 
 namespace nibble {
 
-/// Bytes of expanded weights at a time; a part of the second-level cache that leaves room for x and y.
-inline constexpr std::size_t kExpandBytes = std::size_t{24} << 20;
+/// Bytes of expanded weights at a time. More than the second-level cache keeps, as products of fewer rows of w are too
+/// small for the machine.
+inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;
 
 namespace {
 
@@ -26,12 +27,20 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
   wait_for_previous_kernel();
   const int lane = threadIdx.x % 32;
   const std::uint32_t column = column_of<float>(lane);
-  const int col_tiles = weight.k / (16 * View::kSteps);
-  const std::int64_t count = static_cast<std::int64_t>(tiles) * col_tiles;
-  const int warps = gridDim.x * (blockDim.x / 32);
-  for (std::int64_t i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < count; i += warps) {
+  const auto col_tiles = static_cast<unsigned>(weight.k / (16 * View::kSteps));
+  const unsigned count = static_cast<unsigned>(tiles) * col_tiles;
+  const unsigned warps = gridDim.x * (blockDim.x / 32);
+  const auto load = [&](unsigned i) {
+    return weight.load(weight.place(first_tile + static_cast<int>(i / col_tiles), lane), 0,
+                       static_cast<int>(i % col_tiles));
+  };
+  unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+  typename View::Loaded next;
+  if (i < count) next = load(i);
+  for (; i < count; i += warps) {
+    const auto loaded = next;
+    if (i + warps < count) next = load(i + warps);
     const int row_tile = static_cast<int>(i / col_tiles), col_tile = static_cast<int>(i % col_tiles);
-    const auto loaded = weight.load(weight.place(first_tile + row_tile, lane), 0, col_tile);
     const int row = (first_tile + row_tile) * kTileRows + lane / 4;
     float2 scale = weight.scales(loaded);
     scale.x *= weight.row_scale(row), scale.y *= weight.row_scale(row + 8);
@@ -62,9 +71,13 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
 template <class T, class Layout>
 void expand(const Launch& launch, const Layout& weight, int first_row, int rows, T* out) {
   if (is_tiled(weight)) {
-    const int shared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
-    launch_resident(launch, expand_tiles_kernel<Layout, T>, rows * (weight.k / 64) / 8 + 1, 256, shared,
-                    TileView<Layout>(weight), first_row / kTileRows, rows / kTileRows, out);
+    constexpr auto kKernel = expand_tiles_kernel<Layout, T>;
+    constexpr int kThreads = 256, kShared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
+    allow_shared_memory<kKernel>();
+    const int most = rows / kTileRows * (weight.k / (16 * TileView<Layout>::kSteps)) / (kThreads / 32) + 1;
+    const int blocks = std::min(most, resident_blocks<kKernel>(kThreads, kShared) * launch.processors);
+    launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), kThreads, kShared, TileView<Layout>(weight),
+                      first_row / kTileRows, rows / kTileRows, out);
     return;
   }
   const dim3 grid(static_cast<unsigned>((weight.k + 255) / 256), static_cast<unsigned>(rows));

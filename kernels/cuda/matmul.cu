@@ -12,34 +12,31 @@ constexpr cudaDataType_t kCudaType<Half> = CUDA_R_16F;
 template <>
 constexpr cudaDataType_t kCudaType<BFloat16> = CUDA_R_16BF;
 
-/// Descriptions that release themselves.
+/// Descriptions that need no memory but their own: a product is described for every piece of an expanded weight.
 struct Layout {
-  cublasLtMatrixLayout_t value{};
+  cublasLtMatrixLayoutOpaque_t value{};
   Layout(cudaDataType_t type, int rows, int cols, int pitch) {
-    check(cublasLtMatrixLayoutCreate(&value, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols),
-                                     pitch),
+    check(cublasLtMatrixLayoutInit(&value, type, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(cols),
+                                   pitch),
           "describing a matrix");
   }
-  ~Layout() { cublasLtMatrixLayoutDestroy(value); }
 };
 
 struct Description {
-  cublasLtMatmulDesc_t value{};
-  Description() { check(cublasLtMatmulDescCreate(&value, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product"); }
-  ~Description() { cublasLtMatmulDescDestroy(value); }
+  cublasLtMatmulDescOpaque_t value{};
+  Description() { check(cublasLtMatmulDescInit(&value, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product"); }
   template <class V>
   void set(cublasLtMatmulDescAttributes_t attribute, const V& v) {
-    check(cublasLtMatmulDescSetAttribute(value, attribute, &v, sizeof v), "describing a product");
+    check(cublasLtMatmulDescSetAttribute(&value, attribute, &v, sizeof v), "describing a product");
   }
 };
 
 struct Preference {
-  cublasLtMatmulPreference_t value{};
-  Preference() { check(cublasLtMatmulPreferenceCreate(&value), "describing a preference"); }
-  ~Preference() { cublasLtMatmulPreferenceDestroy(value); }
+  cublasLtMatmulPreferenceOpaque_t value{};
+  Preference() { check(cublasLtMatmulPreferenceInit(&value), "describing a preference"); }
   template <class V>
   void set(cublasLtMatmulPreferenceAttributes_t attribute, const V& v) {
-    check(cublasLtMatmulPreferenceSetAttribute(value, attribute, &v, sizeof v), "describing a preference");
+    check(cublasLtMatmulPreferenceSetAttribute(&value, attribute, &v, sizeof v), "describing a preference");
   }
 };
 
@@ -81,19 +78,19 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
     product.set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, kCudaType<T>);
   }
   // cuBLAS counts by columns: y^T [n, rows] = w^T^T x^T.
-  const Layout a(kCudaType<T>, k, count, k), b(kCudaType<T>, k, rows, k), c(kCudaType<T>, count, rows, n);
+  Layout a(kCudaType<T>, k, count, k), b(kCudaType<T>, k, rows, k), c(kCudaType<T>, count, rows, n);
 
   const auto [place, missing] = algorithms_.try_emplace(Shape{kDTypeOf<T>, count, k, n, epilogue + 1000 * adds});
   if (missing) {
     Preference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
     preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    const Layout typical_b(kCudaType<T>, k, kTypicalRows, k), typical_c(kCudaType<T>, count, kTypicalRows, n);
+    Layout typical_b(kCudaType<T>, k, kTypicalRows, k), typical_c(kCudaType<T>, count, kTypicalRows, n);
     cublasLtMatmulHeuristicResult_t found{};
     int number = 0;
     const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle_, product.value, a.value, typical_b.value, typical_c.value,
-                                       typical_c.value, preference.value, 1, &found, &number);
+        cublasLtMatmulAlgoGetHeuristic(handle_, &product.value, &a.value, &typical_b.value, &typical_c.value,
+                                       &typical_c.value, &preference.value, 1, &found, &number);
     if (status != CUBLAS_STATUS_SUCCESS || number == 0) {
       algorithms_.erase(place);
       check(status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status, "choosing a product's algorithm");
@@ -103,8 +100,8 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
   T* const y = finish.y + first;
   const T* const added = adds ? finish.residual + first : y;
   const float one = 1.0F, beta = adds ? 1.0F : 0.0F;
-  check(cublasLtMatmul(handle_, product.value, &one, w, a.value, x.row<T>(first_row), b.value, &beta, added, c.value, y,
-                       c.value, &place->second, workspace_, kWorkspaceBytes, launch.stream),
+  check(cublasLtMatmul(handle_, &product.value, &one, w, &a.value, x.row<T>(first_row), &b.value, &beta, added,
+                       &c.value, y, &c.value, &place->second, workspace_, kWorkspaceBytes, launch.stream),
         "multiplying");
 
   const bool done =
