@@ -212,28 +212,73 @@ Tensor OptModel::forward(Backend& backend, const Batch& batch, KvCache& cache, B
   if (project_in_) project(backend, {}, a.embedding, {}, {{*project_in_, a.stream}});
   backend.add_positions(positions_, kPositionOffset, a.stream);
   for (int layer = 0; layer < config_.num_hidden_layers; ++layer) {
-    attention(backend, layer, cache, a);
-    feed_forward(backend, layers_[static_cast<std::size_t>(layer)], a);
+    const Layer& each = layers_[static_cast<std::size_t>(layer)];
+    const Tensor attention_input = project_qkv(backend, each, a);
+    attend(backend, layer, cache, a);
+    project_attended(backend, each, attention_input, a);
+    contract(backend, each, expand(backend, each, a), a);
   }
   return a.stream;
 }
 
-void OptModel::attention(Backend& backend, int index, KvCache& cache, const Activations& a) const {
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+Tensor OptModel::project_qkv(Backend& backend, const Layer& layer, const Activations& a) const {
   // transformers scales q, bias included, and not the scores.
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim())));
-  const Tensor input = project(backend, layer.attention_norm, a.stream, a.normed,
-                               {{layer.q, a.q, {.scale = scale}}, {layer.k, a.k}, {layer.v, a.v}});
-  backend.attend(a.q, a.k, a.v, index, cache, a.attended);
+  return project(backend, layer.attention_norm, a.stream, a.normed,
+                 {{layer.q, a.q, {.scale = scale}}, {layer.k, a.k}, {layer.v, a.v}});
+}
+
+void OptModel::attend(Backend& backend, int layer, KvCache& cache, const Activations& a) const {
+  backend.attend(a.q, a.k, a.v, layer, cache, a.attended);
+}
+
+void OptModel::project_attended(Backend& backend, const Layer& layer, Tensor input, const Activations& a) const {
   const Tensor residual = config_.do_layer_norm_before ? a.stream : input;
   project(backend, {}, a.attended, {}, {{layer.out, a.stream, {.residual = residual}}});
 }
 
-void OptModel::feed_forward(Backend& backend, const Layer& layer, const Activations& a) const {
-  const Tensor input = project(backend, layer.ffn_norm, a.stream, a.normed,
-                               {{layer.fc1, a.inner, {.activation = config_.activation_function}}});
+Tensor OptModel::expand(Backend& backend, const Layer& layer, const Activations& a) const {
+  return project(backend, layer.ffn_norm, a.stream, a.normed,
+                 {{layer.fc1, a.inner, {.activation = config_.activation_function}}});
+}
+
+void OptModel::contract(Backend& backend, const Layer& layer, Tensor input, const Activations& a) const {
   const Tensor residual = config_.do_layer_norm_before ? a.stream : input;
   project(backend, {}, a.inner, {}, {{layer.fc2, a.stream, {.residual = residual}}});
+}
+
+std::vector<OptModel::Kernel> OptModel::kernels(Backend& backend, int rows, int outputs, KvCache& cache,
+                                                Buffer& activations, Buffer& results) const {
+  const Activations a(config_, compute_dtype_, rows, activations.mutable_as<std::byte>());
+  const auto bytes = [](std::initializer_list<const Linear*> linears) {
+    std::uint64_t sum = 0;
+    for (const Linear* linear : linears) sum += code_bytes(linear->weight) + state_bytes(linear->weight);
+    return sum;
+  };
+  const auto each_layer = [this](auto&& run) {
+    return [this, run] {
+      for (int i = 0; i < config_.num_hidden_layers; ++i) run(layers_[static_cast<std::size_t>(i)], i);
+    };
+  };
+  const Layer& first = layers_.front();
+  const int hidden = config_.hidden_size, inner = config_.ffn_dim, layers = config_.num_hidden_layers;
+  std::vector<Kernel> kernels;
+  kernels.push_back({"qkv", 3 * hidden, hidden, layers, bytes({&first.q, &first.k, &first.v}),
+                     each_layer([=, this, &backend](const Layer& layer, int) { project_qkv(backend, layer, a); })});
+  kernels.push_back({"attention", config_.num_attention_heads, config_.head_dim(), layers, 0,
+                     each_layer([=, this, &backend, &cache](const Layer&, int i) { attend(backend, i, cache, a); })});
+  kernels.push_back(
+      {"out", hidden, hidden, layers, bytes({&first.out}),
+       each_layer([=, this, &backend](const Layer& layer, int) { project_attended(backend, layer, a.normed, a); })});
+  kernels.push_back({"fc1", inner, hidden, layers, bytes({&first.fc1}),
+                     each_layer([=, this, &backend](const Layer& layer, int) { expand(backend, layer, a); })});
+  kernels.push_back(
+      {"fc2", hidden, inner, layers, bytes({&first.fc2}),
+       each_layer([=, this, &backend](const Layer& layer, int) { contract(backend, layer, a.normed, a); })});
+  kernels.push_back({"head", config_.vocab_size, project_out_ ? config_.word_embed_proj_dim : hidden, 1,
+                     bytes({&head_}) + (project_out_ ? bytes({&*project_out_}) : 0),
+                     [=, this, &backend, &results] { logits(backend, a.stream.slice(0, outputs), results); }});
+  return kernels;
 }
 
 Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const {

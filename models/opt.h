@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -43,6 +44,18 @@ class OptModel {
   static std::uint64_t activation_bytes(const ModelConfig& config, DType compute_dtype, int rows);
   static std::uint64_t result_bytes(const ModelConfig& config, DType compute_dtype, int outputs);
 
+  /// A kind of work that a step does in every layer, or once.
+  struct Kernel {
+    std::string_view name;
+    int n, k;                   ///< of a linear, or of all linears of one input; of attention heads and their size
+    int times;                  ///< in a step
+    std::uint64_t bytes;        ///< of the weights that are read each time, with their state
+    std::function<void()> run;  ///< all times, on what `forward` left in the activations
+  };
+  /// All of them for a batch of `rows` tokens that has begun, of which `outputs` are. What is passed must outlive them.
+  std::vector<Kernel> kernels(Backend& backend, int rows, int outputs, KvCache& cache, Buffer& activations,
+                              Buffer& results) const;
+
   /// The parameters' bytes by class as they are in memory, and what transformers would report for them.
   const MemoryLedger& ledger() const { return ledger_; }
 
@@ -59,8 +72,12 @@ class OptModel {
   struct Activations;
   struct Results;
 
-  void attention(Backend& backend, int layer, KvCache& cache, const Activations& a) const;
-  void feed_forward(Backend& backend, const Layer& layer, const Activations& a) const;
+  /// The two blocks, in pieces. Each returns what its residual is.
+  Tensor project_qkv(Backend& backend, const Layer& layer, const Activations& a) const;
+  void attend(Backend& backend, int layer, KvCache& cache, const Activations& a) const;
+  void project_attended(Backend& backend, const Layer& layer, Tensor input, const Activations& a) const;
+  Tensor expand(Backend& backend, const Layer& layer, const Activations& a) const;
+  void contract(Backend& backend, const Layer& layer, Tensor input, const Activations& a) const;
 
   ModelConfig config_;
   DType compute_dtype_;

@@ -11,6 +11,7 @@
 #include "runtime/cli/bench_report.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/host.h"
+#include "runtime/cli/kernel_report.h"
 #include "runtime/cli/ledger.h"
 #include "runtime/cli/opening.h"
 #include "runtime/cli/render.h"
@@ -27,7 +28,8 @@ struct BenchArguments {
   std::vector<int> threads{0};
   std::vector<int> prompts{512}, generated{128}, depths{0}, sequences{1};
   int repetitions = 5;
-  BenchFormat format = BenchFormat::kMarkdown;
+  ResultFormat format = ResultFormat::kMarkdown;
+  bool kernels = false;
   std::string text;  ///< empty: no perplexity
   WindowOptions windows;
 };
@@ -77,9 +79,12 @@ void declare(CLI::App& app, BenchArguments& a) {
       "Runs measured of each test, after one that is not (default: 5)");
   add_value(
       app, "-o,--output", "FORMAT",
-      [&](const FlagValue& value) { a.format = value.name("md, json, jsonl or csv", parse_bench_format); },
+      [&](const FlagValue& value) { a.format = value.name("md, json, jsonl or csv", parse_result_format); },
       "Print md, json, jsonl or csv (default: md)");
-  app.add_option("--perplexity", a.text, "Measure the perplexity of this text too")->type_name("FILE")->take_last();
+  CLI::Option* const text =
+      app.add_option("--perplexity", a.text, "Measure the perplexity of this text too")->type_name("FILE")->take_last();
+  app.add_flag("--kernels", a.kernels, "Measure the kernels of each test's first step instead, each by itself")
+      ->excludes(text);
   add_window_flags(app, a.windows);
   app.footer(
       "Every combination is measured. Lists may hold ranges: first-last, first-last+step, first-last*factor.\n"
@@ -214,12 +219,35 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
   }
 }
 
+void measure_kernels(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth,
+                     KernelReport& report) {
+  const Engine engine = Engine::open(arguments.model, arguments.load);
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  for (const BenchTest& test : tests(a)) {
+    Session session = engine.session(session_options(test));
+    for (KernelTiming& timing : session.time_kernels(std::max(1, test.prompt), test.depth, a.repetitions)) {
+      report.add({.model = engine.info(),
+                  .device = arguments.load.device,
+                  .threads = arguments.load.threads == 0 ? cores : arguments.load.threads,
+                  .depth = test.depth,
+                  .timing = std::move(timing),
+                  .read_bandwidth = read_bandwidth});
+    }
+  }
+}
+
 ExitCode bench(const BenchArguments& a) {
   // What cannot be measured is found before anything is.
   for (const ModelArguments& load : loads(a)) {
     for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
   }
   Rooflines rooflines;
+  if (a.kernels) {
+    KernelReport report(a.format);
+    for (const ModelArguments& load : loads(a)) measure_kernels(load, a, rooflines.of(load.load), report);
+    report.finish();
+    return kSuccess;
+  }
   BenchReport report(a.format, !a.text.empty());
   for (const ModelArguments& load : loads(a)) measure(load, a, rooflines.of(load.load), report);
   report.finish();

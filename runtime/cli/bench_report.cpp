@@ -21,11 +21,7 @@ std::string test_name(const BenchTest& test) {
   return test.depth > 0 ? fmt::format("{} @ d{}", name, test.depth) : name;
 }
 
-std::string backend_name(Device device) { return device == Device::kCpu ? "CPU" : "CUDA"; }
-
-std::int64_t nanoseconds(double seconds) { return std::llround(seconds * 1e9); }
-
-std::vector<std::int64_t> nanoseconds(const std::vector<double>& seconds) {
+std::vector<std::int64_t> each_in_nanoseconds(const std::vector<double>& seconds) {
   std::vector<std::int64_t> values;
   for (const double value : seconds) values.push_back(nanoseconds(value));
   return values;
@@ -65,73 +61,46 @@ Json json_of(const BenchResult& r) {
           {"roofline_share", generates ? Json(r.reads_per_second() / r.read_bandwidth) : Json()},
           {"perplexity", r.perplexity ? Json(r.perplexity->value) : Json()},
           {"perplexity_error", r.perplexity ? Json(r.perplexity->error) : Json()},
-          {"samples_ns", nanoseconds(r.seconds.values())},
+          {"samples_ns", each_in_nanoseconds(r.seconds.values())},
           {"samples_ts", speed.values()}};
 }
 
-/// Of numbers and texts; a text in quotes, a quote in it doubled.
-std::string csv_cell(const Json& value) {
-  if (value.is_null()) return "";
-  if (!value.is_string()) return value.dump();
-  std::string quoted = "\"";
-  for (const char c : value.get<std::string>()) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + "\"";
-}
-
-/// The values that stand alone, each with its name.
-Json flat(const Json& document) {
-  Json result = Json::object();
-  for (const auto& [key, value] : document.items()) {
-    if (value.is_primitive()) result[key] = value;
-  }
-  return result;
-}
-
-std::string csv_row(const Json& values) {
-  std::vector<std::string> cells;
-  for (const Json& value : values) cells.push_back(csv_cell(value));
-  return fmt::format("{}\n", fmt::join(cells, ","));
-}
-
-struct Column {
-  const char* title;
-  int width;
-  bool left;
+struct Column : ResultColumn {
   std::string (*cell)(const BenchResult& r);
 };
 
 constexpr Column kColumns[] = {
-    {"model", 20, true, [](const BenchResult& r) { return r.model.name; }},
-    {"size, MB", 8, false, [](const BenchResult& r) { return megabytes(r.memory.weights()); }},
-    {"HF says", 8, false, [](const BenchResult& r) { return megabytes(r.memory.huggingface); }},
-    {"params", 9, false,
+    {{"model", 20, true}, [](const BenchResult& r) { return r.model.name; }},
+    {{"size, MB", 8, false}, [](const BenchResult& r) { return megabytes(r.memory.weights()); }},
+    {{"HF says", 8, false}, [](const BenchResult& r) { return megabytes(r.memory.huggingface); }},
+    {{"params", 9, false},
      [](const BenchResult& r) { return fmt::format("{:.2f} M", static_cast<double>(r.memory.parameters) / 1e6); }},
-    {"backend", 7, true, [](const BenchResult& r) { return backend_name(r.device); }},
-    {"threads", 7, false, [](const BenchResult& r) { return std::to_string(r.threads); }},
-    {"scheme", 6, true, [](const BenchResult& r) { return std::string(to_string(r.model.scheme)); }},
-    {"dtype", 5, true, [](const BenchResult& r) { return std::string(to_string(r.model.compute_dtype)); }},
-    {"batch", 5, false, [](const BenchResult& r) { return std::to_string(r.test.sequences); }},
-    {"test", 14, false, [](const BenchResult& r) { return test_name(r.test); }},
-    {"t/s", 17, false,
+    {{"backend", 7, true}, [](const BenchResult& r) { return backend_name(r.device); }},
+    {{"threads", 7, false}, [](const BenchResult& r) { return std::to_string(r.threads); }},
+    {{"scheme", 6, true}, [](const BenchResult& r) { return std::string(to_string(r.model.scheme)); }},
+    {{"dtype", 5, true}, [](const BenchResult& r) { return std::string(to_string(r.model.compute_dtype)); }},
+    {{"batch", 5, false}, [](const BenchResult& r) { return std::to_string(r.test.sequences); }},
+    {{"test", 14, false}, [](const BenchResult& r) { return test_name(r.test); }},
+    {{"t/s", 17, false},
      [](const BenchResult& r) {
        const Samples speed = r.tokens_per_second();
        return fmt::format("{:.2f} ± {:.2f}", speed.median(), speed.spread());
      }},
-    {"TTFT, ms", 8, false,
+    {{"TTFT, ms", 8, false},
      [](const BenchResult& r) {
        return r.test.prompt > 0 ? fmt::format("{:.1f}", r.first_token.median() * 1e3) : std::string();
      }},
-    {"GB/s", 7, false,
+    {{"GB/s", 7, false},
      [](const BenchResult& r) {
        return r.test.generated > 0 ? fmt::format("{:.2f}", r.reads_per_second() / 1e9) : std::string();
      }},
-    {"% roof", 6, false,
+    {{"% roof", 6, false},
      [](const BenchResult& r) {
        return r.test.generated > 0 ? fmt::format("{:.1f}", 100 * r.reads_per_second() / r.read_bandwidth)
                                    : std::string();
      }},
-    {"peak, MB", 8, false, [](const BenchResult& r) { return megabytes(r.peak); }},
-    {"perplexity", 15, false,
+    {{"peak, MB", 8, false}, [](const BenchResult& r) { return megabytes(r.peak); }},
+    {{"perplexity", 15, false},
      [](const BenchResult& r) {
        return r.perplexity ? fmt::format("{:.3f} ± {:.3f}", r.perplexity->value, r.perplexity->error) : std::string();
      }},
@@ -142,68 +111,16 @@ std::span<const Column> columns(bool with_perplexity) {
   return std::span(kColumns).first(std::size(kColumns) - (with_perplexity ? 0 : 1));
 }
 
-std::string padded(const std::string& text, const Column& column) {
-  const auto taken = std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; });
-  const std::string space(static_cast<std::size_t>(std::max<std::ptrdiff_t>(0, column.width - taken)), ' ');
-  return column.left ? text + space : space + text;
-}
-
-std::string markdown_header(std::span<const Column> columns) {
-  std::string titles = "|";
-  std::string rule = "|";
-  for (const Column& column : columns) {
-    titles += " " + padded(column.title, column) + " |";
-    rule += " " + std::string(static_cast<std::size_t>(column.width - 1), '-') + (column.left ? "-" : ":") + " |";
-  }
-  return titles + "\n" + rule + "\n";
-}
-
-std::string markdown_row(std::span<const Column> columns, const BenchResult& result) {
-  std::string row = "|";
-  for (const Column& column : columns) row += " " + padded(column.cell(result), column) + " |";
-  return row + "\n";
-}
-
 }  // namespace
 
-std::optional<BenchFormat> parse_bench_format(std::string_view name) {
-  if (name == "md") return BenchFormat::kMarkdown;
-  if (name == "json") return BenchFormat::kJson;
-  if (name == "jsonl") return BenchFormat::kJsonLines;
-  if (name == "csv") return BenchFormat::kCsv;
-  return std::nullopt;
-}
+BenchReport::BenchReport(ResultFormat format, bool with_perplexity)
+    : with_perplexity_(with_perplexity),
+      rows_(format, {columns(with_perplexity).begin(), columns(with_perplexity).end()}) {}
 
 void BenchReport::add(const BenchResult& result) {
-  std::string text;
-  switch (format_) {
-    case BenchFormat::kMarkdown:
-      if (first_) text += markdown_header(columns(with_perplexity_));
-      text += markdown_row(columns(with_perplexity_), result);
-      break;
-    case BenchFormat::kJson:
-      text = (first_ ? "[\n" : ",\n") + json_of(result).dump(2);
-      break;
-    case BenchFormat::kJsonLines:
-      text = json_of(result).dump() + "\n";
-      break;
-    case BenchFormat::kCsv: {
-      const Json values = flat(json_of(result));
-      if (first_) {
-        std::vector<std::string> keys;
-        for (const auto& item : values.items()) keys.push_back(item.key());
-        text += fmt::format("{}\n", fmt::join(keys, ","));
-      }
-      text += csv_row(values);
-      break;
-    }
-  }
-  first_ = false;
-  print(text);
-}
-
-void BenchReport::finish() {
-  if (format_ == BenchFormat::kJson) print(first_ ? "[]\n" : "\n]\n");
+  std::vector<std::string> cells;
+  for (const Column& column : columns(with_perplexity_)) cells.push_back(column.cell(result));
+  rows_.add(cells, json_of(result));
 }
 
 }  // namespace nibble::cli

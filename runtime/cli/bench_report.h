@@ -2,11 +2,11 @@
 #pragma once
 
 #include <optional>
-#include <string_view>
 
 #include "nibble/engine.h"
 #include "runtime/cli/figures.h"
 #include "runtime/cli/quality.h"
+#include "runtime/cli/result_rows.h"
 
 namespace nibble::cli {
 
@@ -27,22 +27,17 @@ struct BenchResult {
   double reads_per_second() const { return static_cast<double>(reads) / seconds.median(); }
 };
 
-enum class BenchFormat { kMarkdown, kJson, kJsonLines, kCsv };
-std::optional<BenchFormat> parse_bench_format(std::string_view name);
-
-/// Prints results as they come, and what frames them.
+/// Prints results as they come.
 class BenchReport {
  public:
-  BenchReport(BenchFormat format, bool with_perplexity) : format_(format), with_perplexity_(with_perplexity) {}
+  BenchReport(ResultFormat format, bool with_perplexity);
 
   void add(const BenchResult& result);
-  /// Once, after the last.
-  void finish();
+  void finish() { rows_.finish(); }
 
  private:
-  BenchFormat format_;
   bool with_perplexity_;
-  bool first_ = true;
+  ResultRows rows_;
 };
 
 }  // namespace nibble::cli

@@ -38,6 +38,8 @@ std::uint64_t decode_reads(const StepReads& reads, const BenchTest& test) {
   return steps * reads.weights + sequences * (steps * reads.per_sequence + attended * reads.per_token);
 }
 
+std::int64_t nanoseconds(double seconds) { return std::llround(seconds * 1e9); }
+
 double Samples::median() const { return median_of(values_); }
 
 double Samples::spread() const {

@@ -33,6 +33,8 @@ StepReads step_reads(std::span<const ParameterReport> parameters, std::uint64_t 
 /// Bytes that the `test.generated` steps of a test read: every step attends to one token more.
 std::uint64_t decode_reads(const StepReads& reads, const BenchTest& test);
 
+std::int64_t nanoseconds(double seconds);
+
 /// Repeated measurements of one quantity.
 class Samples {
  public:

@@ -42,6 +42,34 @@ TEST(Bench, MeasuresEveryCombination) {
   }
 }
 
+TEST(Bench, MeasuresKernels) {
+  const Json rows =
+      bench({"--kernels", "--scheme", "nf4", "--dtype", "fp16", "-p", "4", "-n", "1", "-d", "5", "-b", "2"});
+  // Hidden size 64, 2 heads, feed-forward 48, 96 tokens; a linear of 64 x 64 has 2048 bytes of codes and 64 absmax
+  // values. Two sequences of 4 tokens behind 5, then of one.
+  const auto bytes = [](int n, int k) { return n * k / 2 + n * k / 64 * 4; };
+  ASSERT_EQ(rows.size(), 2U * 6);
+  const auto expect = [&](std::size_t row, const char* kernel, int m, int n, int k, int read_bytes, int flops) {
+    const Json& found = rows.at(row);
+    EXPECT_EQ(found.at("kernel"), kernel);
+    EXPECT_EQ(found.at("m"), m);
+    EXPECT_EQ(found.at("n"), n);
+    EXPECT_EQ(found.at("k"), k);
+    EXPECT_EQ(found.at("read_bytes"), read_bytes) << kernel;
+    EXPECT_EQ(found.at("flops"), flops) << kernel;
+    EXPECT_GT(found.at("median_ns"), 0);
+    EXPECT_EQ(found.at("n_depth"), 5);
+  };
+  expect(0, "qkv", 8, 192, 64, 3 * bytes(64, 64), 2 * 8 * 192 * 64);
+  expect(1, "attention", 8, 2, 32, 2 * 9 * 2 * 64 * 2, 4 * 2 * (6 + 7 + 8 + 9) * 64);
+  expect(2, "out", 8, 64, 64, bytes(64, 64), 2 * 8 * 64 * 64);
+  expect(3, "fc1", 8, 48, 64, bytes(48, 64), 2 * 8 * 48 * 64);
+  expect(4, "fc2", 8, 64, 48, bytes(64, 48), 2 * 8 * 64 * 48);
+  expect(5, "head", 2, 96, 64, 96 * 64 * 2, 2 * 2 * 96 * 64);
+  expect(6, "qkv", 2, 192, 64, 3 * bytes(64, 64), 2 * 2 * 192 * 64);
+  expect(7, "attention", 2, 2, 32, 2 * 6 * 2 * 64 * 2, 4 * 2 * 6 * 64);
+}
+
 TEST(Bench, CountsTheBytesThatAreRead) {
   const Json row = bench({"--scheme", "nf4", "--dtype", "fp16", "-p", "0", "-n", "3", "-d", "5", "-b", "2"}).at(0);
   // Hidden size 64, feed-forward 48, 2 layers, 96 tokens, 2 bytes a value, blocks of 64 weights.

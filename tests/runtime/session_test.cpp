@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "golden.h"
 #include "nibble/nibble.h"
 #include "tests/devices.h"
@@ -74,6 +76,27 @@ TEST_P(SessionOnDevice, ComputesOnlyWhatAPromptAddsToWhatIsHeld) {
   session.reset();
   EXPECT_EQ(session.generate(more, greedy(6)).front().tokens, continued.tokens);
   EXPECT_EQ(session.last_stats().prefill_tokens, 10);
+}
+
+TEST_P(SessionOnDevice, TimesItsKernelsAndForgetsWhatItHeld) {
+  const Engine engine = tiny(DType::kF16, GetParam());
+  Session session = engine.session({.context = 20, .sequences = 2});
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  const auto before = session.generate(prompts, greedy(4)).front();
+  for (const int rows : {1, 6}) {
+    const std::vector<KernelTiming> timings = session.time_kernels(rows, 14, 3);
+    ASSERT_EQ(timings.size(), 6U);
+    for (const KernelTiming& timing : timings) {
+      EXPECT_EQ(timing.m, timing.name == "head" ? 2 : 2 * rows) << timing.name;
+      EXPECT_EQ(timing.seconds.size(), 3U);
+      EXPECT_TRUE(std::ranges::all_of(timing.seconds, [](double seconds) { return seconds > 0; })) << timing.name;
+    }
+  }
+  EXPECT_EQ(session.generate(prompts, greedy(4)).front().tokens, before.tokens);
+  EXPECT_EQ(session.last_stats().prefill_tokens, 5);
+  EXPECT_EQ(error_of([&] { session.time_kernels(7, 14, 3); }),
+            "time_kernels: expected at least one row and repetition, at most 20 tokens in a sequence and 20 in a step, "
+            "found 7 rows behind 14 tokens in 2 sequences");
 }
 
 TEST(Session, SameSeedGivesSameTokensAndAnotherSeedOthers) {

@@ -70,6 +70,15 @@ struct GenerateStats {
   double first_token_seconds = 0;  ///< TTFT: from the call to the first sampled token
 };
 
+/// One kind of kernel by itself. A linear, or all linears of one input, has m rows of k numbers in and n out; attention
+/// has m rows, n heads and k numbers in each. Bytes are weights with their state, or keys and values.
+struct KernelTiming {
+  std::string name;  ///< qkv, attention, out, fc1, fc2, head
+  int m, n, k;
+  double bytes, flops;          ///< of one layer
+  std::vector<double> seconds;  ///< of one layer, one for each repetition
+};
+
 /// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
 /// in parallel. Movable.
 class Session {
@@ -91,6 +100,10 @@ class Session {
   /// Logits of every position, fp32, row-major [tokens, vocab_size]. `attention_mask`, when not empty, has one value a
   /// token: a token under 0 is neither seen nor counted for positions, as if it were not there; its row is zero.
   std::vector<float> logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask = {});
+
+  /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
+  /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
+  std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
 
   /// Forgets what the sequences hold.
   void reset();
