@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numeric>
 #include <string>
-#include <unordered_set>
 
 #include "nibble/error.h"
 
@@ -91,21 +90,21 @@ void check_options(const GenerateOptions& o) {
   }
 }
 
-void penalize_repetition(std::span<float> logits, std::span<const int> history, float penalty) {
-  if (penalty == 1.0F) return;
-  for (const int id : std::unordered_set<int>(history.begin(), history.end())) {
+void penalize_repetition(std::span<float> logits, std::vector<int>& history, float penalty) {
+  std::ranges::sort(history);
+  history.erase(std::unique(history.begin(), history.end()), history.end());
+  for (const int id : history) {
     float& logit = logits[static_cast<std::size_t>(id)];
     logit = logit < 0 ? logit * penalty : logit / penalty;
   }
 }
 
-std::vector<Candidate> candidates(std::span<const float> logits, const GenerateOptions& options) {
-  std::vector<Candidate> all(logits.size());
-  for (std::size_t i = 0; i < logits.size(); ++i) all[i] = {static_cast<int>(i), logits[i] / options.temperature};
-  keep_top_k(all, options.top_k);
-  keep_top_p(all, options.top_p);
-  keep_min_p(all, options.min_p);
-  return all;
+void find_candidates(std::span<const float> logits, const GenerateOptions& options, std::vector<Candidate>& left) {
+  left.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) left[i] = {static_cast<int>(i), logits[i] / options.temperature};
+  keep_top_k(left, options.top_k);
+  keep_top_p(left, options.top_p);
+  keep_min_p(left, options.min_p);
 }
 
 std::vector<TokenLogprob> logprobs(std::span<const float> logits, int chosen, int count) {
@@ -122,26 +121,30 @@ std::vector<TokenLogprob> logprobs(std::span<const float> logits, int chosen, in
   return result;
 }
 
-Sampler::Sampler(const GenerateOptions& options, int sequence) : options_(options) {
+Sampler::Sampler(const GenerateOptions& options, int sequence, std::size_t most_tokens) : options_(options) {
+  if (options.repetition_penalty != 1.0F) seen_.reserve(most_tokens);
   std::seed_seq seed{static_cast<std::uint32_t>(options.seed), static_cast<std::uint32_t>(options.seed >> 32),
                      static_cast<std::uint32_t>(sequence)};
   random_.seed(seed);
 }
 
 int Sampler::sample(std::span<float> logits, std::span<const int> history) {
-  penalize_repetition(logits, history, options_.repetition_penalty);
+  if (options_.repetition_penalty != 1.0F) {
+    seen_.assign(history.begin(), history.end());
+    penalize_repetition(logits, seen_, options_.repetition_penalty);
+  }
   if (options_.temperature == 0.0F) {
     return static_cast<int>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
-  const std::vector<Candidate> left = candidates(logits, options_);
-  const float largest = largest_logit(left);
+  find_candidates(logits, options_, left_);
+  const float largest = largest_logit(left_);
   const double uniform = static_cast<double>(random_() >> 11) * 0x1p-53;  // [0, 1), the same on every platform
-  double remaining = uniform * sum_of_exponentials(left, largest);
-  for (const Candidate& c : left) {
+  double remaining = uniform * sum_of_exponentials(left_, largest);
+  for (const Candidate& c : left_) {
     remaining -= std::exp(static_cast<double>(c.logit) - static_cast<double>(largest));
     if (remaining < 0) return c.id;
   }
-  return left.back().id;
+  return left_.back().id;
 }
 
 }  // namespace nibble

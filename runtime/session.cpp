@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -30,10 +31,12 @@ class Sequence {
       : number_(number),
         options_(options),
         context_(context),
-        sampler_(options, number),
-        stop_text_(options.stop),
-        history_(prompt.begin(), prompt.end()) {
+        sampler_(options, number, index(context)),
+        stop_text_(options.stop) {
+    history_.reserve(index(context));  // so that no token has to wait for memory
+    history_.assign(prompt.begin(), prompt.end());
     completion_.prompt = history_;
+    completion_.tokens.reserve(std::min(index(context) - prompt.size(), index(options.max_tokens)));
     if (tokenizer != nullptr) decoder_.emplace(*tokenizer, StreamDecoder::Start::kContinuation);
   }
 
@@ -98,47 +101,6 @@ class Sequence {
   std::optional<FinishReason> finish_;
 };
 
-/// Packs feeds into steps of at most `most_rows` tokens, in order. Only a feed that is longer than a step is cut, at
-/// whole steps, so that how a sequence is cut depends on nothing but its own length.
-class Packer {
- public:
-  Packer(std::span<const Session::Impl::Feed> feeds, int most_rows) : feeds_(feeds), most_rows_(index(most_rows)) {}
-
-  bool done() const { return feed_ == feeds_.size(); }
-
-  /// The next step, given what each sequence already holds. The last token of each feed is an output.
-  Batch next(std::span<const std::vector<int>> held) {
-    tokens_.clear();
-    positions_.clear();
-    segments_.clear();
-    outputs_.clear();
-    while (!done()) {
-      const auto& feed = feeds_[feed_];
-      const std::span<const int> part =
-          feed.tokens.subspan(offset_, std::min(most_rows_, feed.tokens.size() - offset_));
-      if (tokens_.size() + part.size() > most_rows_) break;
-      const auto past = static_cast<int>(held[index(feed.sequence)].size());
-      segments_.push_back({feed.sequence, static_cast<int>(tokens_.size()), static_cast<int>(part.size()), past});
-      for (std::size_t i = 0; i < part.size(); ++i) positions_.push_back(past + static_cast<int>(i));
-      tokens_.insert(tokens_.end(), part.begin(), part.end());
-      offset_ += part.size();
-      if (offset_ < feed.tokens.size()) break;
-      outputs_.push_back(static_cast<int>(tokens_.size()) - 1);
-      ++feed_;
-      offset_ = 0;
-    }
-    return {tokens_, positions_, segments_, outputs_};
-  }
-
- private:
-  std::span<const Session::Impl::Feed> feeds_;
-  std::size_t most_rows_;
-  std::size_t feed_ = 0;
-  std::size_t offset_ = 0;
-  std::vector<int> tokens_, positions_, outputs_;
-  std::vector<Segment> segments_;
-};
-
 /// Whether the likeliest token is all that a step has to give.
 bool is_greedy(const GenerateOptions& options) {
   return options.temperature == 0.0F && options.repetition_penalty == 1.0F && options.logprobs < 0;
@@ -163,7 +125,9 @@ std::string_view to_string(FinishReason reason) {
 }
 
 Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOptions& options)
-    : engine(std::move(shared)), plan(plan_session(options, engine->model.config(), engine->options.device)) {
+    : engine(std::move(shared)),
+      plan(plan_session(options, engine->model.config(), engine->options.device)),
+      packer(plan.step_rows) {
   const ModelConfig& config = engine->model.config();
   const LoadOptions& load = engine->options;
   const DType dtype = engine->model.compute_dtype();
@@ -184,7 +148,9 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   activations = backend->allocate(OptModel::activation_bytes(config, dtype, plan.step_rows));
   results = backend->allocate(OptModel::result_bytes(config, dtype, plan.outputs));
   logits.resize(index(plan.outputs) * index(config.vocab_size));
+  likeliest.reserve(index(plan.sequences));
   held.resize(index(plan.sequences));
+  for (auto& tokens : held) tokens.reserve(index(plan.context));
 }
 
 void Session::Impl::check_tokens(std::span<const int> tokens) const {
@@ -213,16 +179,17 @@ void Session::Impl::read(std::span<const Feed> feeds, Want want) {
   const OptModel& model = engine->model;
   likeliest.clear();
   std::size_t done = 0;
-  Packer packer(feeds, plan.step_rows);
+  packer.start(feeds);
   while (!packer.done()) {
     const Batch batch = packer.next(held);
-    backend->begin(batch);
-    backend->repeat(static_cast<std::uint64_t>(want), [&] {
+    const auto step = [&] {
       const Tensor hidden = model.forward(*backend, batch, cache, activations);
       if (batch.outputs.empty()) return;
       const Tensor found = model.logits(*backend, model.outputs(*backend, batch, hidden, results), results);
       if (want == Want::kArgmax) backend->argmax(found);
-    });
+    };
+    backend->begin(batch);
+    backend->repeat(static_cast<std::uint64_t>(want), std::ref(step));  // not a copy, which would need memory
     hold(batch);
     if (batch.outputs.empty()) continue;
     if (want == Want::kArgmax) {
@@ -263,7 +230,8 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   GenerateStats& stats = impl_->stats;
   const auto start = Clock::now();
   std::vector<Sequence> sequences;
-  std::vector<Impl::Feed> feeds;
+  std::vector<Feed> feeds;
+  std::vector<Sequence*> stepping;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto number = static_cast<int>(i);
     sequences.emplace_back(number, prompts[i], options, impl_->engine->tokenizer.get(), impl_->plan.context);
@@ -288,7 +256,7 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   const auto decode_start = Clock::now();
   while (std::ranges::any_of(sequences, &Sequence::running)) {
     feeds.clear();
-    std::vector<Sequence*> stepping;
+    stepping.clear();
     for (Sequence& sequence : sequences) {
       if (!sequence.running()) continue;
       stepping.push_back(&sequence);
@@ -329,10 +297,10 @@ std::vector<float> Session::logits(std::span<const int> tokens, std::span<const 
   std::vector<float> result(tokens.size() * vocabulary);
   impl_->held[0].clear();
   std::size_t done = 0;
-  const Impl::Feed feed{0, seen};
-  Packer packer({&feed, 1}, impl_->plan.step_rows);
-  while (!packer.done()) {
-    const Batch batch = packer.next(impl_->held);
+  const Feed feed{0, seen};
+  impl_->packer.start({&feed, 1});
+  while (!impl_->packer.done()) {
+    const Batch batch = impl_->packer.next(impl_->held);
     impl_->backend->begin(batch);
     const Tensor hidden = impl_->engine->model.forward(*impl_->backend, batch, impl_->cache, impl_->activations);
     impl_->hold(batch);

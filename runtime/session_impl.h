@@ -10,16 +10,11 @@
 #include "nibble/session.h"
 #include "runtime/engine_impl.h"
 #include "runtime/loading.h"
+#include "runtime/packer.h"
 
 namespace nibble {
 
 struct Session::Impl {
-  /// Tokens to be read into one sequence behind those it holds.
-  struct Feed {
-    int sequence;
-    std::span<const int> tokens;
-  };
-
   std::shared_ptr<const Engine::Impl> engine;
   SessionPlan plan;
   std::unique_ptr<Backend> backend;
@@ -27,6 +22,7 @@ struct Session::Impl {
   Buffer activations, results;  ///< what OptModel works in
   std::vector<float> logits;    ///< [outputs, vocab_size]
   std::vector<int> likeliest;
+  Packer packer;
   std::vector<std::vector<int>> held;  ///< a sequence's tokens in the cache
   GenerateStats stats;
 

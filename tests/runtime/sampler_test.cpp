@@ -42,10 +42,12 @@ TEST(Sampler, LeavesTheProbabilitiesThatTransformersLeaves) {
     if (entry["options"]["typical_p"] != 1.0) continue;  // not an option of nibble
     const GenerateOptions options = options_of(entry["options"]);
     std::vector<float> logits = floats(golden["logits"][entry["logits"].get<std::string>()]);
-    const auto history = entry["history"].get<std::vector<int>>();
+    auto history = entry["history"].get<std::vector<int>>();
     penalize_repetition(logits, history, options.repetition_penalty);
+    std::vector<Candidate> candidates;
+    find_candidates(logits, options, candidates);
     std::map<int, float> left;
-    for (const Candidate& c : candidates(logits, options)) {
+    for (const Candidate& c : candidates) {
       if (c.logit != kMasked) left.emplace(c.id, c.logit);
     }
     double total = 0;
@@ -65,14 +67,14 @@ TEST(Sampler, LeavesTheProbabilitiesThatTransformersLeaves) {
 
 TEST(Sampler, GreedyTakesTheLowestIdOfATie) {
   std::vector<float> logits{1, 3, 2, 3};
-  EXPECT_EQ(Sampler({}, 0).sample(logits, {}), 1);
+  EXPECT_EQ(Sampler({}, 0, 1).sample(logits, {}), 1);
 }
 
 TEST(Sampler, DrawsAsOftenAsTheProbabilitiesSay) {
   GenerateOptions options;
   options.temperature = 1.0F;
   const std::vector<float> logits{std::log(0.5F), std::log(0.3F), std::log(0.2F)};
-  Sampler sampler(options, 0);
+  Sampler sampler(options, 0, 1);
   std::vector<int> counts(3);
   constexpr int kDraws = 30000;
   for (int i = 0; i < kDraws; ++i) {
