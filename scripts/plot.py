@@ -62,6 +62,8 @@ def plain_decoding(rows: list[Row]) -> list[Row]:
 
 def one_dtype(rows: list[Row]) -> list[Row]:
     """For pictures by scheme: the rows of bf16 where they are, else of the first dtype."""
+    if not rows:
+        raise Missing("no measurement of the kind it shows")
     dtypes = {row["dtype"] for row in rows}
     chosen = "bf16" if "bf16" in dtypes else ordered(dtypes, DTYPES)[0]
     return [row for row in rows if row["dtype"] == chosen]
@@ -86,12 +88,15 @@ def speed(rows: list[Row]) -> Figure:
         for i, dtype in enumerate(dtypes):
             chosen = [row for row in measured if row["dtype"] == dtype]
             places = [schemes.index(row["scheme"]) + (i - (len(dtypes) - 1) / 2) * 0.8 / len(dtypes) for row in chosen]
-            ax.bar(places, [row["median_ts"] for row in chosen], 0.8 / len(dtypes), label=dtype, color=COLORS[i],
+            ax.bar(places, [row["median_ts"] for row in chosen], 0.8 / len(dtypes), label=dtype, color=COLORS[DTYPES.index(dtype)],
                    yerr=[row["spread_ts"] for row in chosen], error_kw={"elinewidth": 0.8})  # fmt: skip
         ax.set_xticks(range(len(schemes)), schemes)
         ax.set_title(model)
     axes[0].set_ylabel("tokens a second, generating")
-    axes[0].legend(title="compute dtype", frameon=False)
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    names = ordered(handles, DTYPES)
+    figure.legend([handles[name] for name in names], names, title="compute dtype", frameon=False, fontsize=8,
+                  loc="outside right center")  # fmt: skip
     return figure
 
 
