@@ -30,8 +30,8 @@ struct StagedRows {
   }
 };
 
-/// Brings the parameters to shared memory, where they are when stage_rows asks for them, whatever else happens until
-/// then. `room` has 2 * cols values.
+/// Brings the parameters to shared memory, where they are when stage_normed_rows asks for them, whatever else
+/// happens until then. `room` has 2 * cols values.
 template <class T>
 __device__ __forceinline__ void stage_parameters(NormTask<T>& norm, int cols, char* room) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
@@ -68,9 +68,9 @@ __device__ __forceinline__ void stage_rows(const T* x, int rows, int cols, const
 
 /// The same, normalised, and written to norm.y as well. Parameters are where stage_parameters put them. `scratch` has
 /// room for the Moments of kNormWarps warps for each row. Neither a row's result nor its bits depend on the other rows.
-/// A thread's squares are counted from its first value, which loses at most three bits: that value is no further from
-/// the mean than the squares say. Threads' and warps' are brought together as in Chan, Golub and LeVeque (1983);
-/// epsilon and rounding as in torch.
+/// A thread's squares are counted from its first value, which is no further from the mean than the squares say, so of n
+/// columns a thread log2(n) bits are lost: three of 2,048 columns, six of 16,384. Threads' and warps' are brought
+/// together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
 template <class T, Writer kWriter>
 __device__ __forceinline__ void stage_normed_rows(const T* x, int rows, int cols, const NormTask<T>& norm,
                                                   const StagedRows& staged, Moments* scratch) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ void stage_normed_rows(const T* x, int rows, int cols
   const float columns = columns_of(lane % kNormWarps);
 #pragma unroll 1
   for (int row = 0; row < rows; ++row) {
-    // Lanes have a warp's moments each; both halves of the lanes do the same.
+    // Lanes have a warp's moments each; every eight of them do the same.
     const Moments part = scratch[row * kNormWarps + lane % kNormWarps];
     const auto total = [](float v) {
 #pragma unroll
