@@ -123,15 +123,64 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
     return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
   }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
+    return scale_of(w, row, group, w.absmax);
+  }
+  /// `absmax` has those of the blocks, by their numbers.
+  template <class Absmax>
+  NIBBLE_HD static F32x16 scale_of(const View& w, std::int64_t row, int group, const Absmax& blocks) {
     if (!scaled_by_group(w)) return broadcast(1);
     const std::int64_t first = row * w.k + group * kGroup;
     const int half = w.k - group * kGroup > kGroup / 2 ? kGroup / 2 : 0;  // the second, or where the row ends the first
-    const auto absmax = [&](int col) __attribute__((always_inline)) {
-      return w.absmax[(first + col) >> w.block_shift];
-    };
+    const auto absmax = [&](int col) __attribute__((always_inline)) { return blocks[(first + col) >> w.block_shift]; };
     return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(half), absmax(half + 32))
                               : halves(absmax(0), absmax(half));
   }
+};
+
+/// Scales of the next kAhead groups of a row, of which the first is a multiple of that.
+template <class Layout>
+struct ScalesAhead {
+  using View = typename Layout::View;
+  static constexpr int kAhead = 16;
+  NIBBLE_HD void read(const View&, std::int64_t, int) {}
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    return GroupDecoder<Layout>::scale(w, row, group);
+  }
+};
+
+/// Nested absmax are decoded sixteen at a time.
+template <>
+struct ScalesAhead<Lut4<NestedScale>> {
+  using View = Lut4<NestedScale>::View;
+  static constexpr int kAhead = 16;
+
+  NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
+    const std::int64_t begin = row * w.k + group * kGroup;
+    const std::int64_t columns = w.k - group * kGroup < kAhead * kGroup ? w.k - group * kGroup : kAhead * kGroup;
+    first_ = begin >> w.block_shift;
+    const auto count = static_cast<int>(((begin + columns - 1) >> w.block_shift) - first_) + 1;
+    for (int i = 0; i < count; i += kLanes) decode(w.absmax, first_ + i, count - i, absmax_ + i);
+  }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    return GroupDecoder<Lut4<NestedScale>>::scale_of(w, row, group, *this);
+  }
+  NIBBLE_HD float operator[](std::int64_t block) const { return absmax_[block - first_]; }
+
+ private:
+  static constexpr int kLanes = 16;
+
+  /// The same steps as NestedScale::View takes.
+  NIBBLE_HD static void decode(const NestedScale::View& blocks, std::int64_t first, int count, float* absmax) {
+    const std::int64_t nested = first / NestedScale::kBlocksize;
+    if (count >= kLanes && (first + kLanes - 1) / NestedScale::kBlocksize == nested) {
+      const F32x16 values = gather(blocks.nested_table, blocks.absmax + first);
+      return store(absmax, values * broadcast(blocks.nested_absmax[nested]) + broadcast(blocks.offset));
+    }
+    for (int i = 0; i < kLanes && i < count; ++i) absmax[i] = blocks[first + i];
+  }
+
+  std::int64_t first_;
+  float absmax_[kAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
 };
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.

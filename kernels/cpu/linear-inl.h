@@ -47,7 +47,11 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
+  ScalesAhead<Layout> scales[N];
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
+    if (group % ScalesAhead<Layout>::kAhead == 0) {
+      for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
+    }
     const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;
     F32x16 partial[N][M];
     for (int n = 0; n < N; ++n) {
@@ -62,7 +66,7 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
       }
     }
     for (int n = 0; n < N; ++n) {
-      const F32x16 scale = Decoder::scale(w, first + n, group);
+      const F32x16 scale = scales[n].of(w, first + n, group);
       for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[n][m], scale);
     }
   };

@@ -32,6 +32,15 @@ NIBBLE_HD F32x16 load(const BFloat16* values) {
 }
 NIBBLE_HD F32x16 load(const std::int8_t* values) { return {bytes_to_floats(values), bytes_to_floats(values + 8)}; }
 
+/// table[indices[i]] in lane i
+NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
+  const auto eight = [table](const std::uint8_t* from) {
+    const __m256i places = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    return _mm256_i32gather_ps(table, places, 4);
+  };
+  return {eight(indices), eight(indices + 8)};
+}
+
 /// The upper halves of the lanes, rounded to nearest even, as 32-bit numbers.
 NIBBLE_HD __m256i rounded_upper_halves(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);

@@ -33,6 +33,12 @@ NIBBLE_HD F32x16 load(const std::int8_t* values) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))))};
 }
 
+/// table[indices[i]] in lane i
+NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
+  const __m512i places = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(indices)));
+  return {_mm512_i32gather_ps(places, table, 4)};
+}
+
 NIBBLE_HD void store(float* values, const F32x16& v) { _mm512_storeu_ps(values, v.lanes); }
 NIBBLE_HD void store(Half* values, const F32x16& v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtps_ph(v.lanes, _MM_FROUND_TO_NEAREST_INT));

@@ -44,6 +44,13 @@ NIBBLE_HD F32x16 load(const std::int8_t* values) {
   return load(widened);
 }
 
+/// table[indices[i]] in lane i
+NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
+  float found[16];
+  for (int i = 0; i < 16; ++i) found[i] = table[indices[i]];
+  return load(found);
+}
+
 template <class T>
 NIBBLE_HD void store(T* values, const F32x16& v) {
   for (int i = 0; i < 16; ++i) values[i] = round_to<T>(v.part[i / 4][i % 4]);
