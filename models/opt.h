@@ -72,7 +72,8 @@ class OptModel {
   struct Activations;
   struct Results;
 
-  /// The two blocks, in pieces. Each returns what its residual is.
+  /// The two blocks, in pieces. What the first piece returns is the `input` of the last, its residual in post-norm
+  /// models.
   Tensor project_qkv(Backend& backend, const Layer& layer, const Activations& a) const;
   void attend(Backend& backend, int layer, KvCache& cache, const Activations& a) const;
   void project_attended(Backend& backend, const Layer& layer, Tensor input, const Activations& a) const;

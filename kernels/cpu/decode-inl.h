@@ -68,13 +68,14 @@ struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   }
 };
 
+constexpr int groups_of(int k) { return padded_to(k, kGroup) / kGroup; }
+
 /// Groups of codes of rows up to `last` that can be read whole: what a row's last group reads beyond its end, of the
 /// rows behind it, meets zeros of x, as long as there are such rows.
 template <class View>
 NIBBLE_HD int whole_groups(const View& w, std::int64_t last) {
   const std::int64_t left = (w.n - last) * w.k / kGroup;
-  const int groups = (w.k + kGroup - 1) / kGroup;
-  return left < groups ? static_cast<int>(left) : groups;
+  return left < groups_of(w.k) ? static_cast<int>(left) : groups_of(w.k);
 }
 
 /// Factors are the codes.
@@ -137,11 +138,12 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   }
 };
 
-/// Scales of the next kAhead groups of a row, of which the first is a multiple of that.
+constexpr int kScalesAhead = 16;
+
+/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that.
 template <class Layout>
 struct ScalesAhead {
   using View = typename Layout::View;
-  static constexpr int kAhead = 16;
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     return GroupDecoder<Layout>::scale(w, row, group);
@@ -152,11 +154,11 @@ struct ScalesAhead {
 template <>
 struct ScalesAhead<Lut4<NestedScale>> {
   using View = Lut4<NestedScale>::View;
-  static constexpr int kAhead = 16;
 
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
     const std::int64_t begin = row * w.k + group * kGroup;
-    const std::int64_t columns = w.k - group * kGroup < kAhead * kGroup ? w.k - group * kGroup : kAhead * kGroup;
+    const std::int64_t columns =
+        w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
     first_ = begin >> w.block_shift;
     const auto count = static_cast<int>(((begin + columns - 1) >> w.block_shift) - first_) + 1;
     for (int i = 0; i < count; i += kLanes) decode(w.absmax, first_ + i, count - i, absmax_ + i);
@@ -180,7 +182,7 @@ struct ScalesAhead<Lut4<NestedScale>> {
   }
 
   std::int64_t first_;
-  float absmax_[kAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
+  float absmax_[kScalesAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
 };
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.

@@ -23,7 +23,6 @@ void pack_row(const T* x, int k, std::ptrdiff_t stride, void* packed) {
   }
 }
 
-constexpr int groups_of(int k) { return padded_to(k, kGroup) / kGroup; }
 constexpr int kBlockGroups = kBlock / kGroup;
 
 /// What the sum over a group begins with, and the row's total after it.
@@ -49,7 +48,7 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
   }
   ScalesAhead<Layout> scales[N];
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
-    if (group % ScalesAhead<Layout>::kAhead == 0) {
+    if (group % kScalesAhead == 0) {
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
     const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;

@@ -38,8 +38,8 @@ __device__ __forceinline__ uint4 load_once(const void* p) {
   return v;
 }
 
-/// The same for 8 bytes that lanes share.
-__device__ __forceinline__ float2 load_shared_by_lanes(const float2* p) {
+/// 8 bytes that other lanes read too.
+__device__ __forceinline__ float2 load_cached(const float2* p) {
   float2 v;
   asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p));
   return v;

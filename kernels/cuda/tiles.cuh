@@ -271,7 +271,7 @@ struct ScaleView<F32Scale> {
     return reinterpret_cast<const float2*>(absmax) + static_cast<std::int64_t>(row_tile) * blocks * 8 + lane / 4;
   }
   __device__ __forceinline__ Loaded load(Place place, int row, int blocks, int block) const {
-    return load_shared_by_lanes(place + static_cast<unsigned>((row * blocks + block) * 8));
+    return load_cached(place + static_cast<unsigned>((row * blocks + block) * 8));
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
   __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }

@@ -168,6 +168,11 @@ Perplexity measure_perplexity(const Engine& engine, const BenchArguments& a) {
   return perplexity(loss);
 }
 
+/// Threads that a load computes with.
+int threads_of(const LoadOptions& load) {
+  return load.threads == 0 ? static_cast<int>(std::thread::hardware_concurrency()) : load.threads;
+}
+
 /// What each device and number of threads can read, measured once.
 class Rooflines {
  public:
@@ -191,7 +196,6 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
 
   const ModelInfo& info = engine.info();
   const Device device = arguments.load.device;
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
   for (const BenchTest& test : tests(a)) {
     reset_peak_resident();
     const SessionOptions options = session_options(test);
@@ -208,7 +212,7 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
     report.add({.test = test,
                 .model = info,
                 .device = device,
-                .threads = arguments.load.threads == 0 ? cores : arguments.load.threads,
+                .threads = threads_of(arguments.load),
                 .memory = memory,
                 .peak = device == Device::kCpu ? std::max(loading_peak, peak_resident()) : memory.total(),
                 .seconds = test_seconds(test, runs),
@@ -222,13 +226,12 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
 void measure_kernels(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth,
                      KernelReport& report) {
   const Engine engine = Engine::open(arguments.model, arguments.load);
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
   for (const BenchTest& test : tests(a)) {
     Session session = engine.session(session_options(test));
     for (KernelTiming& timing : session.time_kernels(std::max(1, test.prompt), test.depth, a.repetitions)) {
       report.add({.model = engine.info(),
                   .device = arguments.load.device,
-                  .threads = arguments.load.threads == 0 ? cores : arguments.load.threads,
+                  .threads = threads_of(arguments.load),
                   .depth = test.depth,
                   .timing = std::move(timing),
                   .read_bandwidth = read_bandwidth});

@@ -26,7 +26,7 @@ struct ResultColumn {
 
 class ResultRows {
  public:
-  /// `columns` are those of Markdown, and must outlive the rows.
+  /// `columns` are those of Markdown.
   ResultRows(ResultFormat format, std::vector<ResultColumn> columns) : format_(format), columns_(std::move(columns)) {}
 
   /// `cells` are a row of Markdown, parallel to the columns, `document` of the others; CSV has what stands alone in it.
