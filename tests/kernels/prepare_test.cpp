@@ -56,8 +56,7 @@ constexpr std::array kTargets{
     Storage{Scheme::kNf4Dq, DType::kF16, 64}, Storage{Scheme::kFp4Dq, DType::kBF16, 4096},
 };
 
-/// In tiles and not, with a short last block, with fewer blocks than a mean has lanes, and larger than a piece that is
-/// sent at once (1 MiB).
+/// In tiles and not, with a short last block, with fewer blocks than a mean has lanes, and sent in several pieces.
 constexpr std::array<std::pair<int, int>, 6> kShapes = {
     {{16, 64}, {48, 192}, {7, 33}, {3, 5}, {1040, 1024}, {513, 2050}}};
 
