@@ -52,15 +52,22 @@ Weight convert(const Dense<T>& w, DeviceMemory& memory) {
   return Dense<T>{memory.upload(w.values), w.n, w.k};
 }
 
-/// What is quantized stays as it is, or is made plain on the host.
-template <class Quantized>
-Weight bring(const Quantized& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+/// As the host makes it.
+Weight bring_stored(const Weight& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
   const Weight stored = store(w, target, name, memory.pool());
   return with_layout(stored, [&](const auto& layout) { return convert(layout, memory); });
 }
 
+/// What is quantized stays as it is, or is made plain on the host.
+template <class Quantized>
+Weight bring(const Quantized& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  return bring_stored(w, target, name, memory);
+}
+
 template <class T>
 Weight bring(const Dense<T>& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  const bool rows_fit = static_cast<std::size_t>(w.k) * sizeof(T) <= DeviceMemory::kPiece;  // as encoders need them
+  if (!rows_fit) return bring_stored(w, target, name, memory);
   require_finite(w, target, name, memory.pool());
   if (target == Storage{Scheme::kNone, kDTypeOf<T>, 0}) return convert(w, memory);
   return encode_on_device(w, target, memory);
