@@ -54,7 +54,7 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
   const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));
   const int outputs = std::max(options.sequences, std::min(context, kOutputs));
   const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
-  return {context, options.sequences, step_rows, outputs, widest};
+  return {context, options.sequences, step_rows, outputs, widest, config.vocab_size};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {
@@ -68,7 +68,7 @@ std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config
       static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
   return OptModel::activation_bytes(config, compute_dtype, plan.step_rows) +
          OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_on_host +
-         scratch_bytes(load.device, load.threads, plan.step_rows, plan.widest, plan.context);
+         scratch_bytes(load.device, load.threads, plan.extent());
 }
 
 std::string show_megabytes(std::uint64_t bytes) {
