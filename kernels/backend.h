@@ -53,10 +53,10 @@ struct Segment {
 
 /// The tokens of one step, in rows, grouped by sequence.
 struct Batch {
-  std::span<const int> tokens;        ///< [rows]
-  std::span<const int> positions;     ///< [rows], from 0 in each sequence
-  std::span<const Segment> segments;  ///< cover the rows in order
-  std::span<const int> outputs = {};  ///< the rows whose results are wanted, see gather_outputs
+  std::span<const int> tokens;           ///< [rows]
+  std::span<const int> positions;        ///< [rows], from 0 in each sequence
+  std::span<const Segment> segments;     ///< cover the rows in order
+  std::span<const int> outputs = {};     ///< the rows whose results are wanted, see gather_outputs
   std::span<const Choice> choices = {};  ///< [outputs], or none where no token is chosen
 };
 

@@ -1,5 +1,6 @@
 // What it means to choose a token from a row of logits. Every backend does it in the order and with the arithmetic that
-// stand here: exact operations on fp32 and whole numbers, so that all of them choose the same token from the same logits.
+// stand here: exact operations on fp32 and whole numbers, so that all of them choose the same token from the same
+// logits.
 //
 // Tokens stand on a line, from the likeliest on, equally likely ones by their ids, and each is as long as it is likely.
 // Each filter cuts the line, in transformers' order (transformers/generation/logits_process.py): top-k, top-p
@@ -17,18 +18,18 @@ namespace nibble {
 
 /// How the token behind one output is chosen.
 struct Choice {
-  float temperature = 0.0F;          ///< 0: the likeliest, the lowest id of equal ones, whatever the filters are
-  int top_k = 0;                     ///< 0: off; ties with the k-th survive
-  float top_p = 1.0F;                ///< 1: off
-  float min_p = 0.0F;                ///< 0: off
-  float repetition_penalty = 1.0F;   ///< 1: off
-  std::uint64_t random = 0;          ///< 64 random bits
-  std::span<const int> seen = {};    ///< the ids to be penalised, as often as they like; not copied by `begin`
+  float temperature = 0.0F;         ///< 0: the likeliest, the lowest id of equal ones, whatever the filters are
+  int top_k = 0;                    ///< 0: off; ties with the k-th survive
+  float top_p = 1.0F;               ///< 1: off
+  float min_p = 0.0F;               ///< 0: off
+  float repetition_penalty = 1.0F;  ///< 1: off
+  std::uint64_t random = 0;         ///< 64 random bits
+  std::span<const int> seen = {};   ///< the ids to be penalised, as often as they like; not copied by `begin`
 };
 
 /// A token's key says how far its logit is below the largest, in steps of 2^-17. Logits nearer to each other than that
-/// count as equal: fp32 logits beyond 64 are not known better. Tokens of kKeys and more, less than 1e-12 times as likely
-/// as the likeliest, are not on the line.
+/// count as equal: fp32 logits beyond 64 are not known better. Tokens of kKeys and more, less than 1e-12 times as
+/// likely as the likeliest, are not on the line.
 inline constexpr float kKeysOfOne = 131072.0F;
 inline constexpr std::uint32_t kReach = 28;
 inline constexpr std::uint32_t kKeys = kReach << 17;
@@ -77,8 +78,9 @@ NIBBLE_HD float penalised(float logit, float penalty) { return logit < 0.0F ? lo
 /// `largest` is that of the row. NaNs have no place on the line.
 NIBBLE_HD std::uint32_t key_of(float logit, float largest) {
   const float distance = logit == largest ? 0.0F : largest - logit;
-  return distance < static_cast<float>(kReach) ? static_cast<std::uint32_t>(static_cast<std::int32_t>(distance * kKeysOfOne))
-                                               : kKeys;
+  return distance < static_cast<float>(kReach)
+             ? static_cast<std::uint32_t>(static_cast<std::int32_t>(distance * kKeysOfOne))
+             : kKeys;
 }
 
 /// A token's length on the line: 2^42 e^-(key 2^-17), to a few units of the 24th place; at least 3.

@@ -53,9 +53,8 @@ std::uint64_t random_bits(std::uint64_t seed, int sequence, int step) {
 
 std::vector<TokenLogprob> logprobs(std::span<const float> logits, int chosen, int count) {
   const double largest = *std::ranges::max_element(logits);
-  const double sum = std::transform_reduce(logits.begin(), logits.end(), 0.0, std::plus<>(), [&](float logit) {
-    return std::exp(static_cast<double>(logit) - largest);
-  });
+  const double sum = std::transform_reduce(logits.begin(), logits.end(), 0.0, std::plus<>(),
+                                           [&](float logit) { return std::exp(static_cast<double>(logit) - largest); });
   const auto entry = [&](int id) {
     const double logit = logits[static_cast<std::size_t>(id)];
     return TokenLogprob{id, static_cast<float>(logit - largest - std::log(sum))};

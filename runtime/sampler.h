@@ -14,8 +14,8 @@ namespace nibble {
 /// Throws Error{kInvalidArgument} naming the option that is out of range.
 void check_options(const GenerateOptions& options);
 
-/// Philox4x32 with 10 rounds: 128 random bits of a counter and a key (Salmon et al., "Parallel random numbers: as easy as
-/// 1, 2, 3", 2011).
+/// Philox4x32 with 10 rounds: 128 random bits of a counter and a key (Salmon et al., "Parallel random numbers: as easy
+/// as 1, 2, 3", 2011).
 std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
 
 /// What sequence number `sequence` draws its new token number `step` with, both from 0 on. Depends on nothing else.

@@ -28,10 +28,7 @@ class Sequence {
  public:
   Sequence(int number, std::span<const int> prompt, const GenerateOptions& options, const Tokenizer* tokenizer,
            int context)
-      : number_(number),
-        options_(options),
-        context_(context),
-        stop_text_(options.stop) {
+      : number_(number), options_(options), context_(context), stop_text_(options.stop) {
     history_.reserve(index(context));  // so that no token has to wait for memory
     history_.assign(prompt.begin(), prompt.end());
     completion_.prompt = history_;

@@ -128,7 +128,7 @@ __device__ void mark_seen(const Part<T>& part, const int* ids, int count) {
 template <class T>
 __device__ Best find_best(const Part<T>& part, Shared& shared) {
   Best best{-INFINITY, part.first * kAtOnce};
-  part.for_each_eight([&](int eight, const float (&values)[kAtOnce]) {
+  part.for_each_eight([&](int eight, const float(&values)[kAtOnce]) {
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       best = Best::better(best, {values[j], (part.first + eight) * kAtOnce + j});
@@ -149,7 +149,8 @@ struct One {
   __device__ std::uint64_t operator()(std::uint32_t) const { return 1; }
 };
 
-/// The line of tokens that kernels/sampling.h speaks of. All threads of all blocks of a row call its functions together.
+/// The line of tokens that kernels/sampling.h speaks of. All threads of all blocks of a row call its functions
+/// together.
 template <class T>
 class TokenLine {
  public:
@@ -189,7 +190,7 @@ class TokenLine {
 
   /// -1 in every thread but the one that finds it.
   __device__ int token(std::uint32_t key, std::uint32_t skipped) {
-    part_.for_each_eight([&](int eight, const float (&values)[kAtOnce]) {
+    part_.for_each_eight([&](int eight, const float(&values)[kAtOnce]) {
       unsigned found = 0;
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) found |= static_cast<unsigned>(key_of(values[j], largest_) == key) << j;
@@ -229,7 +230,7 @@ class TokenLine {
   __device__ void collect(Bounds& bounds, Length&& length, Put&& put) {
     for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads) shared_.low[i] = shared_.high[i] = 0;
     __syncthreads();
-    part_.for_each_eight([&](int, const float (&values)[kAtOnce]) {
+    part_.for_each_eight([&](int, const float(&values)[kAtOnce]) {
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) put(key_of(values[j], largest_));
     });

@@ -43,8 +43,8 @@ void run_choose(benchmark::State& state, const MakeBackend& make, DType dtype, i
   const auto count = static_cast<std::size_t>(rows);
   std::vector<float> values = random_values(count * kVocabulary, 1, 2.5F);
   for (std::size_t row = 0; row < count; ++row) values[row * kVocabulary + 31 * row] = 12;
-  Buffer logits = with_dtype(
-      dtype, [&](auto tag) { return backend->upload(buffer_of<typename decltype(tag)::type>(values)); });
+  Buffer logits =
+      with_dtype(dtype, [&](auto tag) { return backend->upload(buffer_of<typename decltype(tag)::type>(values)); });
 
   std::vector<int> seen(500), ids(count), outputs(count);
   for (std::size_t i = 0; i < seen.size(); ++i) seen[i] = static_cast<int>(i * 97 % kVocabulary);

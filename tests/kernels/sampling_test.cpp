@@ -1,5 +1,5 @@
-// Choosing tokens: what transformers' filters leave (tests/golden/sampling.json, made by scripts/golden/models.py), and the
-// same token on every machine, to the last place of the line.
+// Choosing tokens: what transformers' filters leave (tests/golden/sampling.json, made by scripts/golden/models.py), and
+// the same token on every machine, to the last place of the line.
 #include "kernels/sampling.h"
 
 #include <gtest/gtest.h>
@@ -205,9 +205,9 @@ TEST_P(SamplingTest, ChoosesWhatTheDefinitionSays) {
 TEST_P(SamplingTest, OfRowsThatAreHardlyDistributions) {
   const auto backend = machine().backend(2);
   constexpr std::size_t kCols = 6003;
-  std::vector<std::vector<float>> rows = {
-      std::vector<float>(kCols, 0.75F),  std::vector<float>(kCols, -0.0F), std::vector<float>(kCols, kNaN),
-      std::vector<float>(kCols, -kInfinity), std::vector<float>(kCols, kInfinity), random_values(kCols, 1)};
+  std::vector<std::vector<float>> rows = {std::vector<float>(kCols, 0.75F),     std::vector<float>(kCols, -0.0F),
+                                          std::vector<float>(kCols, kNaN),      std::vector<float>(kCols, -kInfinity),
+                                          std::vector<float>(kCols, kInfinity), random_values(kCols, 1)};
   for (std::size_t i = 0; i < kCols; i += 3) rows[1][i] = 0.0F;
   rows.push_back(rows[5]);
   for (const std::size_t i : {0UL, 17UL, 5000UL}) rows.back()[i] = kNaN;
@@ -270,8 +270,9 @@ TEST_P(SamplingTest, RefusesChoicesThatCannotBeMade) {
     return std::string("no error");
   };
   EXPECT_EQ(message(choose_one({.seen = seen})), "choose: expected seen ids from 0 to 3, found 4");
-  EXPECT_EQ(message(choose_one({}, 0)), "choose: expected a row of at least 1 logit for each of the batch's 1 choices, "
-                                        "found [1, 0]");
+  EXPECT_EQ(message(choose_one({}, 0)),
+            "choose: expected a row of at least 1 logit for each of the batch's 1 choices, "
+            "found [1, 0]");
   EXPECT_NE(message(choose_one({.temperature = -1})).find("begin: expected temperature from 0"), std::string::npos);
   EXPECT_NE(message(choose_one({.temperature = kNaN})).find("begin: expected temperature"), std::string::npos);
   EXPECT_NE(message(choose_one({.top_k = -1})).find("begin: expected top_k"), std::string::npos);
