@@ -333,8 +333,9 @@ TEST_P(GoldenSamplingTest, LeavesTheProbabilitiesThatTransformersLeaves) {
     }
     EXPECT_NEAR(begin, 1.0, 1e-5);
     // The end of the line is that of the last token that is not 1e-12 times as likely as the first.
-    const float reach = static_cast<float>(kReach) - 0.5F;
-    std::erase_if(line, [&](int id) { return log_probability(id) < log_probability(line.front()) - reach; });
+    const float reach = static_cast<float>(kReach);
+    std::erase_if(line,
+                  [&, most = log_probability(line.front())](int id) { return log_probability(id) < most - reach; });
     choices.push_back(choice);
     choices.back().random = ~std::uint64_t{0};
     wanted.push_back(line.back());
