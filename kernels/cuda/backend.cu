@@ -39,7 +39,7 @@ Extent larger(const Extent& a, const Extent& b) {
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, partial, arrived, batch, chosen, keys, bytes;
+  std::size_t workspace, expand, partial, arrived, batch, chosen, bytes;
 
   explicit Scratch(const Extent& extent) {
     bytes = 0;
@@ -55,7 +55,6 @@ struct Scratch {
     arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(extent.cols) * sizeof(int));
     batch = place(batch_and_choices_bytes(extent));
     chosen = place(static_cast<std::size_t>(extent.sequences) * sizeof(int));
-    keys = place(choose_key_bytes(extent.sequences, extent.vocabulary));
   }
 
   /// Most sequences of a step; attention has room for no more.
@@ -134,7 +133,6 @@ void CudaBackend::reserve(const Extent& extent) {
   room_ = base + places.expand;
   batch_memory_ = base + places.batch;
   chosen_ = reinterpret_cast<int*>(base + places.chosen);
-  keys_ = base + places.keys;
   attention_ = {reinterpret_cast<float*>(base + places.partial), reinterpret_cast<int*>(base + places.arrived)};
   matmul_.use_workspace(base + places.workspace);
   check(cudaMemsetAsync(attention_.arrived, 0, places.batch - places.arrived, stream_), "clearing counters");
@@ -290,9 +288,8 @@ void CudaBackend::do_gather_outputs(Tensor x, Tensor y) { gather_rows(launch_, x
 
 void CudaBackend::do_choose(Tensor logits) {
   if (logits.rows == 0) return;
-  reserve({.sequences = logits.rows, .vocabulary = logits.cols});
   with_dtype(logits.dtype, [&](auto tag) {
-    choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, keys_, chosen_);
+    choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, chosen_);
   });
   check(cudaMemcpyAsync(chosen_on_host_, chosen_, static_cast<std::size_t>(logits.rows) * sizeof(int),
                         cudaMemcpyDeviceToHost, stream_),

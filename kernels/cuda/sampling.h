@@ -11,10 +11,8 @@ struct DeviceChoice {
   int seen_begin, seen_end;
 };
 
-/// chosen[r] = the token that choices[r] chooses from row r of the logits. `keys` is working memory.
+/// chosen[r] = the token that choices[r] chooses from row r of the logits.
 template <class T>
-void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, void* keys,
-                   int* chosen);
-std::size_t choose_key_bytes(int rows, int cols);
+void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, int* chosen);
 
 }  // namespace nibble
