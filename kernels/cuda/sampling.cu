@@ -328,7 +328,8 @@ void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choi
   constexpr auto kKernel = choose_kernel<T>;
   const auto rows = static_cast<unsigned>(logits.rows);
   unsigned blocks = has_clusters<kKernel>() ? kMostBlocks : 1;
-  while (blocks > 1 && blocks * rows > 2 * static_cast<unsigned>(launch.processors)) blocks /= 2;
+  // Clusters do not reach all multiprocessors, and those that have to wait take twice as long.
+  while (blocks > 1 && 4 * blocks * rows > 3 * static_cast<unsigned>(launch.processors)) blocks /= 2;
   const std::size_t bytes = sizeof(Shared) + 2 * static_cast<std::size_t>(eights_of(logits.cols, blocks));
   if (bytes > static_cast<std::size_t>(most_shared_bytes())) {
     throw Error(ErrorKind::kUnsupported, "device cuda: expected a vocabulary that fits shared memory, found " +
