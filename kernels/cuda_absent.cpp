@@ -15,7 +15,7 @@ namespace {
 
 std::unique_ptr<Backend> make_cuda_backend(int) { refuse(); }
 
-std::size_t cuda_scratch_bytes(int, int, int) { refuse(); }
+std::size_t cuda_scratch_bytes(const Extent&) { refuse(); }
 
 std::uint64_t cuda_available_memory() { refuse(); }
 

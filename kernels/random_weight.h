@@ -20,12 +20,12 @@ struct RandomWeight {
 };
 
 /// What there is at place i.
-struct Draw {
+struct RandomStream {
   std::uint64_t seed;
   float value_scale;  ///< from a sum of four 16-bit numbers to the deviation
   float code_scale;   ///< from a value to an int8 code
 
-  explicit Draw(const RandomWeight& weight)
+  explicit RandomStream(const RandomWeight& weight)
       : seed(weight.seed), value_scale(weight.deviation / 37837.2F), code_scale(127.0F / weight.absmax()) {}
 
   /// SplitMix64 (Steele, Lea, Flood 2014): any position of the stream at once, so pieces are drawn in parallel.

@@ -58,8 +58,7 @@ std::vector<KernelTiming> Session::time_kernels(int rows, int past, int repetiti
   const double width = config.hidden_size, of_cache = 2.0 * width * static_cast<double>(size_of(s.cache.dtype));
 
   std::vector<KernelTiming> timings;
-  // Steps of sessions are recorded under their Want.
-  std::uint64_t key = 1000;
+  std::uint64_t key = 1;  // steps of sessions are recorded under 0
   for (const OptModel::Kernel& kernel :
        model.kernels(backend, sequences * rows, sequences, s.cache, s.activations, s.results)) {
     const bool attends = kernel.bytes == 0;

@@ -54,7 +54,7 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
   const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));
   const int outputs = std::max(options.sequences, std::min(context, kOutputs));
   const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
-  return {context, options.sequences, step_rows, outputs, widest};
+  return {context, options.sequences, step_rows, outputs, widest, config.vocab_size};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {
@@ -66,7 +66,7 @@ std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config
                               const LoadOptions& load) {
   return OptModel::activation_bytes(config, compute_dtype, plan.step_rows) +
          OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_bytes(plan, config) +
-         scratch_bytes(load.device, load.threads, plan.step_rows, plan.widest, plan.context);
+         scratch_bytes(load.device, load.threads, plan.extent());
 }
 
 std::uint64_t logits_bytes(const SessionPlan& plan, const ModelConfig& config) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/backend.h"
 #include "models/parameters.h"
 #include "nibble/engine.h"
 
@@ -27,6 +28,9 @@ struct SessionPlan {
   int step_rows;  ///< most tokens one forward pass reads
   int outputs;    ///< most rows of logits computed at once
   int widest;     ///< most columns an activation has
+  int vocabulary;
+
+  Extent extent() const { return {step_rows, widest, context, sequences, vocabulary}; }
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 

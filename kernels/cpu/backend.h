@@ -16,10 +16,10 @@ class CpuBackend final : public Backend {
   Weight make_random(const RandomWeight& weight) override;
   Buffer upload(Buffer buffer) override;
   Buffer allocate(std::size_t bytes) override;
-  void reserve(int max_rows, int max_cols, int context) override;
+  void reserve(const Extent& extent) override;
   std::size_t scratch_bytes() const override;
   void wait() override {}
-  std::span<const int> last_argmax() override { return argmax_; }
+  std::span<const int> last_chosen() override { return chosen_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
   std::string description() const override;
 
@@ -34,7 +34,7 @@ class CpuBackend final : public Backend {
   void do_linear(const Projection& projection, Tensor x) override;
   void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
   void do_gather_outputs(Tensor x, Tensor y) override;
-  void do_argmax(Tensor x) override;
+  void do_choose(Tensor logits) override;
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
   template <class T>
@@ -63,7 +63,7 @@ class CpuBackend final : public Backend {
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread
   std::size_t thread_bytes_ = 0;  // of that stretch
-  std::vector<int> argmax_;
+  std::vector<int> chosen_;
 };
 
 }  // namespace nibble

@@ -9,6 +9,7 @@
 #include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/linear-inl.h"
 #include "kernels/cpu/rows-inl.h"
+#include "kernels/cpu/sampling-inl.h"
 
 namespace nibble {
 namespace {
@@ -21,7 +22,7 @@ constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTabl
 
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
-  return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, argmax<T>},
+  return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, choose<T>},
           layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr))};
 }
 

@@ -165,22 +165,22 @@ int steps_of(const Int8Row& weight) { return is_tiled(weight) ? TileView<Int8Row
 // ---- made up
 
 struct RandomValue {
-  Draw draw;
-  __device__ float operator()(std::int64_t i) const { return draw.value(i); }
+  RandomStream stream;
+  __device__ float operator()(std::int64_t i) const { return stream.value(i); }
 };
 struct RandomPair {
-  Draw draw;
-  __device__ std::uint8_t operator()(std::int64_t pair) const { return draw.code_pair(pair); }
+  RandomStream stream;
+  __device__ std::uint8_t operator()(std::int64_t pair) const { return stream.code_pair(pair); }
 };
 struct RandomInt8 {
-  Draw draw;
-  __device__ std::int8_t operator()(std::int64_t i) const { return draw.int8_code(i); }
+  RandomStream stream;
+  __device__ std::int8_t operator()(std::int64_t i) const { return stream.int8_code(i); }
 };
 struct RandomInt8Pair {
-  Draw draw;
+  RandomStream stream;
   __device__ std::uint16_t operator()(std::int64_t pair) const {
-    const auto low = static_cast<std::uint8_t>(draw.int8_code(2 * pair));
-    const auto high = static_cast<std::uint8_t>(draw.int8_code(2 * pair + 1));
+    const auto low = static_cast<std::uint8_t>(stream.int8_code(2 * pair));
+    const auto high = static_cast<std::uint8_t>(stream.int8_code(2 * pair + 1));
     return static_cast<std::uint16_t>(low | high << 8);
   }
 };
@@ -241,7 +241,7 @@ template Weight encode_on_device(const Dense<Half>&, const Storage&, DeviceMemor
 template Weight encode_on_device(const Dense<BFloat16>&, const Storage&, DeviceMemory&);
 
 Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
-  const Draw draw(weight);
+  const RandomStream draw(weight);
   const Storage& storage = weight.storage;
   const std::int64_t elements = weight.elements();
   cudaStream_t stream = memory.stream();

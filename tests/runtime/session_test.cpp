@@ -99,8 +99,26 @@ TEST_P(SessionOnDevice, TimesItsKernelsAndForgetsWhatItHeld) {
             "found 7 rows behind 14 tokens in 2 sequences");
 }
 
-TEST(Session, SameSeedGivesSameTokensAndAnotherSeedOthers) {
-  const Engine engine = tiny();
+TEST_P(SessionOnDevice, DrawsWhatItDrawsAloneAndWithoutLogprobs) {
+  const Engine engine = tiny(DType::kF16, GetParam());
+  const std::vector<std::vector<int>> prompts{{2, 17, 9}, {2}, {2, 40, 41, 42, 43, 44, 45, 46}};
+  GenerateOptions options = greedy(20);
+  options.temperature = 1.2F;
+  options.top_p = 0.95F;
+  options.repetition_penalty = 1.2F;
+  options.seed = 3;
+  const auto together = engine.session({.sequences = 3}).generate(prompts, options);
+  EXPECT_EQ(engine.session().generate(std::span(prompts).first(1), options).front().tokens, together[0].tokens);
+  options.logprobs = 2;
+  const auto with_logprobs = engine.session({.sequences = 3}).generate(prompts, options);
+  for (std::size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(with_logprobs[i].tokens, together[i].tokens);
+  const std::vector<std::vector<int>> alike(3, prompts[0]);
+  const auto drawn = engine.session({.sequences = 3}).generate(alike, options);
+  EXPECT_NE(drawn[1].tokens, drawn[0].tokens) << "each sequence has its own draws";
+}
+
+TEST_P(SessionOnDevice, SameSeedGivesSameTokensAndAnotherSeedOthers) {
+  const Engine engine = tiny(DType::kF32, GetParam());
   const std::vector<std::vector<int>> prompts{kPrompt};
   GenerateOptions options = greedy(30);
   options.temperature = 1.5F;

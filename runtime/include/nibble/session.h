@@ -26,7 +26,7 @@ struct GenerateOptions {
   float top_p = 1.0F;        ///< 1: off
   float min_p = 0.0F;        ///< 0: off
   float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; sequence i draws from its own stream
+  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; token n of sequence i is drawn by seed, i and n
   int logprobs = -1;       ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
   std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
