@@ -109,7 +109,7 @@ class Transfers {
                                                std::to_string(DeviceMemory::kPiece) + " bytes, found " +
                                                std::to_string(unit));
     }
-    const std::size_t piece = piece_bytes(host.size(), unit);
+    const std::size_t piece = DeviceMemory::kPiece / unit * unit;
     const auto run = [&](int task, int thread) {
       const auto mine = static_cast<std::size_t>(thread);
       const std::size_t index = 2 * mine + (turns_[mine] ^= 1U);
@@ -135,15 +135,7 @@ class Transfers {
   }
 
  private:
-  static constexpr int kMostThreads = 8;  // read 50 GB/s from the page cache, which is all that PCIe 5 carries
-
-  /// A share for each thread of what is small, but nothing that is not worth a transfer.
-  std::size_t piece_bytes(std::size_t bytes, std::size_t unit) const {
-    constexpr std::size_t kFewest = std::size_t{256} << 10;
-    const auto threads = static_cast<std::size_t>(pool_.threads());
-    const std::size_t share = std::clamp((bytes + threads - 1) / threads, kFewest, DeviceMemory::kPiece);
-    return std::max(share / unit, std::size_t{1}) * unit;
-  }
+  static constexpr int kMostThreads = 16;  // more pin more memory and bring nothing
 
   ThreadPool pool_;
   std::vector<Lane> lanes_;

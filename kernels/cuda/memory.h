@@ -50,7 +50,7 @@ class DeviceMemory {
   /// from several threads, to launch what reads it.
   void stage(const Buffer& host, std::size_t unit, const std::function<void(const Piece&)>& arrange);
 
-  static constexpr std::size_t kPiece = std::size_t{4} << 20;
+  static constexpr std::size_t kPiece = std::size_t{1} << 20;
 
  private:
   static constexpr std::size_t kStretch = std::size_t{16} << 20;
