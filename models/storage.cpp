@@ -130,6 +130,39 @@ Weight to_lut4(const Dense<T>& source, const Storage& target, std::string_view n
       source.n, source.k};
 }
 
+/// Whole rows, and of them an even number, so that pieces begin where bytes do.
+std::int64_t int4_piece(std::int64_t k) { return std::max<std::int64_t>(1, kPiece / 2 / k) * 2 * k; }
+
+template <class T>
+Weight to_int4(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
+  const std::int64_t k = source.k;
+  const std::int64_t elements = source.n * k;
+  const std::int64_t groups = groups_in_row(source.k, target.blocksize);
+  const bool symmetric = target.scheme == Scheme::kInt4;
+  Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
+  Buffer scales = Buffer::allocate(static_cast<std::size_t>(source.n * groups) * sizeof(Half));
+  Buffer zeros = Buffer::allocate(symmetric ? 0 : static_cast<std::size_t>(source.n * groups));
+  for_each_piece(elements, int4_piece(k), pool, [&](std::int64_t first, std::int64_t count) {
+    std::vector<float> piece(static_cast<std::size_t>(count));
+    read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
+    require_finite(piece.data(), count, name);
+    const std::int64_t first_group = first / k * groups;
+    const auto group_count = static_cast<std::size_t>(count / k * groups);
+    const std::span codes_of_piece(codes.mutable_as<std::uint8_t>() + first / 2,
+                                   static_cast<std::size_t>(ceil_div(count, 2)));
+    const std::span scales_of_piece(scales.mutable_as<Half>() + first_group, group_count);
+    if (symmetric) {
+      encode_int4(piece, source.k, target.blocksize, codes_of_piece, scales_of_piece);
+    } else {
+      encode_int4_asym(piece, source.k, target.blocksize, codes_of_piece, scales_of_piece,
+                       {zeros.mutable_as<std::uint8_t>() + first_group, group_count});
+    }
+    require_finite(scales_of_piece.data(), static_cast<std::int64_t>(group_count), name);  // fp16 ends at 65504
+  });
+  if (symmetric) return Int4Group<SymmetricZero>{codes, scales, {}, target.blocksize, source.n, source.k};
+  return Int4Group<ZeroPoints>{codes, scales, {zeros}, target.blocksize, source.n, source.k};
+}
+
 /// The lowest level of NF4 is -1, of FP4 0.
 Scheme lut4_scheme(const Buffer& levels, Scheme nf4, Scheme fp4) { return levels.as<float>()[0] < 0 ? nf4 : fp4; }
 
@@ -144,11 +177,14 @@ Storage describe(const Lut4<F32Scale>& w, DType dtype) {
 Storage describe(const Lut4<NestedScale>& w, DType dtype) {
   return {lut4_scheme(w.levels, Scheme::kNf4Dq, Scheme::kFp4Dq), dtype, w.blocksize};
 }
+Storage describe(const Int4Group<SymmetricZero>& w, DType dtype) { return {Scheme::kInt4, dtype, w.group_size}; }
+Storage describe(const Int4Group<ZeroPoints>& w, DType dtype) { return {Scheme::kInt4Asym, dtype, w.group_size}; }
 
 template <class T>
 Weight convert(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
   if (target.scheme == Scheme::kNone) return to_dense(source, target.dtype, name, pool);
   if (target.scheme == Scheme::kInt8) return to_int8(source, target.dtype, name, pool);
+  if (is_int4(target.scheme)) return to_int4(source, target, name, pool);
   return to_lut4(source, target, name, pool);
 }
 
@@ -170,6 +206,9 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
 
 bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && scheme != Scheme::kInt8; }
 bool is_nested(Scheme scheme) { return scheme == Scheme::kNf4Dq || scheme == Scheme::kFp4Dq; }
+bool is_int4(Scheme scheme) { return scheme == Scheme::kInt4 || scheme == Scheme::kInt4Asym; }
+
+int default_blocksize(Scheme scheme) { return is_int4(scheme) ? 128 : 64; }
 
 void check_blocksize(int blocksize) {
   const bool power_of_two = blocksize > 0 && (blocksize & (blocksize - 1)) == 0;
@@ -184,6 +223,10 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
   const auto bytes = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
   if (storage.scheme == Scheme::kNone) return {bytes(elements) * size_of(storage.dtype), 0};
   if (storage.scheme == Scheme::kInt8) return {bytes(elements), bytes(n) * sizeof(float)};
+  if (is_int4(storage.scheme)) {
+    const std::int64_t groups = n * groups_in_row(static_cast<int>(k), storage.blocksize);
+    return {bytes(ceil_div(elements, 2)), bytes(groups) * (storage.scheme == Scheme::kInt4 ? 2 : 3)};
+  }
   const std::int64_t blocks = ceil_div(elements, storage.blocksize);
   if (!is_nested(storage.scheme)) return {bytes(ceil_div(elements, 2)), bytes(blocks) * sizeof(float)};
   const std::uint64_t nested = bytes(ceil_div(blocks, NestedScale::kBlocksize)) * sizeof(float);

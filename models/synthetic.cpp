@@ -99,6 +99,7 @@ class SyntheticSource final : public ParameterSource {
     const std::uint64_t seed = hash(name, seed_);
     if (target.scheme == Scheme::kNone) return dense(n, k, target.dtype, seed, pool);
     if (target.scheme == Scheme::kInt8) return int8(n, k, seed, pool);
+    if (is_int4(target.scheme)) return int4(n, k, target, seed, pool);
     return lut4(n, k, target, seed, pool);
   }
 
@@ -156,6 +157,27 @@ class SyntheticSource final : public ParameterSource {
     if (!is_nested(target.scheme)) return Lut4<F32Scale>{codes, levels, {absmax}, target.blocksize, n, k};
     return Lut4<NestedScale>{
         codes, levels, encode_nested({absmax.as<float>(), static_cast<std::size_t>(blocks)}), target.blocksize, n, k};
+  }
+
+  /// A normal number for each code; a zero point in the middle of what is symmetric anyway.
+  static Weight int4(int n, int k, const Storage& target, std::uint64_t seed, ThreadPool& pool) {
+    constexpr float kScale = 2 * kAbsmax / 15;
+    const std::int64_t elements = static_cast<std::int64_t>(n) * k;
+    Buffer codes = Buffer::allocate(static_cast<std::size_t>((elements + 1) / 2));
+    auto* out = codes.mutable_as<std::uint8_t>();
+    const auto code = [&](std::int64_t i) {
+      const float value = normal(draw(seed, static_cast<std::uint64_t>(i))) / kScale;
+      return static_cast<unsigned>(std::clamp(value + 8.5F, 0.0F, 15.0F));
+    };
+    fill((elements + 1) / 2, pool,
+         [&](std::int64_t i) { out[i] = static_cast<std::uint8_t>(code(2 * i) << 4 | code(2 * i + 1)); });
+    const auto groups = static_cast<std::size_t>(n) * static_cast<std::size_t>(groups_in_row(k, target.blocksize));
+    Buffer scales = Buffer::allocate(groups * sizeof(Half));
+    std::fill_n(scales.mutable_as<Half>(), groups, round_to<Half>(kScale));
+    if (target.scheme == Scheme::kInt4) return Int4Group<SymmetricZero>{codes, scales, {}, target.blocksize, n, k};
+    Buffer zeros = Buffer::allocate(groups);
+    std::fill_n(zeros.mutable_as<std::uint8_t>(), groups, std::uint8_t{8});
+    return Int4Group<ZeroPoints>{codes, scales, {zeros}, target.blocksize, n, k};
   }
 
   static Buffer constant(std::int64_t count, float value) {
