@@ -162,7 +162,7 @@ __device__ __forceinline__ std::uint32_t behind_exponent(std::uint32_t i) {
 /// The codes in the low nibbles of both halves of `word`, less `zero`, as factors: exact.
 template <class T>
 __device__ __forceinline__ std::uint32_t widen_low(std::uint32_t word, std::uint32_t zero) {
-  const std::uint32_t v = (word & 0x000f000fU) | behind_exponent<T>(0), bias = behind_exponent<T>(zero);
+  const std::uint32_t v = and_or(word, 0x000f000fU, behind_exponent<T>(0)), bias = behind_exponent<T>(zero);
   if constexpr (std::is_same_v<T, Half>) {
     const __half2 d = __hsub2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&bias));
     return *reinterpret_cast<const std::uint32_t*>(&d);
@@ -178,7 +178,7 @@ __device__ __forceinline__ std::uint32_t widen_low(std::uint32_t word, std::uint
 template <class T>
 __device__ __forceinline__ std::uint32_t widen_next(std::uint32_t word, std::uint32_t zero) {
   if constexpr (std::is_same_v<T, Half>) {
-    const std::uint32_t v = (word & 0x00f000f0U) | behind_exponent<Half>(0);
+    const std::uint32_t v = and_or(word, 0x00f000f0U, behind_exponent<Half>(0));
     const std::uint32_t sixteenth = 0x2c002c00U, bias = 0xd400d400U + zero * 0x00100010U;
     const __half2 d = __hfma2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&sixteenth),
                               *reinterpret_cast<const __half2*>(&bias));

@@ -298,12 +298,12 @@ TEST(Int4Group, EncodesPiecesAsTheWhole) {
   EXPECT_EQ(joined(first.zeros, last.zeros), all.zeros);
 }
 
-TEST(Int4Group, DecodesZeroPointsFromNoneToSixteen) {
+TEST(Int4Group, DecodesZeroPointsAtBothEnds) {
   const std::vector<Half> scales = {round_to<Half>(0.5F), round_to<Half>(-2.0F)};
-  const std::vector<std::uint8_t> codes = {0x0f, 0x70}, zeros = {16, 0};
+  const std::vector<std::uint8_t> codes = {0x0f, 0x70}, zeros = {15, 0};
   std::vector<float> decoded(4);
   decode_all(Int4Group<ZeroPoints>{copied(codes), copied(scales), {copied(zeros)}, 2, 2, 2}, decoded);
-  EXPECT_EQ(decoded, (std::vector<float>{-8.0F, -0.5F, -14.0F, 0.0F}));
+  EXPECT_EQ(decoded, (std::vector<float>{-7.5F, 0.0F, -14.0F, 0.0F}));
 }
 
 TEST(Encoders, SurviveWeightsTheCallerShouldHaveRefused) {
