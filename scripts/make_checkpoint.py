@@ -1,7 +1,7 @@
-"""Writes an OPT checkpoint of a published shape with made-up weights, as transformers + bitsandbytes save it, so that
-loading can be timed without a download.
+"""Writes an OPT checkpoint of any size with made-up weights, as transformers + bitsandbytes save it, so that loading can
+be timed without a download.
 
-    python scripts/make_checkpoint.py 6.7b DIR --scheme nf4      (or none: fp16)
+    python scripts/make_checkpoint.py DIR --hidden 4096 --layers 32 --scheme nf4      6.7b; or none: fp16
 """
 
 import argparse
@@ -11,24 +11,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-SIZES = {  # hidden_size, layers, heads (arXiv:2205.01068, table 1; 350m is of another shape and left out)
-    "125m": (768, 12, 12),
-    "1.3b": (2048, 24, 32),
-    "2.7b": (2560, 32, 32),
-    "6.7b": (4096, 32, 32),
-    "13b": (5120, 40, 40),
-    "30b": (7168, 48, 56),
-    "66b": (9216, 64, 72),
-}
 VOCABULARY, CONTEXT, BLOCKSIZE = 50272, 2048, 64
 NF4 = [-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0,
        0.0795803, 0.16093020, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0]  # fmt: skip
 
 
-def config(hidden: int, layers: int, heads: int, scheme: str) -> dict:
+def config(hidden: int, layers: int, scheme: str) -> dict:
     settings = {
         "model_type": "opt", "activation_function": "relu", "do_layer_norm_before": True, "dtype": "float16",
-        "hidden_size": hidden, "ffn_dim": 4 * hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "hidden_size": hidden, "ffn_dim": 4 * hidden, "num_hidden_layers": layers, "num_attention_heads": hidden // 128,
         "word_embed_proj_dim": hidden, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": True,
     }  # fmt: skip
@@ -42,11 +33,12 @@ def config(hidden: int, layers: int, heads: int, scheme: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=SIZES)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--hidden", type=int, default=4096, help="hidden_size, a multiple of a head's 128")
+    parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--scheme", choices=["none", "nf4"], default="nf4")
     options = parser.parse_args()
-    hidden, layers, heads = SIZES[options.size]
+    hidden, layers = options.hidden, options.layers
     random = np.random.default_rng(0)
     values = (0.02 * random.standard_normal(1 << 22)).astype(np.float16)  # repeated: only sizes matter
     codes = random.integers(0, 256, 1 << 22, dtype=np.uint8)
@@ -82,7 +74,7 @@ def main() -> None:
     norm("model.decoder.final_layer_norm")
 
     options.directory.mkdir(parents=True)
-    (options.directory / "config.json").write_text(json.dumps(config(hidden, layers, heads, options.scheme), indent=2))
+    (options.directory / "config.json").write_text(json.dumps(config(hidden, layers, options.scheme), indent=2))
     save_file(tensors, options.directory / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -104,6 +104,11 @@ class Transfers {
   /// Calls carry(place) for each piece; `stream` then waits for what that asked for.
   template <class F>
   void send(const Buffer& host, std::size_t unit, cudaStream_t stream, F&& carry) {
+    if (unit > DeviceMemory::kPiece) {
+      throw Error(ErrorKind::kUnsupported, "device cuda: expected rows of at most " +
+                                               std::to_string(DeviceMemory::kPiece) + " bytes, found " +
+                                               std::to_string(unit));
+    }
     const std::size_t piece = piece_bytes(host.size(), unit);
     const auto run = [&](int task, int thread) {
       const auto mine = static_cast<std::size_t>(thread);

@@ -102,7 +102,8 @@ Weight bring(const Quantized& w, const Storage& target, std::string_view name, D
 
 template <class T>
 Weight bring(const Dense<T>& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
-  if (is_int4(target.scheme)) return bring_stored(w, target, name, memory);
+  const bool rows_fit = static_cast<std::size_t>(w.k) * sizeof(T) <= DeviceMemory::kPiece;  // as encoders need them
+  if (is_int4(target.scheme) || !rows_fit) return bring_stored(w, target, name, memory);
   require_finite(w, target, name, memory.pool());
   if (target == Storage{Scheme::kNone, kDTypeOf<T>, 0}) return convert(w, memory);
   return encode_on_device(w, target, memory);

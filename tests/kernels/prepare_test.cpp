@@ -109,6 +109,15 @@ TEST_P(PreparedWeight, IsMadeUpOfTheSameBitsEverywhere) {
   }
 }
 
+TEST_P(PreparedWeight, MayHaveARowLargerThanAPiece) {
+  const auto backend = GetParam().backend(2);
+  ThreadPool pool(2);
+  constexpr Storage kInt8{Scheme::kInt8, DType::kF32, 0};
+  const Weight weight = random_dense<float>(2, (4 << 20) / 4 + 2, 5);
+  EXPECT_EQ(bits_of(*backend, backend->prepare(weight, kInt8, "w")),
+            bits_of(*backend, backend->prepare(store(weight, kInt8, "w", pool))));
+}
+
 TEST_P(PreparedWeight, OfZerosStaysZero) {
   const auto backend = GetParam().backend(2);
   ThreadPool pool(1);
