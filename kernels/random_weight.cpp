@@ -38,6 +38,19 @@ Weight make_random_weight(const RandomWeight& weight, ThreadPool& pool) {
     return Int8Row{filled<std::int8_t>(weight.elements(), pool, code), filled<float>(weight.n, pool, absmax), weight.n,
                    weight.k};
   }
+  if (is_int4(storage.scheme)) {
+    const auto int4_pair = [&](std::int64_t i) { return stream.int4_pair(i); };
+    const auto scale = [&](std::int64_t) { return round_to<Half>(weight.int4_scale()); };
+    const auto zero = [](std::int64_t) { return std::uint8_t{8}; };
+    const Buffer int4_codes = filled<std::uint8_t>((weight.elements() + 1) / 2, pool, int4_pair);
+    const std::int64_t groups = std::int64_t{weight.n} * groups_in_row(weight.k, storage.blocksize);
+    const Buffer scales = filled<Half>(groups, pool, scale);
+    if (storage.scheme == Scheme::kInt4) {
+      return Int4Group<SymmetricZero>{int4_codes, scales, {}, storage.blocksize, weight.n, weight.k};
+    }
+    const Buffer zeros = filled<std::uint8_t>(groups, pool, zero);
+    return Int4Group<ZeroPoints>{int4_codes, scales, {zeros}, storage.blocksize, weight.n, weight.k};
+  }
   const auto pair = [&](std::int64_t i) { return stream.code_pair(i); };
   const Buffer codes = filled<std::uint8_t>((weight.elements() + 1) / 2, pool, pair);
   const std::int64_t blocks = (weight.elements() + storage.blocksize - 1) / storage.blocksize;

@@ -17,6 +17,8 @@ struct RandomWeight {
 
   /// Of every block or row: the expected maximum of 64 normal numbers is 2.4 standard deviations.
   float absmax() const { return 2.4F * deviation; }
+  /// Of every group of int4 codes, whose zero point is 8.
+  float int4_scale() const { return 2 * absmax() / 15; }
 };
 
 /// What there is at place i.
@@ -24,9 +26,13 @@ struct RandomStream {
   std::uint64_t seed;
   float value_scale;  ///< from a sum of four 16-bit numbers to the deviation
   float code_scale;   ///< from a value to an int8 code
+  float int4_scale;   ///< from an int4 code to a value
 
   explicit RandomStream(const RandomWeight& weight)
-      : seed(weight.seed), value_scale(weight.deviation / 37837.2F), code_scale(127.0F / weight.absmax()) {}
+      : seed(weight.seed),
+        value_scale(weight.deviation / 37837.2F),
+        code_scale(127.0F / weight.absmax()),
+        int4_scale(weight.int4_scale()) {}
 
   /// SplitMix64 (Steele, Lea, Flood 2014): any position of the stream at once, so pieces are drawn in parallel.
   NIBBLE_HD std::uint64_t bits(std::int64_t i) const {
@@ -46,6 +52,15 @@ struct RandomStream {
   NIBBLE_HD std::int8_t int8_code(std::int64_t i) const {
     const float code = value(i) * code_scale;
     return static_cast<std::int8_t>(code < -127.0F ? -127.0F : code > 127.0F ? 127.0F : code);
+  }
+
+  /// Two int4 codes, normal around 8.
+  NIBBLE_HD std::uint8_t int4_pair(std::int64_t i) const {
+    return static_cast<std::uint8_t>(int4_code(2 * i) << 4 | int4_code(2 * i + 1));
+  }
+  NIBBLE_HD unsigned int4_code(std::int64_t i) const {
+    const float code = value(i) / int4_scale + 8.5F;
+    return static_cast<unsigned>(code < 0.0F ? 0.0F : code > 15.0F ? 15.0F : code);
   }
 
   /// Two 4-bit codes, uniform: NF4's levels are quantiles of the normal distribution, so that uniform codes are normal

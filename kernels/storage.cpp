@@ -84,6 +84,11 @@ bool all_finite(const T* values, std::int64_t count, Bits limit, ThreadPool& poo
   return finite;
 }
 
+[[noreturn]] void refuse_weights(std::string_view name) {
+  throw Error(ErrorKind::kFormat,
+              std::string(name) + ": expected finite weights, found a NaN or an infinity among them");
+}
+
 template <class T>
 Weight to_dense(const Dense<T>& source, DType dtype, ThreadPool& pool) {
   if (kDTypeOf<T> == dtype) return source;
@@ -136,6 +141,38 @@ Weight to_lut4(const Dense<T>& source, const Storage& target, ThreadPool& pool) 
   return quantized(codes, absmax, target, source.n, source.k);
 }
 
+/// Whole rows, and of them an even number, so that pieces begin where bytes do.
+std::int64_t int4_piece(std::int64_t k) { return std::max<std::int64_t>(1, kPiece / 2 / k) * 2 * k; }
+
+template <class T>
+Weight to_int4(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
+  const std::int64_t k = source.k;
+  const std::int64_t elements = source.n * k;
+  const std::int64_t groups = groups_in_row(source.k, target.blocksize);
+  const bool symmetric = target.scheme == Scheme::kInt4;
+  Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
+  Buffer scales = Buffer::allocate(static_cast<std::size_t>(source.n * groups) * sizeof(Half));
+  Buffer zeros = Buffer::allocate(symmetric ? 0 : static_cast<std::size_t>(source.n * groups));
+  for_each_piece(elements, int4_piece(k), pool, [&](std::int64_t first, std::int64_t count) {
+    std::vector<float> piece(static_cast<std::size_t>(count));
+    read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
+    const std::int64_t first_group = first / k * groups;
+    const auto group_count = static_cast<std::size_t>(count / k * groups);
+    const std::span codes_of_piece(codes.mutable_as<std::uint8_t>() + first / 2,
+                                   static_cast<std::size_t>(ceil_div(count, 2)));
+    const std::span scales_of_piece(scales.mutable_as<Half>() + first_group, group_count);
+    if (symmetric) {
+      encode_int4(piece, source.k, target.blocksize, codes_of_piece, scales_of_piece);
+    } else {
+      encode_int4_asym(piece, source.k, target.blocksize, codes_of_piece, scales_of_piece,
+                       {zeros.mutable_as<std::uint8_t>() + first_group, group_count});
+    }
+  });
+  if (!all_finite(scales.as<Half>(), source.n * groups, kInfinity<Half>, pool)) refuse_weights(name);  // beyond 65504
+  if (symmetric) return Int4Group<SymmetricZero>{codes, scales, {}, target.blocksize, source.n, source.k};
+  return Int4Group<ZeroPoints>{codes, scales, {zeros}, target.blocksize, source.n, source.k};
+}
+
 /// The lowest level of NF4 is -1, of FP4 0.
 Scheme lut4_scheme(const Buffer& levels, Scheme nf4, Scheme fp4) { return levels.as<float>()[0] < 0 ? nf4 : fp4; }
 
@@ -150,23 +187,31 @@ Storage describe(const Lut4<F32Scale>& w, DType dtype) {
 Storage describe(const Lut4<NestedScale>& w, DType dtype) {
   return {lut4_scheme(w.levels, Scheme::kNf4Dq, Scheme::kFp4Dq), dtype, w.blocksize};
 }
+Storage describe(const Int4Group<SymmetricZero>& w, DType dtype) { return {Scheme::kInt4, dtype, w.group_size}; }
+Storage describe(const Int4Group<ZeroPoints>& w, DType dtype) { return {Scheme::kInt4Asym, dtype, w.group_size}; }
 
 template <class T>
 Weight convert(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
   require_finite(source, target, name, pool);
   if (target.scheme == Scheme::kNone) return to_dense(source, target.dtype, pool);
   if (target.scheme == Scheme::kInt8) return to_int8(source, target.dtype, pool);
+  if (is_int4(target.scheme)) return to_int4(source, target, name, pool);
   return to_lut4(source, target, pool);
 }
 
-/// The fp32 scales of a weight, and their name in its layout.
+/// The scales of a weight, and their name in its layout.
 struct Scales {
   const Buffer& values;
+  DType dtype;
   const char* name;
 };
-Scales scales_of(const F32Scale& scale) { return {scale.absmax, "absmax"}; }
-Scales scales_of(const NestedScale& scale) { return {scale.nested_absmax, "nested_absmax"}; }
-Scales scales_of(const Int8Row& weight) { return {weight.scb, "SCB"}; }
+Scales scales_of(const F32Scale& scale) { return {scale.absmax, DType::kF32, "absmax"}; }
+Scales scales_of(const NestedScale& scale) { return {scale.nested_absmax, DType::kF32, "nested_absmax"}; }
+Scales scales_of(const Int8Row& weight) { return {weight.scb, DType::kF32, "SCB"}; }
+template <class Zero>
+Scales scales_of(const Int4Group<Zero>& weight) {
+  return {weight.scales, DType::kF16, "scales"};
+}
 template <class Scale>
 Scales scales_of(const Lut4<Scale>& weight) {
   return scales_of(weight.scale);
@@ -176,8 +221,12 @@ Scales scales_of(const Lut4<Scale>& weight) {
 template <class Quantized>
 Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool& pool) {
   const Scales scales = scales_of(source);
-  if (!all_finite(scales.values.template as<float>(), static_cast<std::int64_t>(scales.values.size() / sizeof(float)),
-                  kInfinity<float>, pool)) {
+  const bool finite = with_dtype(scales.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const auto count = static_cast<std::int64_t>(scales.values.size() / sizeof(T));
+    return all_finite(scales.values.template as<T>(), count, kInfinity<T>, pool);
+  });
+  if (!finite) {
     throw Error(ErrorKind::kFormat,
                 std::string(name) + ": expected finite scales, found a NaN or an infinity in its " + scales.name);
   }
@@ -199,6 +248,9 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
 bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && scheme != Scheme::kInt8; }
 bool is_nf4(Scheme scheme) { return scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq; }
 bool is_nested(Scheme scheme) { return scheme == Scheme::kNf4Dq || scheme == Scheme::kFp4Dq; }
+bool is_int4(Scheme scheme) { return scheme == Scheme::kInt4 || scheme == Scheme::kInt4Asym; }
+
+int default_blocksize(Scheme scheme) { return is_int4(scheme) ? 128 : 64; }
 
 void check_blocksize(int blocksize) {
   const bool power_of_two = blocksize > 0 && (blocksize & (blocksize - 1)) == 0;
@@ -213,6 +265,10 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
   const auto bytes = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
   if (storage.scheme == Scheme::kNone) return {bytes(elements) * size_of(storage.dtype), 0};
   if (storage.scheme == Scheme::kInt8) return {bytes(elements), bytes(n) * sizeof(float)};
+  if (is_int4(storage.scheme)) {
+    const std::int64_t groups = n * groups_in_row(static_cast<int>(k), storage.blocksize);
+    return {bytes(ceil_div(elements, 2)), bytes(groups) * (storage.scheme == Scheme::kInt4 ? 2 : 3)};
+  }
   const std::int64_t blocks = ceil_div(elements, storage.blocksize);
   if (!is_nested(storage.scheme)) return {bytes(ceil_div(elements, 2)), bytes(blocks) * sizeof(float)};
   const std::uint64_t nested = bytes(ceil_div(blocks, NestedScale::kBlocksize)) * sizeof(float);
@@ -226,9 +282,7 @@ Storage storage_of(const Weight& weight, DType dtype) {
 template <class T>
 void require_finite(const Dense<T>& weight, const Storage& target, std::string_view name, ThreadPool& pool) {
   const auto elements = static_cast<std::int64_t>(weight.n) * weight.k;
-  if (all_finite(weight.values.template as<T>(), elements, first_infinite<T>(target), pool)) return;
-  throw Error(ErrorKind::kFormat,
-              std::string(name) + ": expected finite weights, found a NaN or an infinity among them");
+  if (!all_finite(weight.values.template as<T>(), elements, first_infinite<T>(target), pool)) refuse_weights(name);
 }
 template void require_finite(const Dense<float>&, const Storage&, std::string_view, ThreadPool&);
 template void require_finite(const Dense<Half>&, const Storage&, std::string_view, ThreadPool&);

@@ -13,7 +13,7 @@ namespace nibble {
 struct Storage {
   Scheme scheme;
   DType dtype;    ///< of the values under scheme none; what they are rounded to before they are quantized otherwise
-  int blocksize;  ///< weights an absmax in 4-bit schemes; no meaning in the others
+  int blocksize;  ///< weights that share a scale in 4-bit schemes; no meaning in the others
 
   friend bool operator==(const Storage&, const Storage&) = default;
 };
@@ -28,7 +28,12 @@ bool is_4bit(Scheme scheme);
 bool is_nf4(Scheme scheme);
 bool is_nested(Scheme scheme);
 
-/// Throws Error{kInvalidArgument} unless bitsandbytes allows the block size.
+/// Whether they are whole numbers in groups along a row, as GPTQ's.
+bool is_int4(Scheme scheme);
+
+/// The block size where none is asked for: bitsandbytes' 64, and GPTQ's 128 for int4.
+int default_blocksize(Scheme scheme);
+/// Throws Error{kInvalidArgument} unless bitsandbytes allows the block size. Groups of int4 are of the same sizes.
 void check_blocksize(int blocksize);
 
 /// What an [n, k] matrix takes; equals code_bytes and state_bytes of the Weight that `store` makes.

@@ -34,10 +34,11 @@ void report_unused(const ParameterSource& source, const ModelConfig& config) {
   for (const Parameter& p : list_parameters(config, source)) {
     used.insert(p.kind == Parameter::Kind::kVector ? p.name : p.name + ".weight");
   }
+  constexpr std::array kParts{".SCB", ".qzeros", ".scales", ".g_idx"};  // of bitsandbytes int8, GPTQ and AWQ
   const auto is_used = [&](const std::string& name) {
     const std::size_t state = name.rfind(".weight");  // X.weight.absmax, X.weight_format belong to X.weight
-    const bool scb = name.ends_with(".SCB");
-    return used.contains(name) || scb || (state != std::string::npos && used.contains(name.substr(0, state + 7)));
+    const bool part = std::ranges::any_of(kParts, [&](const char* suffix) { return name.ends_with(suffix); });
+    return used.contains(name) || part || (state != std::string::npos && used.contains(name.substr(0, state + 7)));
   };
   for (const std::string& name : source.tensors()) {
     if (!is_used(name)) log(LogLevel::kWarning, "tensor '" + name + "' is not part of the model and is ignored");

@@ -74,6 +74,19 @@ void describe_codes(const Lut4<Scale>& weight, std::size_t first, TensorReport& 
   for (std::int64_t i = 0; i < elements; ++i) ++out.histogram[static_cast<std::size_t>(view.code(i))];
 }
 
+template <class Zero>
+void describe_codes(const Int4Group<Zero>& weight, std::size_t first, TensorReport& out) {
+  const auto* codes = weight.codes.template as<std::uint8_t>();
+  for (std::size_t i = 0; i < first; ++i) out.first_codes.push_back(code4(codes, static_cast<std::int64_t>(i)));
+  out.first_bytes.assign(codes, codes + (first + 1) / 2);
+  // A group's largest magnitude is 7.5 steps; of an asymmetric group, whose least is code 0, half of its range is.
+  const float zero = std::is_same_v<Zero, SymmetricZero> ? 8.0F : 7.5F;
+  for (int code = 0; code < 16; ++code) out.levels.push_back((static_cast<float>(code) - zero) / 7.5F);
+  out.histogram.resize(16);
+  const std::int64_t elements = static_cast<std::int64_t>(weight.n) * weight.k;
+  for (std::int64_t i = 0; i < elements; ++i) ++out.histogram[static_cast<std::size_t>(code4(codes, i))];
+}
+
 void measure_errors(std::span<const float> original, std::span<const float> now, TensorReport& out) {
   double signal = 0;
   double noise = 0;

@@ -23,7 +23,7 @@ std::unique_ptr<ParameterSource> open_source(const std::string& model, std::uint
 }
 
 StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& source) {
-  check_blocksize(options.blocksize);
+  if (options.blocksize) check_blocksize(*options.blocksize);
   const DType compute_dtype = options.compute_dtype.value_or(source.config().dtype.value_or(DType::kF32));
   if (compute_dtype != DType::kF32 && compute_dtype != DType::kF16 && compute_dtype != DType::kBF16) {
     throw Error(ErrorKind::kInvalidArgument,

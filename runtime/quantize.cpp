@@ -120,8 +120,18 @@ class ShardWriter {
   std::vector<std::vector<std::string>> shards_;
 };
 
+/// The block AutoGPTQ writes into config.json.
+Json gptq_config(const QuantizeOptions& options) {
+  return {{"bits", 4},
+          {"checkpoint_format", "gptq"},
+          {"desc_act", false},
+          {"group_size", options.blocksize.value_or(default_blocksize(options.scheme))},
+          {"quant_method", "gptq"},
+          {"sym", options.scheme == Scheme::kInt4}};
+}
+
 /// The block transformers writes into config.json for such a load (utils/quantization_config.py, to_dict).
-Json quantization_config(const QuantizeOptions& options, DType dtype) {
+Json bitsandbytes_config(const QuantizeOptions& options, DType dtype) {
   const bool is_int8 = options.scheme == Scheme::kInt8;
   const bool nf4 = options.scheme == Scheme::kNf4 || options.scheme == Scheme::kNf4Dq;
   const char* compute = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
@@ -145,7 +155,8 @@ void write_config(const fs::path& source, const fs::path& destination, const Qua
   if (options.scheme == Scheme::kNone) {
     config.erase("quantization_config");
   } else {
-    config["quantization_config"] = quantization_config(options, dtype);
+    config["quantization_config"] =
+        is_int4(options.scheme) ? gptq_config(options) : bitsandbytes_config(options, dtype);
   }
   const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
   config[key] = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
@@ -183,9 +194,11 @@ std::vector<OutputTensor> vector_tensor(const ParameterSource& source, const Par
   return tensors;
 }
 
-/// In a file, what is not quantized has the dtype asked for; nothing is kept narrower as it is in memory.
+/// In a file, what is not quantized has the dtype asked for; nothing is kept narrower as it is in memory. GPTQ's
+/// readers look for their weights in the decoder's layers alone.
 Storage file_storage(const StoragePolicy& policy, const Parameter& p, const Storage& stored) {
   Storage storage = target_storage(policy, p, stored);
+  if (is_int4(storage.scheme) && !p.name.starts_with("decoder.layers.")) storage.scheme = Scheme::kNone;
   if (storage.scheme == Scheme::kNone) storage.dtype = policy.compute_dtype;
   return storage;
 }

@@ -138,6 +138,64 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   }
 };
 
+/// What int4's codes stand for before a zero point is taken off, and after that of symmetric groups.
+constexpr float kInt4Codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+constexpr float kSymmetricCodes[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+
+/// Factors are codes less their zero point. Where rows begin within a byte, factors are the weights.
+template <class Zero>
+struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
+  using View = typename Int4Group<Zero>::View;
+  static constexpr bool kScaled = true;
+  template <class Operand>
+  NIBBLE_HD static int place(int i) {
+    return Operand::place_of_code(i);
+  }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % 2 == 0; }
+  static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
+  NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
+    return w.codes + ((row * w.k + group * kGroup) >> 1);
+  }
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
+    if constexpr (std::is_same_v<Zero, SymmetricZero>) {
+      return lookup_codes<Operand>(kSymmetricCodes, codes(w, row, group), part);
+    } else {
+      return subtract(lookup_codes<Operand>(kInt4Codes, codes(w, row, group), part), lanes_of(w, row, group, w.zeros));
+    }
+  }
+  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
+    prefetch_part<kPart / 2>(codes(w, row, group), part);
+  }
+  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
+    return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
+                              : w.decode(row, col);
+  }
+  struct Scales {
+    const Half* scales;
+    NIBBLE_HD float operator[](std::int64_t group) const { return to_float(scales[group]); }
+  };
+  NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
+    return scale_of(w, row, group, Scales{w.scales});
+  }
+  /// `scales` has those of the weight's groups, by their numbers.
+  template <class Values>
+  NIBBLE_HD static F32x16 scale_of(const View& w, std::int64_t row, int group, const Values& scales) {
+    return scaled_by_group(w) ? lanes_of(w, row, group, scales) : broadcast(1);
+  }
+  /// What each lane of a group of 128 columns has, of values by the numbers of the weight's groups.
+  template <class Values>
+  NIBBLE_HD static F32x16 lanes_of(const View& w, std::int64_t row, int group, const Values& values) {
+    const auto value = [&](int col) __attribute__((always_inline)) {
+      const int place = group * kGroup + col;
+      return values[w.group(row, place < w.k ? place : w.k - 1)];
+    };
+    return w.group_shift == 5   ? quarters(value(0), value(32), value(64), value(96))
+           : w.group_shift == 6 ? halves(value(0), value(64))
+                                : broadcast(value(0));
+  }
+};
+
 constexpr int kScalesAhead = 16;
 
 /// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that.
@@ -183,6 +241,32 @@ struct ScalesAhead<Lut4<NestedScale>> {
 
   std::int64_t first_;
   float absmax_[kScalesAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
+};
+
+/// fp16 scales are widened sixteen at a time.
+template <class Zero>
+struct ScalesAhead<Int4Group<Zero>> {
+  using View = typename Int4Group<Zero>::View;
+
+  NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
+    const int begin = group * kGroup;
+    const int end = w.k - begin < kScalesAhead * kGroup ? w.k : begin + kScalesAhead * kGroup;
+    first_ = w.group(row, begin);
+    const auto count = static_cast<int>(w.group(row, end - 1) - first_) + 1;
+    for (int i = 0; i < count; i += kLanes) {
+      store(scales_ + i, load_some(w.scales + first_ + i, count - i < kLanes ? count - i : kLanes));
+    }
+  }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    return GroupDecoder<Int4Group<Zero>>::scale_of(w, row, group, *this);
+  }
+  NIBBLE_HD float operator[](std::int64_t group) const { return scales_[group - first_]; }
+
+ private:
+  static constexpr int kLanes = 16;
+
+  std::int64_t first_;
+  float scales_[kScalesAhead * kGroup / 32];  ///< groups have at least 32 columns, or are whole rows
 };
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.

@@ -31,6 +31,21 @@ struct CodePlace {
   }
 };
 
+/// Words of four pairs of int4 codes: two columns' pairs of rows g and g + 8. Word i is number i % (k / 4) of its rows.
+struct Int4Place {
+  int k;
+
+  __device__ int row(std::int64_t word) const {
+    const auto upper = static_cast<int>(word / (k / 4));
+    return upper / 8 * kTileRows + upper % 8;
+  }
+  __device__ int col(std::int64_t word) const { return static_cast<int>(word % (k / 4)) * 4; }
+  __device__ std::int64_t operator()(std::int64_t word) const {
+    return place_in_tiles(row(word), col(word), k, TileView<Int4Group<SymmetricZero>>::kSteps) / 4;
+  }
+};
+
+/// The absmax of a block, or the scale or zero point of a group.
 struct AbsmaxPlace {
   int blocks;  ///< of a row; 0: as in the file
 
@@ -55,6 +70,23 @@ struct Constant {
   Value value;
 
   __device__ Value operator()(std::int64_t) const { return value; }
+};
+
+/// Such words of what `pairs` has, in the order TileView<Int4Group> takes them apart.
+template <class Pairs>
+struct Int4Words {
+  Pairs pairs;
+  Int4Place place;
+
+  __device__ std::uint32_t operator()(std::int64_t word) const {
+    std::uint32_t codes = 0;
+    for (int pair = 0; pair < 4; ++pair) {
+      const int row = place.row(word) + pair % 2 * 8, col = place.col(word) + pair / 2 * 2;
+      const std::uint32_t byte = pairs((static_cast<std::int64_t>(row) * place.k + col) / 2);
+      codes |= (byte >> 4) << (4 * pair) | (byte & 15) << (4 * pair + 16);
+    }
+    return codes;
+  }
 };
 
 template <class Value, class Source, class Place>

@@ -172,6 +172,10 @@ struct RandomPair {
   RandomStream stream;
   __device__ std::uint8_t operator()(std::int64_t pair) const { return stream.code_pair(pair); }
 };
+struct RandomInt4Pair {
+  RandomStream stream;
+  __device__ std::uint8_t operator()(std::int64_t pair) const { return stream.int4_pair(pair); }
+};
 struct RandomInt8 {
   RandomStream stream;
   __device__ std::int8_t operator()(std::int64_t i) const { return stream.int8_code(i); }
@@ -188,6 +192,39 @@ struct RandomInt8Pair {
 template <class T>
 Dense<T> make_dense(int n, int k, DeviceMemory& memory) {
   return {memory.allocate(static_cast<std::size_t>(n) * static_cast<std::size_t>(k) * sizeof(T)), n, k};
+}
+
+SymmetricZero make_zeros(SymmetricZero, std::size_t, DeviceMemory&) { return {}; }
+/// All are 8, in whatever order.
+ZeroPoints make_zeros(ZeroPoints zero, std::size_t groups, DeviceMemory& memory) {
+  zero.zeros = memory.allocate(groups);
+  arrange(Constant<std::uint8_t>{8}, 0, static_cast<std::int64_t>(groups), PlainPlace{},
+          zero.zeros.mutable_as<std::uint8_t>(), memory.stream());
+  return zero;
+}
+
+template <class Zero>
+Weight random_int4(const RandomWeight& weight, DeviceMemory& memory) {
+  const RandomStream numbers(weight);
+  const auto groups =
+      static_cast<std::size_t>(weight.n) * static_cast<std::size_t>(groups_in_row(weight.k, weight.storage.blocksize));
+  Int4Group<Zero> made{memory.allocate(static_cast<std::size_t>((weight.elements() + 1) / 2)),
+                       memory.allocate(groups * sizeof(Half)),
+                       make_zeros(Zero{}, groups, memory),
+                       weight.storage.blocksize,
+                       weight.n,
+                       weight.k};
+  arrange(Constant<Half>{round_to<Half>(weight.int4_scale())}, 0, static_cast<std::int64_t>(groups), PlainPlace{},
+          made.scales.template mutable_as<Half>(), memory.stream());
+  if (is_tiled(made)) {
+    const Int4Place place{weight.k};
+    arrange(Int4Words<RandomInt4Pair>{{numbers}, place}, 0, weight.elements() / 8, place,
+            made.codes.template mutable_as<std::uint32_t>(), memory.stream());
+  } else {
+    arrange(RandomInt4Pair{numbers}, 0, (weight.elements() + 1) / 2, PlainPlace{},
+            made.codes.template mutable_as<std::uint8_t>(), memory.stream());
+  }
+  return made;
 }
 
 }  // namespace
@@ -241,7 +278,7 @@ template Weight encode_on_device(const Dense<Half>&, const Storage&, DeviceMemor
 template Weight encode_on_device(const Dense<BFloat16>&, const Storage&, DeviceMemory&);
 
 Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
-  const RandomStream draw(weight);
+  const RandomStream numbers(weight);
   const Storage& storage = weight.storage;
   const std::int64_t elements = weight.elements();
   cudaStream_t stream = memory.stream();
@@ -249,7 +286,7 @@ Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
     return with_dtype(storage.dtype, [&](auto tag) -> Weight {
       using T = typename decltype(tag)::type;
       auto made = make_dense<T>(weight.n, weight.k, memory);
-      const RoundedTo<T, RandomValue> source{{draw}};
+      const RoundedTo<T, RandomValue> source{{numbers}};
       arrange(source, 0, elements, PlainPlace{}, made.values.template mutable_as<T>(), stream);
       return made;
     });
@@ -258,17 +295,19 @@ Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
     Int8Row made = make_int8(weight.n, weight.k, memory);
     arrange(Constant<float>{weight.absmax()}, 0, weight.n, PlainPlace{}, made.scb.mutable_as<float>(), stream);
     if (const int steps = steps_of(made); steps > 0) {
-      arrange(RandomInt8Pair{draw}, 0, elements / 2, CodePlace{weight.k, steps}, made.codes.mutable_as<std::uint16_t>(),
+      arrange(RandomInt8Pair{numbers}, 0, elements / 2, CodePlace{weight.k, steps}, made.codes.mutable_as<std::uint16_t>(),
               stream);
     } else {
-      arrange(RandomInt8{draw}, 0, elements, PlainPlace{}, made.codes.mutable_as<std::int8_t>(), stream);
+      arrange(RandomInt8{numbers}, 0, elements, PlainPlace{}, made.codes.mutable_as<std::int8_t>(), stream);
     }
     return made;
   }
+  if (storage.scheme == Scheme::kInt4) return random_int4<SymmetricZero>(weight, memory);
+  if (storage.scheme == Scheme::kInt4Asym) return random_int4<ZeroPoints>(weight, memory);
   return make_lut4(weight.n, weight.k, storage, memory,
                    [&](std::uint8_t* codes, const CodePlace& place, float* absmax, const AbsmaxPlace& absmax_place) {
                      const std::int64_t blocks = (elements + storage.blocksize - 1) / storage.blocksize;
-                     arrange(RandomPair{draw}, 0, (elements + 1) / 2, place, codes, stream);
+                     arrange(RandomPair{numbers}, 0, (elements + 1) / 2, place, codes, stream);
                      arrange(Constant<float>{weight.absmax()}, 0, blocks, absmax_place, absmax, stream);
                    });
 }

@@ -27,6 +27,14 @@ NestedScale tile(const NestedScale& scale, int blocks, DeviceMemory& memory) {
           memory.upload_table(scale.nested_table), scale.offset};
 }
 
+SymmetricZero upload(const SymmetricZero&, DeviceMemory&) { return {}; }
+SymmetricZero tile(const SymmetricZero&, int, DeviceMemory&) { return {}; }
+
+ZeroPoints upload(const ZeroPoints& zero, DeviceMemory& memory) { return {memory.upload(zero.zeros)}; }
+ZeroPoints tile(const ZeroPoints& zero, int groups, DeviceMemory& memory) {
+  return {arranged<std::uint8_t>(zero.zeros, AbsmaxPlace{groups}, memory)};
+}
+
 Weight convert(const Int8Row& w, DeviceMemory& memory) {
   Buffer codes = is_tiled(w) ? tiled_codes<std::uint16_t>(w.codes, w.k, TileView<Int8Row>::kSteps, memory)
                              : memory.upload(w.codes);
@@ -45,6 +53,34 @@ Weight convert(const Lut4<Scale>& w, DeviceMemory& memory) {
                      w.blocksize,
                      w.n,
                      w.k};
+}
+
+Buffer tiled_int4(const Buffer& codes, int k, DeviceMemory& memory) {
+  Buffer result = memory.allocate(codes.size());
+  auto* to = result.mutable_as<std::uint32_t>();
+  const std::size_t unit = static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(k) / 2;  // whole tiles
+  memory.stage(codes, unit, [=](const DeviceMemory::Piece& piece) {
+    const Staged<std::uint8_t> pairs{reinterpret_cast<const std::uint8_t*>(piece.data),
+                                     static_cast<std::int64_t>(piece.first)};
+    const Int4Place place{k};
+    arrange(Int4Words<Staged<std::uint8_t>>{pairs, place}, static_cast<std::int64_t>(piece.first / 4),
+            static_cast<std::int64_t>(piece.bytes / 4), place, to, piece.stream);
+  });
+  return result;
+}
+
+template <class Zero>
+Weight convert(const Int4Group<Zero>& w, DeviceMemory& memory) {
+  if (!is_tiled(w)) {
+    return Int4Group<Zero>{
+        memory.upload(w.codes), memory.upload(w.scales), upload(w.zero, memory), w.group_size, w.n, w.k};
+  }
+  return Int4Group<Zero>{tiled_int4(w.codes, w.k, memory),
+                         arranged<Half>(w.scales, AbsmaxPlace{w.groups()}, memory),
+                         tile(w.zero, w.groups(), memory),
+                         w.group_size,
+                         w.n,
+                         w.k};
 }
 
 template <class T>
@@ -67,7 +103,7 @@ Weight bring(const Quantized& w, const Storage& target, std::string_view name, D
 template <class T>
 Weight bring(const Dense<T>& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
   const bool rows_fit = static_cast<std::size_t>(w.k) * sizeof(T) <= DeviceMemory::kPiece;  // as encoders need them
-  if (!rows_fit) return bring_stored(w, target, name, memory);
+  if (is_int4(target.scheme) || !rows_fit) return bring_stored(w, target, name, memory);
   require_finite(w, target, name, memory.pool());
   if (target == Storage{Scheme::kNone, kDTypeOf<T>, 0}) return convert(w, memory);
   return encode_on_device(w, target, memory);

@@ -11,7 +11,8 @@ namespace nibble {
 namespace {
 
 /// First claim wins; the dense one claims whatever is floating point.
-constexpr std::array<const Format*, 3> kFormats{&kBnb4bitFormat, &kBnbInt8Format, &kDenseFormat};
+constexpr std::array<const Format*, 5> kFormats{&kBnb4bitFormat, &kBnbInt8Format, &kGptqFormat, &kAwqFormat,
+                                                &kDenseFormat};
 
 }  // namespace
 

@@ -53,9 +53,7 @@ void declare(CLI::App& app, BenchArguments& a) {
       ->required();
   add_value(
       app, "--scheme", "NAME,...",
-      [&](const FlagValue& value) {
-        a.schemes = value.names("schemes among none, int8, fp4, nf4, fp4-dq and nf4-dq", parse_scheme);
-      },
+      [&](const FlagValue& value) { a.schemes = value.names("schemes among " + scheme_names("and"), parse_scheme); },
       "Hold the linear weights as these (default: as the checkpoint has them)");
   add_value(
       app, "--dtype", "TYPE,...",

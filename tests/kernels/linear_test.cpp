@@ -22,7 +22,7 @@ std::vector<float> decoded(const Weight& weight) {
 
 std::vector<WeightCase> all_weight_cases() {
   std::vector<WeightCase> cases(kWeightCases.begin(), kWeightCases.end());
-  cases.insert(cases.end(), kLut4Cases.begin(), kLut4Cases.end());
+  cases.insert(cases.end(), kBlocksizeCases.begin(), kBlocksizeCases.end());
   return cases;
 }
 

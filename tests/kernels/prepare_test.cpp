@@ -37,6 +37,16 @@ std::vector<Buffer> buffers_of(const Lut4<Scale>& weight) {
   return buffers;
 }
 
+std::vector<Buffer> buffers_of(const SymmetricZero&) { return {}; }
+std::vector<Buffer> buffers_of(const ZeroPoints& zero) { return {zero.zeros}; }
+template <class Zero>
+std::vector<Buffer> buffers_of(const Int4Group<Zero>& weight) {
+  std::vector<Buffer> buffers = buffers_of(weight.zero);
+  buffers.push_back(weight.codes);
+  buffers.push_back(weight.scales);
+  return buffers;
+}
+
 /// Every bit of a weight on the backend's device, in the order it stands in there.
 std::vector<std::vector<std::uint32_t>> bits_of(Backend& backend, const Weight& weight) {
   std::vector<std::vector<std::uint32_t>> bits;
@@ -54,6 +64,7 @@ constexpr std::array kTargets{
     Storage{Scheme::kInt8, DType::kF32, 0},   Storage{Scheme::kNf4, DType::kF16, 64},
     Storage{Scheme::kNf4, DType::kBF16, 32},  Storage{Scheme::kFp4, DType::kF32, 128},
     Storage{Scheme::kNf4Dq, DType::kF16, 64}, Storage{Scheme::kFp4Dq, DType::kBF16, 4096},
+    Storage{Scheme::kInt4, DType::kF16, 128}, Storage{Scheme::kInt4Asym, DType::kF32, 64},
 };
 
 /// In tiles and not, with a short last block, with fewer blocks than a mean has lanes, and sent in several pieces.

@@ -170,7 +170,7 @@ TEST(Session, RefusesWhatItCannotReadInASentence) {
 
 TEST_P(SessionOnDevice, TakesTheMemoryThatWasPredicted) {
   for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
-    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq}) {
+    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kInt4Asym}) {
       const LoadOptions load{.scheme = scheme, .compute_dtype = DType::kF16, .device = GetParam(), .threads = 2};
       const SessionOptions options{.context = 32, .sequences = 2};
       const MemoryLedger predicted = predict_memory(golden_model(name), load, options);
@@ -196,6 +196,9 @@ TEST(Memory, OfA350mShapeIsWhatTheSeedPrinted) {
   EXPECT_EQ(predict(Scheme::kNf4, DType::kF16).weights(), 207'835'136U + 18'939'904U);  // 226.8 MB
   EXPECT_EQ(predict(Scheme::kNf4Dq, DType::kF16).weights(), 207'835'136U + 4'734'976U + 73'984U + 146U * 4U);  // 212.6
   EXPECT_EQ(predict(Scheme::kInt8, DType::kF16).weights(), 359'354'368U + 890'880U);
+  // A scale of two bytes for each 128 weights, and a zero point of one.
+  EXPECT_EQ(predict(Scheme::kInt4, DType::kF16).weights(), 207'835'136U + 2U * 2'367'488U);  // 212.6
+  EXPECT_EQ(predict(Scheme::kInt4Asym, DType::kF16).weights(), 207'835'136U + 3U * 2'367'488U);
 }
 
 TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {
@@ -256,8 +259,7 @@ TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
 }
 
 TEST_P(SessionOnDevice, RunsSyntheticModelsInEveryScheme) {
-  for (const Scheme scheme :
-       {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+  for (const Scheme scheme : kSchemes) {
     const Engine engine = Engine::open("synthetic:opt-125m", {.scheme = scheme, .device = GetParam()});
     Session session = engine.session({.context = 16});
     const std::vector<std::vector<int>> prompts{kPrompt};
