@@ -199,7 +199,7 @@ struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
   /// Beyond a row's end are its last group's.
   NIBBLE_HD static int last_of(const View& w, int group) { return group < w.groups ? group : w.groups - 1; }
   /// What each lane of 128 columns from `col` on has, of values by the numbers of the weight's groups. The same steps
-  /// for all sizes of those: a branch here would keep rows of w from being decoded side by side, in half the time.
+  /// for all sizes of those: a branch here would keep rows of w from being decoded side by side.
   template <class Value>
   NIBBLE_HD static F32x16 lanes_of(const View& w, int col, Value&& value) {
     const auto at = [&](int i) __attribute__((always_inline)) { return value((col + i) >> w.group_shift); };
