@@ -20,6 +20,19 @@ NIBBLE_HD void prefetch_part(const void* first, int part) {
   }
 }
 
+/// What factors have no zero points taken off.
+struct NoZeros {};
+
+/// Factors, from what a layout's codes stand for and the zero points of their lanes.
+template <class Operand>
+NIBBLE_HD Operand take_off(const Operand& v, NoZeros) {
+  return v;
+}
+template <class Operand>
+NIBBLE_HD Operand take_off(const Operand& v, const F32x16& zeros) {
+  return subtract(v, zeros);
+}
+
 /// What a decoder need not say: no group has a fast path, factors are the weights and keep their order.
 template <class Layout>
 struct PlainDecoder {
@@ -33,7 +46,7 @@ struct PlainDecoder {
   }
   /// Groups at the beginning of rows up to `last` that `decode` and `prefetch` may be called for.
   static int fast_groups(const View&, [[maybe_unused]] std::int64_t last) { return 0; }
-  /// One part of a group.
+  /// One part of a group, before zero points are taken off.
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
     return {};
@@ -41,6 +54,9 @@ struct PlainDecoder {
   NIBBLE_HD static void prefetch(const View&, std::int64_t, int, int) {}
   /// One factor.
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) { return w.decode(row, col); }
+  /// The zero points of a group's lanes.
+  using ZeroLanes = NoZeros;
+  NIBBLE_HD static NoZeros zeros(const View&, std::int64_t, int) { return {}; }
   /// What each lane of a group's sum is multiplied by.
   NIBBLE_HD static F32x16 scale(const View&, std::int64_t, int) { return broadcast(1); }
   /// The results of `count` rows of w, from their sums.
@@ -146,7 +162,9 @@ constexpr float kSymmetricCodes[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 
 template <class Zero>
 struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
   using View = typename Int4Group<Zero>::View;
+  static constexpr bool kSymmetric = std::is_same_v<Zero, SymmetricZero>;
   static constexpr bool kScaled = true;
+  using ZeroLanes = std::conditional_t<kSymmetric, NoZeros, F32x16>;
   template <class Operand>
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
@@ -158,11 +176,7 @@ struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
   }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
-    if constexpr (std::is_same_v<Zero, SymmetricZero>) {
-      return lookup_codes<Operand>(kSymmetricCodes, codes(w, row, group), part);
-    } else {
-      return subtract(lookup_codes<Operand>(kInt4Codes, codes(w, row, group), part), lanes_of(w, row, group, w.zeros));
-    }
+    return lookup_codes<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes, codes(w, row, group), part);
   }
   NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
     prefetch_part<kPart / 2>(codes(w, row, group), part);
@@ -171,38 +185,36 @@ struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
     return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
                               : w.decode(row, col);
   }
-  struct Scales {
-    const Half* scales;
-    NIBBLE_HD float operator[](std::int64_t group) const { return to_float(scales[group]); }
-  };
+  NIBBLE_HD static ZeroLanes zeros(const View& w, std::int64_t row, int group) {
+    if constexpr (kSymmetric) {
+      return {};
+    } else {
+      return lanes_of(w, group * kGroup, [&](int g) { return w.zeros[row * w.groups + last_of(w, g)]; });
+    }
+  }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
-    return scale_of(w, row, group, Scales{w.scales});
+    if (!scaled_by_group(w)) return broadcast(1);
+    return lanes_of(w, group * kGroup, [&](int g) { return to_float(w.scales[row * w.groups + last_of(w, g)]); });
   }
-  /// `scales` has those of the weight's groups, by their numbers.
-  template <class Values>
-  NIBBLE_HD static F32x16 scale_of(const View& w, std::int64_t row, int group, const Values& scales) {
-    return scaled_by_group(w) ? lanes_of(w, row, group, scales) : broadcast(1);
-  }
-  /// What each lane of a group of 128 columns has, of values by the numbers of the weight's groups.
-  template <class Values>
-  NIBBLE_HD static F32x16 lanes_of(const View& w, std::int64_t row, int group, const Values& values) {
-    const auto value = [&](int col) __attribute__((always_inline)) {
-      const int place = group * kGroup + col;
-      return values[w.group(row, place < w.k ? place : w.k - 1)];
-    };
-    return w.group_shift == 5   ? quarters(value(0), value(32), value(64), value(96))
-           : w.group_shift == 6 ? halves(value(0), value(64))
-                                : broadcast(value(0));
+  /// Beyond a row's end are its last group's.
+  NIBBLE_HD static int last_of(const View& w, int group) { return group < w.groups ? group : w.groups - 1; }
+  /// What each lane of 128 columns from `col` on has, of values by the numbers of the weight's groups. The same steps
+  /// for all sizes of those: a branch here would keep rows of w from being decoded side by side.
+  template <class Value>
+  NIBBLE_HD static F32x16 lanes_of(const View& w, int col, Value&& value) {
+    const auto at = [&](int i) __attribute__((always_inline)) { return value((col + i) >> w.group_shift); };
+    return quarters(at(0), at(32), at(64), at(96));
   }
 };
 
 constexpr int kScalesAhead = 16;
 
-/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that.
+/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that; and their zero points.
 template <class Layout>
 struct ScalesAhead {
   using View = typename Layout::View;
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
+  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     return GroupDecoder<Layout>::scale(w, row, group);
   }
@@ -213,6 +225,7 @@ template <>
 struct ScalesAhead<Lut4<NestedScale>> {
   using View = Lut4<NestedScale>::View;
 
+  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
     const std::int64_t begin = row * w.k + group * kGroup;
     const std::int64_t columns =
@@ -243,30 +256,48 @@ struct ScalesAhead<Lut4<NestedScale>> {
   float absmax_[kScalesAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
 };
 
-/// fp16 scales are widened sixteen at a time.
+/// fp16 scales and zero points are widened sixteen at a time.
 template <class Zero>
 struct ScalesAhead<Int4Group<Zero>> {
+  using Decoder = GroupDecoder<Int4Group<Zero>>;
   using View = typename Int4Group<Zero>::View;
 
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
-    const int begin = group * kGroup;
-    const int end = w.k - begin < kScalesAhead * kGroup ? w.k : begin + kScalesAhead * kGroup;
-    first_ = w.group(row, begin);
-    const auto count = static_cast<int>(w.group(row, end - 1) - first_) + 1;
-    for (int i = 0; i < count; i += kLanes) {
-      store(scales_ + i, load_some(w.scales + first_ + i, count - i < kLanes ? count - i : kLanes));
+    const int begin = (group * kGroup) >> w.group_shift;
+    const int columns = w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
+    const int count = ((group * kGroup + columns - 1) >> w.group_shift) + 1 - begin;
+    const std::int64_t first = row * w.groups + begin;
+    for (int i = 0; i < kMost; i += kLanes) {
+      const int some = count - i < kLanes ? count - i : kLanes;
+      if (some <= 0) {  // what is behind the last meets zeros of x
+        store(scales_ + i, broadcast(0));
+        if constexpr (!Decoder::kSymmetric) store(zeros_ + i, broadcast(0));
+        continue;
+      }
+      store(scales_ + i, Decoder::scaled_by_group(w) ? load_some(w.scales + first + i, some) : broadcast(1));
+      if constexpr (!Decoder::kSymmetric) {  // small enough to be signed bytes as well
+        store(zeros_ + i, load_some(reinterpret_cast<const std::int8_t*>(w.zeros.zeros) + first + i, some));
+      }
     }
   }
-  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
-    return GroupDecoder<Int4Group<Zero>>::scale_of(w, row, group, *this);
+  NIBBLE_HD typename Decoder::ZeroLanes zeros(const View& w, int group) const {
+    if constexpr (Decoder::kSymmetric) {
+      return {};
+    } else {
+      return lanes(w, group, zeros_);
+    }
   }
-  NIBBLE_HD float operator[](std::int64_t group) const { return scales_[group - first_]; }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const { return lanes(w, group, scales_); }
 
  private:
   static constexpr int kLanes = 16;
+  static constexpr int kMost = kScalesAhead * kGroup / 32;  ///< groups have at least 32 columns, or are whole rows
 
-  std::int64_t first_;
-  float scales_[kScalesAhead * kGroup / 32];  ///< groups have at least 32 columns, or are whole rows
+  NIBBLE_HD static F32x16 lanes(const View& w, int group, const float* values) {
+    return Decoder::lanes_of(w, group % kScalesAhead * kGroup, [&](int g) { return values[g]; });
+  }
+
+  float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.

@@ -47,10 +47,12 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
   ScalesAhead<Layout> scales[N];
+  typename Decoder::ZeroLanes zeros[N];
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
     if (group % kScalesAhead == 0) {
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
+    for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, group);
     const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;
     F32x16 partial[N][M];
     for (int n = 0; n < N; ++n) {
@@ -73,7 +75,7 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
     add_group(
         group, [&](int n, int part) __attribute__((always_inline)) {
           Decoder::prefetch(w, first + n + N, group, part);
-          return Decoder::template decode<Operand>(w, first + n, group, part);
+          return take_off(Decoder::template decode<Operand>(w, first + n, group, part), zeros[n]);
         });
   }
   for (int group = fast; group < groups; ++group) {
@@ -138,9 +140,11 @@ void decode_panel(const typename Layout::View& w, int first, int count, int firs
       const int group = first_group + g;
       auto* factors = panel.factors[row] + g * kGroup;
       if (group < fast) {
+        const auto zeros = Decoder::zeros(w, first + row, group);
         for (int part = 0; part < kParts; ++part) {
           Decoder::prefetch(w, first + row + kPanelRows, group, part);
-          store_operand(factors + part * kPart, Decoder::template decode<Operand>(w, first + row, group, part));
+          store_operand(factors + part * kPart,
+                        take_off(Decoder::template decode<Operand>(w, first + row, group, part), zeros));
         }
       } else if (row < count) {
         decode_slowly<Operand, Layout>(w, first + row, group, factors);

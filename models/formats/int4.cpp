@@ -8,8 +8,8 @@
 //   X.qweight I32 [k, n/8]   X.qzeros I32 [G, n/8]
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
+#include <limits>
 
 #include "models/formats/format.h"
 #include "nibble/error.h"
@@ -59,6 +59,9 @@ const TensorInfo& require_scales(const Checkpoint& checkpoint, const std::string
 /// Checks that all tensors are of one shape and that a word holds eight numbers. `k` is what the format makes of it.
 Shape shape_of(const Checkpoint& checkpoint, const std::string& name, std::int64_t k) {
   const auto [groups, n] = require_matrix(require_scales(checkpoint, name));
+  if (k > std::numeric_limits<int>::max()) {
+    fail_tensor(require_words(checkpoint, name + ".qweight"), "a matrix", std::to_string(k) + " columns");
+  }
   const TensorInfo& zeros = require_words(checkpoint, name + ".qzeros");
   if (require_matrix(zeros) != std::pair{groups, n / kPack} || n % kPack != 0) {
     fail_tensor(zeros, show_shape({groups, n / kPack}) + ", eight 4-bit zero points a word", show_shape(zeros.shape));

@@ -36,7 +36,7 @@ gptq = submodule("auto_gptq", "nn_modules.qlinear.qlinear_cuda")
 awq = submodule("awq", "modules.linear.gemm")
 awq_packing = submodule("awq", "utils.packing_utils")
 
-# The tensors of a layer, and its weight [out, in] in fp16.
+# The tensors of a layer, and its weight [out, in]: by the tool's own arithmetic, in fp32, where it rounds nothing.
 Packed = tuple[Tensors, torch.Tensor]
 
 
@@ -46,9 +46,10 @@ def with_gptq(linear: torch.nn.Linear, group_size: int, sym: bool) -> Packed:
     layer.weight.data = rounded
     packed = gptq.QuantLinear(BITS, group_size, layer.in_features, layer.out_features, False, weight_dtype=torch.float32)
     packed.pack(layer, scales, zeros.clone(), packed.g_idx)
-    packed.scales = packed.scales.half()
-    decoded = packed.forward(torch.eye(layer.in_features).half()).t()
-    return {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales", "g_idx")}, decoded
+    packed.scales = packed.scales.half().float()
+    decoded = packed.forward(torch.eye(layer.in_features)).t()
+    tensors = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales", "g_idx")}
+    return tensors | {"scales": packed.scales.half()}, decoded
 
 
 def with_awq(linear: torch.nn.Linear, group_size: int, sym: bool) -> Packed:
@@ -57,7 +58,8 @@ def with_awq(linear: torch.nn.Linear, group_size: int, sym: bool) -> Packed:
     layer.weight.data = rounded
     packed = awq.WQLinear_GEMM.from_linear(layer, BITS, group_size, False, scales.t().contiguous(), zeros.t().contiguous())
     tensors = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales")}
-    return tensors, awq_packing.dequantize_gemm(packed.qweight, packed.qzeros, packed.scales, BITS, group_size).t()
+    scales = packed.scales.float()
+    return tensors, awq_packing.dequantize_gemm(packed.qweight, packed.qzeros, scales, BITS, group_size).t()
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def write(models: Path, case: Case) -> None:
     shutil.copy(source / "generation_config.json", folder)
     with safe_open(source / "expected.safetensors", "pt") as file:
         drawn = [file.get_tensor(f"tokens.{i}") for i in range(2)]
-    expected = {f"dequantized_fp16.{name}": value.contiguous() for name, value in decoded.items()} | token_tensors(drawn)
+    expected = {f"dequantized_fp16.{name}": value.half().contiguous() for name, value in decoded.items()}
+    expected |= token_tensors(drawn)
     for suffix, dtype in DTYPES.items():
         model = load(source, dtype)
         for name, value in decoded.items():

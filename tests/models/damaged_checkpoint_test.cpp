@@ -198,5 +198,34 @@ TEST(DamagedCheckpoint, RefusesGpuTileOrders) {
   expect_in_order(tiled.refusal(), {"fc1.weight_format", "expected 0", "found 3"});
 }
 
+template <class T>
+void set(Contents& contents, std::size_t place, T value) {
+  std::memcpy(contents.data.data() + place * sizeof value, &value, sizeof value);
+}
+
+TEST(DamagedCheckpoint, OfGptqNamesWhatItsTensorsContradict) {
+  const std::string name = "model.decoder.layers.0.fc2";  // [64, 160] in groups of 128
+  const Changed ordered("whole_32s_int4", [&](auto& tensors) { set(tensors.at(name + ".g_idx"), 7, std::int32_t{1}); });
+  expect_in_order(ordered.refusal(),
+                  {"fc2.g_idx", "expected columns in the order of their groups", "column 7 in group 1"});
+  const Changed endless("whole_32s_int4",
+                        [&](auto& tensors) { set(tensors.at(name + ".scales"), 3, std::uint16_t{0x7c00}); });
+  expect_in_order(endless.refusal(), {"fc2.scales", "expected finite scales"});
+  const Changed eight_bit("whole_32s_int4", [&](auto& tensors) {
+    auto& zeros = tensors.at(name + ".qzeros");
+    zeros.info.shape[1] *= 2;
+    zeros.data.resize(zeros.data.size() * 2);
+  });
+  expect_in_order(eight_bit.refusal(), {"fc2.qzeros", "expected [2, 8]", "found [2, 16]"});
+  const Changed odd("whole_32s_awq", [&](auto& tensors) {  // five groups of 32 become four
+    for (const char* part : {".qzeros", ".scales"}) {
+      auto& contents = tensors.at(name + part);
+      contents.data.resize(contents.data.size() / 5 * 4);
+      contents.info.shape[0] = 4;
+    }
+  });
+  expect_in_order(odd.refusal(), {"fc2.scales", "expected groups of a power of two", "of 160 columns", "found 4"});
+}
+
 }  // namespace
 }  // namespace nibble
