@@ -32,11 +32,23 @@ struct Finish {
   __device__ __forceinline__ Ahead fetch(int column, std::int64_t place) const {
     return {bias == nullptr ? 0.0F : to_f32(bias[column]), residual == nullptr ? 0.0F : to_f32(residual[place])};
   }
-  __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
+  __device__ __forceinline__ float value(float sum, const Ahead& ahead) const {
     float v = rounded_f32<T>(sum + ahead.bias);
     if (scale != 1.0F) v = rounded_f32<T>(v * scale);
     if (activation != Activation::kIdentity) v = rounded_f32<T>(activated(v, activation));
-    y[place] = from_f32<T>(v + ahead.residual);
+    return v + ahead.residual;
+  }
+  __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
+    y[place] = from_f32<T>(value(sum, ahead));
+  }
+  /// Eight results side by side, 16-byte aligned.
+  __device__ __forceinline__ void eight(float (&sums)[8], int column, std::int64_t place) const {
+    float biases[8] = {}, residuals[8] = {};
+    if (bias != nullptr) load8(bias + column, biases);
+    if (residual != nullptr) load8(residual + place, residuals);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], {biases[i], residuals[i]});
+    store8(y + place, sums);
   }
 };
 
