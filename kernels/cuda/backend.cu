@@ -77,7 +77,7 @@ CudaBackend::CudaBackend() {
   }
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
-  launch_ = {stream_, properties.multiProcessorCount};
+  launch_ = {stream_, properties.multiProcessorCount, properties.major == 9 && properties.minor == 0};
   memory_ = std::make_unique<DeviceMemory>(stream_);
 }
 
@@ -169,14 +169,14 @@ void CudaBackend::do_begin() {
   check(cudaEventRecord(taken_, stream_), "sending a batch");
 
   for (const Segment& segment : batch().segments) {
-    const bool many = segment.rows > kMostFewRows;
+    const Length length = length_of(segment.rows);
     shape_.longest = std::max(shape_.longest, segment.rows);
     shape_.keys = std::max(shape_.keys, segment.past + segment.rows);
     (segment.rows == 1 ? shape_.any_single : shape_.any_longer) = true;
-    if (!runs_.empty() && runs_.back().many == many) {
+    if (!runs_.empty() && runs_.back().length == length) {
       runs_.back().rows += segment.rows;
     } else {
-      runs_.push_back({segment.first_row, segment.rows, many});
+      runs_.push_back({segment.first_row, segment.rows, length});
     }
   }
   // One recording serves all lengths up to the next power of two splits.
@@ -219,7 +219,7 @@ void CudaBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed
 }
 
 void CudaBackend::do_linear(const Projection& projection, Tensor x) {
-  const RowRun all{0, x.rows, false};
+  const RowRun all{0, x.rows, Length::kFew};
   project(nullptr, x, {&all, 1}, {&projection, 1});
 }
 

@@ -9,18 +9,9 @@
 
 namespace nibble {
 
-/// Whether this pass of the compiler knows these instructions.
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define NIBBLE_HOPPER 1
-#else
-#define NIBBLE_HOPPER 0
-#endif
-
 /// Bytes of a line of b, and columns it has.
 inline constexpr int kLineBytes = 128;
 inline constexpr int kLineColumns = 64;
-
-#if NIBBLE_HOPPER
 
 /// A description of lines in shared memory that begin at a multiple of eight of them. 32 bytes further, which is 2
 /// more, are the next sixteen columns.
@@ -42,7 +33,7 @@ __device__ __forceinline__ void wait_for_products() {
 template <class T, int N>
 __device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t* a, std::uint64_t b, bool adds);
 
-#define NIBBLE_8(d, i) \
+#define NIBBLE_8(d, i)                                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
       "+f"(d[i + 7])
 #define NIBBLE_16(d, i) NIBBLE_8(d, i), NIBBLE_8(d, i + 8)
@@ -51,29 +42,30 @@ __device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t*
 #define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NIBBLE_NAMES_32 \
   NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NIBBLE_NAMES_64                                                                                               \
-  NIBBLE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
-                  "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NIBBLE_NAMES_128                                                                                             \
-  NIBBLE_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
-                  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
-                  "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
-                  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NIBBLE_NAMES_64                                                                                   \
+  NIBBLE_NAMES_32                                                                                         \
+      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
+      "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NIBBLE_NAMES_128                                                                                 \
+  NIBBLE_NAMES_64                                                                                        \
+      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
+      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
+      "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+      "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define NIBBLE_MULTIPLY(T, type, n, names, a0, a1, a2, a3, b, adds, ...)                                           \
-  template <>                                                                                                      \
-  __device__ __forceinline__ void multiply<T, n>(float(&d)[n / 2], const std::uint32_t* a, std::uint64_t lines,    \
-                                                 bool accumulates) {                                               \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #adds                                                           \
-                 ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" names "}, {%" #a0       \
-                 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;}"                                          \
-                 : __VA_ARGS__                                                                                     \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(lines), "r"(static_cast<int>(accumulates)));    \
+#define NIBBLE_MULTIPLY(T, type, n, names, a0, a1, a2, a3, b, adds, ...)                                             \
+  template <>                                                                                                        \
+  __device__ __forceinline__ void multiply<T, n>(float(&d)[n / 2], const std::uint32_t* a, std::uint64_t lines,      \
+                                                 bool accumulates) {                                                 \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type \
+                 "." type " {" names "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;}"            \
+                 : __VA_ARGS__                                                                                       \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(lines), "r"(static_cast<int>(accumulates)));      \
   }
-#define NIBBLE_MULTIPLIES(T, type)                                                                  \
-  NIBBLE_MULTIPLY(T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16(d, 0))            \
-  NIBBLE_MULTIPLY(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32(d, 0))            \
-  NIBBLE_MULTIPLY(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64(d, 0))           \
+#define NIBBLE_MULTIPLIES(T, type)                                                        \
+  NIBBLE_MULTIPLY(T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16(d, 0))  \
+  NIBBLE_MULTIPLY(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32(d, 0))  \
+  NIBBLE_MULTIPLY(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64(d, 0)) \
   NIBBLE_MULTIPLY(T, type, 256, NIBBLE_NAMES_128, 128, 129, 130, 131, 132, 133, NIBBLE_64(d, 0), NIBBLE_64(d, 64))
 NIBBLE_MULTIPLIES(Half, "f16")
 NIBBLE_MULTIPLIES(BFloat16, "bf16")
@@ -159,7 +151,5 @@ __device__ __forceinline__ float4 load_there(std::uint32_t address) {
                : "r"(address));
   return v;
 }
-
-#endif
 
 }  // namespace nibble

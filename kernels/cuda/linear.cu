@@ -1,5 +1,6 @@
 // Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, sixteen at a
-// time; rows of longer segments the way of many rows. So a sequence's results do not depend on the others of its batch.
+// time; rows of longer segments the fused way or that of expanded weights, as ways.h says. So a sequence's results do
+// not depend on the others of its batch.
 #include "kernels/cuda/linear.h"
 
 #include "kernels/cuda/linear_expand.cuh"
@@ -21,6 +22,10 @@ template <class Value>
 constexpr bool kDecodes<float, Dense<Value>> = true;
 template <>
 inline constexpr bool kDecodes<float, Dense<float>> = true;
+
+/// Whether the fused path has.
+template <class T, class Layout>
+constexpr bool kFuses = sizeof(T) == 2 && kDecodes<T, Layout> && !std::is_same_v<Layout, Dense<T>>;
 
 /// Whether two weights can share a launch: what kernels keep once must be the same.
 template <class Layout>
@@ -89,13 +94,42 @@ void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row,
   }
 }
 
+/// How many of the first projections one launch of the fused path can take: none where it is not the way.
+template <class T, class Layout>
+std::size_t count_fused(const Launch& launch, Length length, std::span<const Projection> projections) {
+  if constexpr (kFuses<T, Layout>) {
+    const std::size_t alike = count_alike<Layout>(projections);
+    const int n = projections[0].y.cols, k = std::get<Layout>(projections[0].linear.weight).k;
+    if (alike == 0 || !launch.is_hopper || !is_fused(n, k, length)) return 0;
+    std::size_t count = 1;
+    while (count < alike && projections[count].y.cols == n) ++count;
+    return count;
+  }
+  return 0;
+}
+
+template <class T>
+void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, const RowRun& run,
+               std::span<const Projection> projections) {
+  while (!projections.empty()) {
+    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
+      const std::size_t fused = count_fused<T, Layout>(launch, run.length, projections);
+      if constexpr (kFuses<T, Layout>) {
+        if (fused > 0) linear_fused<T, Layout>(launch, room, x, run.first, run.rows, projections.first(fused));
+      }
+      if (fused == 0) linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
+      projections = projections.subspan(std::max<std::size_t>(fused, 1));
+    });
+  }
+}
+
 }  // namespace
 
 template <class T>
 void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
-    if (!run.many) {
+    if (run.length == Length::kFew) {
       in_turns<T>(launch, norm, x, run.first, run.rows, projections);
       continue;
     }
@@ -104,11 +138,7 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
       normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), norm->y.slice(run.first, run.rows));
       input = norm->y;
     }
-    for (const Projection& p : projections) {
-      with_layout(p.linear.weight, [&]<class Layout>(const Layout&) {
-        linear_expand<T, Layout>(launch, matmul, room, input, run.first, run.rows, p);
-      });
-    }
+    many_rows<T>(launch, matmul, room, input, run, projections);
   }
 }
 

@@ -67,13 +67,14 @@ struct NormView {
 
 /// Rows of x that one launch of the decode path takes.
 inline constexpr int kDecodeRows = 16;
-/// Linears that one launch of it takes.
+/// Linears that one launch of it or of the fused way takes.
 inline constexpr int kMostProjections = 3;
 
 /// Where a launch goes, and on what.
 struct Launch {
   cudaStream_t stream;
   int processors;
+  bool is_hopper;  ///< compute capability 9.0, whose instructions no other has
 };
 
 /// Up to kDecodeRows rows of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null.
@@ -82,5 +83,15 @@ struct Launch {
 template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections);
+
+/// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `room` has
+/// kExpandBytes.
+template <class T, class Layout>
+void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
+                  std::span<const Projection> projections);
+
+/// Bytes of working memory for expanded weights, or for rows of x in the order of the fused way. More than the
+/// second-level cache keeps, as products of fewer rows of w are too small for the machine.
+inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;
 
 }  // namespace nibble

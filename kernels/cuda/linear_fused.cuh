@@ -28,10 +28,10 @@ constexpr int kDividedSteps = 4;
 /// Tiles of a kernel.
 template <int kColumns_, int kGroups_, int kSets_, int kAhead_>
 struct FusedTile {
-  static constexpr int kColumns = kColumns_;      ///< rows of x
-  static constexpr int kGroups = kGroups_;        ///< warpgroups
-  static constexpr int kSets = kSets_;            ///< times 64 rows of w that each has
-  static constexpr int kAhead = kAhead_;          ///< steps that weights are loaded ahead
+  static constexpr int kColumns = kColumns_;                 ///< rows of x
+  static constexpr int kGroups = kGroups_;                   ///< warpgroups
+  static constexpr int kSets = kSets_;                       ///< times 64 rows of w that each has
+  static constexpr int kAhead = kAhead_;                     ///< steps that weights are loaded ahead
   static constexpr int kTurn = std::max(kAhead, 2 / kSets);  ///< steps of a turn of the loop
   static constexpr int kRows = 64 * kGroups * kSets;
   static constexpr int kThreads = 128 * kGroups;
@@ -82,8 +82,6 @@ __global__ void __launch_bounds__(256) arrange_kernel(const uint4* x, int rows, 
   }
 }
 
-#if NIBBLE_HOPPER
-
 template <class T>
 __device__ __forceinline__ std::uint32_t multiply2(std::uint32_t a, std::uint32_t b);
 template <>
@@ -124,12 +122,9 @@ __device__ __forceinline__ void decode_tile(const View& view, const typename Vie
   }
 }
 
-#endif
-
 template <class Layout, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
-#if NIBBLE_HOPPER
   using View = TileView<Layout>;
   constexpr int kTiles = 4 / View::kSteps;  // of a step
   constexpr int kSets = Tile::kSets, kAhead = Tile::kAhead;
@@ -259,7 +254,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       }
       commit_products();
       wait_for_products<1>();
-      
+
       if (kSet == 0) {
         if (before >= 0 && lane == 0) arrive(empty + 8 * before);
         if (threadIdx.x == 0) fill();
@@ -278,7 +273,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       turn(std::make_integer_sequence<int, Tile::kTurn * kSets>{});
     }
     wait_for_products<0>();
-    
+
     if (lane == 0) arrive(empty + 8 * before);
 
     // The next unit's first weights are on their way while this one is finished.
@@ -342,9 +337,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (unit >= task.units) break;
   }
   if (shares) wait_for_cluster(free, met ^ 1);
-#else
-  __trap();
-#endif
 }
 
 /// Into how many parts a weight's columns are divided: as many as make work for the machine, with some steps for each.
@@ -357,8 +349,8 @@ inline int split_of(int n, int k) {
 }
 
 template <class View, class Tile>
-constexpr int kFusedBytes = (View::kHasTable ? kPairTableBytes : 0) + Tile::kStages * Tile::kStageBytes +
-                            Tile::kSumsBytes + 8 * Tile::kBarriers;
+constexpr int kFusedBytes = (View::kHasTable ? kPairTableBytes : 0) + Tile::kStages* Tile::kStageBytes
+                            + Tile::kSumsBytes + 8 * Tile::kBarriers;
 
 template <class Layout, class T, class Tile>
 void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
@@ -400,4 +392,35 @@ void arrange(const Launch& launch, const void* x, int rows, int steps, void* out
 }
 
 }  // namespace
+
+template <class T, class Layout>
+void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
+                  std::span<const Projection> projections) {
+  const int k = x.cols, steps = k / kLineColumns;
+  const int most = static_cast<int>(kExpandBytes / (static_cast<std::size_t>(steps) * kLineBytes)) / 128 * 128;
+  const auto parts = static_cast<int>(projections.size());
+  for (int done = 0; done < rows; done += most) {
+    FusedTask<Layout, T> task{};
+    for (int i = 0; i < parts; ++i) {
+      task.parts[i].weight = TileView<Layout>(std::get<Layout>(projections[i].linear.weight));
+      task.parts[i].finish = Finish<T>(projections[i], first_row + done);
+    }
+    task.rows = std::min(most, rows - done);
+    task.steps = steps;
+    task.split = split_of(task.parts[0].weight.n, k);
+    task.x = reinterpret_cast<const char*>(room);
+    arrange<TileView<Layout>::kSteps>(launch, x.row<T>(first_row + done), task.rows, steps, room);
+    if (task.rows <= 32) {
+      launch_fused<Layout, T, FusedTile<32, 4, 1, 4>>(launch, task, parts);
+    } else if (task.rows <= 64) {
+      launch_fused<Layout, T, FusedTile<64, 4, 1, 4>>(launch, task, parts);
+    } else {
+      launch_fused<Layout, T, FusedTile<128, 2, 2, 1>>(launch, task, parts);
+    }
+  }
+}
+
+#define NIBBLE_FUSED(T, ...) \
+  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::byte*, Tensor, int, int, std::span<const Projection>);
+
 }  // namespace nibble

@@ -5,16 +5,14 @@
 
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/ways.h"
 
 namespace nibble {
 
-/// Segments of more rows than this go the way of many rows.
-inline constexpr int kMostFewRows = 16;
-
-/// Consecutive rows that go the same way.
+/// Consecutive rows of segments of one length.
 struct RowRun {
   int first, rows;
-  bool many;
+  Length length;
 };
 
 /// A LayerNorm on the way into linears, and where its result goes.
