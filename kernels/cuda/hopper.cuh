@@ -17,7 +17,7 @@ inline constexpr int kLineColumns = 64;
 /// more, are the next sixteen columns.
 __device__ __forceinline__ std::uint64_t describe_lines(std::uint32_t address) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kEightLines = std::uint64_t{8 * kLineBytes / 16} << 32;
-  return kSwizzle128 | kEightLines | (std::uint64_t{1} << 16) | (address >> 4);
+  return kSwizzle128 | kEightLines | (std::uint64_t{1} << 16) | (address & 0x3ffff) >> 4;
 }
 
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -42,16 +42,16 @@ __device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t*
 #define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NIBBLE_NAMES_32 \
   NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NIBBLE_NAMES_64                                                                                   \
-  NIBBLE_NAMES_32                                                                                         \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
-      "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NIBBLE_NAMES_128                                                                                 \
-  NIBBLE_NAMES_64                                                                                        \
-      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
-      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
-      "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
-      "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NIBBLE_NAMES_64                                                                               \
+  NIBBLE_NAMES_32                                                                                     \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
+  "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NIBBLE_NAMES_128                                                                             \
+  NIBBLE_NAMES_64                                                                                    \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
+  "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define NIBBLE_MULTIPLY(T, type, n, names, a0, a1, a2, a3, b, adds, ...)                                             \
   template <>                                                                                                        \

@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     for (int i = 0; i < Tile::kStages - kBehind; ++i) fill();
   }
 
-  const std::uint32_t table = kept(column_of<T>(lane));
+  const std::uint32_t table = kept(column_of<T>(lane) + shared_address(shared) - kReservedShared);
   int met = 0;  // parity of the cluster's barriers
   bool shares = false;
   while (true) {
