@@ -56,6 +56,8 @@ void CpuBackend::reserve(int max_rows, int max_cols, int context) {
 
 std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
 
+std::vector<LinearWay> CpuBackend::ways(const Weight&, DType) const { return {{1, std::string(to_string(target_))}}; }
+
 std::string CpuBackend::description() const {
   return "CPU, " + std::string(to_string(target_)) + ", " + std::to_string(pool_.threads()) +
          (pool_.threads() == 1 ? " thread" : " threads");

@@ -18,6 +18,7 @@ class CpuBackend final : public Backend {
   std::size_t scratch_bytes() const override;
   std::span<const int> last_argmax() override { return argmax_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:

@@ -129,6 +129,11 @@ void CudaBackend::reserve(int max_rows, int max_cols, int context) {
 
 std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
 
+std::vector<LinearWay> CudaBackend::ways(const Weight& weight, DType compute_dtype) const {
+  return with_dtype(compute_dtype,
+                    [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight); });
+}
+
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
 
 void CudaBackend::forget_graphs() {

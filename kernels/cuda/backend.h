@@ -28,6 +28,7 @@ class CudaBackend final : public Backend {
   std::size_t scratch_bytes() const override;
   std::span<const int> last_argmax() override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:

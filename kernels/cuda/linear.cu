@@ -94,18 +94,24 @@ void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row,
   }
 }
 
+/// Whether rows of segments of this length go the fused way.
+template <class T, class Layout>
+bool goes_fused(const Launch& launch, Length length, const Layout& weight) {
+  if constexpr (kFuses<T, Layout>) {
+    return launch.is_hopper && is_tiled(weight) && is_fused(weight.n, weight.k, length);
+  }
+  return false;
+}
+
 /// How many of the first projections one launch of the fused path can take: none where it is not the way.
 template <class T, class Layout>
 std::size_t count_fused(const Launch& launch, Length length, std::span<const Projection> projections) {
-  if constexpr (kFuses<T, Layout>) {
-    const std::size_t alike = count_alike<Layout>(projections);
-    const int n = projections[0].y.cols, k = std::get<Layout>(projections[0].linear.weight).k;
-    if (alike == 0 || !launch.is_hopper || !is_fused(n, k, length)) return 0;
-    std::size_t count = 1;
-    while (count < alike && projections[count].y.cols == n) ++count;
-    return count;
-  }
-  return 0;
+  const auto& first = std::get<Layout>(projections[0].linear.weight);
+  if (!goes_fused<T>(launch, length, first)) return 0;
+  const std::size_t alike = count_alike<Layout>(projections);
+  std::size_t count = 1;
+  while (count < alike && std::get<Layout>(projections[count].linear.weight).n == first.n) ++count;
+  return count;
 }
 
 template <class T>
@@ -142,6 +148,20 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
   }
 }
 
+template <class T>
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
+  return with_layout(weight, [&]<class Layout>(const Layout& w) {
+    std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
+    const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
+    for (const auto& [length, from] :
+         {std::pair{Length::kSome, kMostFewRows + 1}, {Length::kMany, kMostSomeRows + 1}}) {
+      const std::string name = goes_fused<T>(launch, length, w) ? "fused" : many;
+      if (name != ways.back().name) ways.push_back({from, name});
+    }
+    return ways;
+  });
+}
+
 std::size_t expand_bytes(int most_cols) {
   return std::max(kExpandBytes,
                   static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float));
@@ -153,5 +173,9 @@ template void linears<Half>(const Launch&, Matmul&, std::byte*, const Normed*, T
                             std::span<const Projection>);
 template void linears<BFloat16>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
                                 std::span<const Projection>);
+
+template std::vector<LinearWay> linear_ways<float>(const Launch&, const Weight&);
+template std::vector<LinearWay> linear_ways<Half>(const Launch&, const Weight&);
+template std::vector<LinearWay> linear_ways<BFloat16>(const Launch&, const Weight&);
 
 }  // namespace nibble

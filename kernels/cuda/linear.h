@@ -41,13 +41,20 @@ struct Finish {
   __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
     y[place] = from_f32<T>(value(sum, ahead));
   }
-  /// Eight results side by side, 16-byte aligned.
-  __device__ __forceinline__ void eight(float (&sums)[8], int column, std::int64_t place) const {
-    float biases[8] = {}, residuals[8] = {};
-    if (bias != nullptr) load8(bias + column, biases);
-    if (residual != nullptr) load8(residual + place, residuals);
+  /// The same for eight results side by side, 16-byte aligned: T[8] of bias and residual, zeros where there are none.
+  __device__ __forceinline__ uint4 fetch_bias(int column, bool valid) const {
+    return bias == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(bias + column);
+  }
+  __device__ __forceinline__ uint4 fetch_residual(std::int64_t place, bool valid) const {
+    return residual == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(residual + place);
+  }
+  __device__ __forceinline__ void eight(float (&sums)[8], const uint4& biases, const uint4& residuals,
+                                        std::int64_t place) const {
+    float b[8], r[8];
+    load8(reinterpret_cast<const T*>(&biases), b);
+    load8(reinterpret_cast<const T*>(&residuals), r);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], {biases[i], residuals[i]});
+    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], {b[i], r[i]});
     store8(y + place, sums);
   }
 };

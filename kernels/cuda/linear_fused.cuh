@@ -26,18 +26,17 @@ namespace {
 constexpr int kDividedSteps = 4;
 
 /// Tiles of a kernel.
-template <int kColumns_, int kGroups_, int kSets_, int kAhead_>
+template <int kColumns_, int kGroups_, int kSets_, int kTurn_>
 struct FusedTile {
-  static constexpr int kColumns = kColumns_;                 ///< rows of x
-  static constexpr int kGroups = kGroups_;                   ///< warpgroups
-  static constexpr int kSets = kSets_;                       ///< times 64 rows of w that each has
-  static constexpr int kAhead = kAhead_;                     ///< steps that weights are loaded ahead
-  static constexpr int kTurn = std::max(kAhead, 2 / kSets);  ///< steps of a turn of the loop
+  static constexpr int kColumns = kColumns_;  ///< rows of x
+  static constexpr int kGroups = kGroups_;    ///< warpgroups
+  static constexpr int kSets = kSets_;        ///< times 64 rows of w that each has
+  static constexpr int kTurn = kTurn_;        ///< steps whose weights are loaded together
   static constexpr int kRows = 64 * kGroups * kSets;
   static constexpr int kThreads = 128 * kGroups;
   static constexpr int kStageBytes = kColumns * kLineBytes;
-  static constexpr int kStages = std::min(8, (128 << 10) / kStageBytes);
-  static constexpr int kPiece = 32;  ///< rows of x whose sums there is room for
+  static constexpr int kStages = std::min(8, (96 << 10) / kStageBytes);
+  static constexpr int kPiece = std::min(64, kColumns);  ///< rows of x whose sums there is room for
   static constexpr int kPitch = kRows + 4;
   static constexpr int kSumsBytes = kPiece * kPitch * 4;
   static constexpr int kBarriers = 2 * kStages + 2;
@@ -122,13 +121,19 @@ __device__ __forceinline__ void decode_tile(const View& view, const typename Vie
   }
 }
 
+__device__ __forceinline__ void add_eight(float (&v)[8], const uint4& a, const uint4& b) {
+  v[0] += __uint_as_float(a.x), v[1] += __uint_as_float(a.y), v[2] += __uint_as_float(a.z);
+  v[3] += __uint_as_float(a.w), v[4] += __uint_as_float(b.x), v[5] += __uint_as_float(b.y);
+  v[6] += __uint_as_float(b.z), v[7] += __uint_as_float(b.w);
+}
+
 template <class Layout, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
   using View = TileView<Layout>;
   constexpr int kTiles = 4 / View::kSteps;  // of a step
-  constexpr int kSets = Tile::kSets, kAhead = Tile::kAhead;
-  static_assert(kDividedSteps % Tile::kTurn == 0);
+  constexpr int kSets = Tile::kSets, kTurn = Tile::kTurn;
+  static_assert(kDividedSteps % kTurn == 0 && kTurn * kSets % 2 == 0);
   extern __shared__ __align__(1024) char shared[];
   char* const ring = shared + (View::kHasTable ? kPairTableBytes : 0);
   float* const sums = reinterpret_cast<float*>(ring + Tile::kStages * Tile::kStageBytes);
@@ -151,13 +156,25 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     return Place{part, u / task.column_tiles * Tile::kRows, u % task.column_tiles * Tile::kColumns};
   };
 
-  // A lane's weights.
-  typename View::Loaded loaded[kAhead][kSets][kTiles];
+  // A lane's weights of a turn. Those of the next one are asked for when all of this one's have come, and not sooner:
+  // a wait for some is a wait for all that are under way.
+  struct Weights {
+    typename View::Loaded tiles[kTurn][kSets][kTiles];
+  };
+  Weights next;
   typename View::Place weights[kSets];
   const View* view = nullptr;
-  const auto load = [&](int slot, int set, int step) {
+  const auto load = [&](int step) {
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) loaded[slot][set][i] = view->load(weights[set], 0, step * kTiles + i);
+    for (int turn = 0; turn < kTurn; ++turn) {
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+          next.tiles[turn][set][i] = view->load(weights[set], 0, (step + turn) * kTiles + i);
+        }
+      }
+    }
   };
   const auto begin = [&](const Place& place) {
     view = &task.parts[place.part].weight;
@@ -166,11 +183,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       const int tile = place.row / kTileRows + (warp / 4 * kSets + set) * 4 + warp % 4;
       weights[set] = view->place(min(tile, view->n / kTileRows - 1), lane);
     }
-#pragma unroll
-    for (int slot = 0; slot < kAhead; ++slot) {
-#pragma unroll
-      for (int set = 0; set < kSets; ++set) load(slot, set, min(first + slot, last - 1));
-    }
+    load(first);
   };
   Place place = place_of(unit);
   begin(place);
@@ -229,11 +242,10 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     float sum[kSets][Tile::kColumns / 2];
     StepOfFactors factors[2];
     int before = -1;  // the stage whose products may be under way
-    const auto multiply_step = [&]<int kSlot, int kSet>(std::integral_constant<int, kSlot>,
-                                                        std::integral_constant<int, kSet>, int step) {
-      constexpr int kNow = (kSlot * kSets + kSet) % 2;
+    const auto multiply_step = [&]<int kNumber>(std::integral_constant<int, kNumber>, const Weights& loaded, int step) {
+      constexpr int kSet = kNumber % kSets, kNow = kNumber % 2;
       StepOfFactors& now = factors[kNow];
-      const auto& tiles = loaded[kSlot][kSet];
+      const auto& tiles = loaded.tiles[kNumber / kSets][kSet];
       const auto decode = [&]<int kPart>(std::integral_constant<int, kPart>) {
         std::uint32_t upper = 0, lower = 0;
         if constexpr (View::kHasTable) {
@@ -244,7 +256,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       };
       decode(std::integral_constant<int, 0>{});
       if constexpr (kTiles == 2) decode(std::integral_constant<int, 1>{});
-      if (step + kAhead < last) load(kSlot, kSet, step + kAhead);
       if (kSet == 0) wait(full + 8 * at.stage, at.parity);
       const std::uint64_t b = describe_lines(lines + at.stage * Tile::kStageBytes);
       begin_products();
@@ -264,13 +275,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         at.advance();
       }
     };
-    for (int step = first; step < last; step += Tile::kTurn) {
-      const auto turn = [&]<int... kStep>(std::integer_sequence<int, kStep...>) {
-        (multiply_step(std::integral_constant<int, kStep / kSets % kAhead>{},
-                       std::integral_constant<int, kStep % kSets>{}, step + kStep / kSets),
-         ...);
+#pragma unroll 1
+    for (int step = first; step < last; step += kTurn) {
+      const Weights now = next;
+      if (step + kTurn < last) load(step + kTurn);
+      const auto turn = [&]<int... kNumber>(std::integer_sequence<int, kNumber...>) {
+        (multiply_step(std::integral_constant<int, kNumber>{}, now, step + kNumber / kSets), ...);
       };
-      turn(std::make_integer_sequence<int, Tile::kTurn * kSets>{});
+      turn(std::make_integer_sequence<int, kTurn * kSets>{});
     }
     wait_for_products<0>();
 
@@ -285,6 +297,18 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     }
     const auto& part = task.parts[done.part];
     const int n = part.weight.n;
+    constexpr int kEights = Tile::kRows / 8, kItems = Tile::kPiece * kEights;
+    constexpr int kItemsEach = kItems / Tile::kThreads, kAtOnce = 2;
+    static_assert(kItemsEach % kAtOnce == 0);
+    // A thread's results are of the same eight rows of w.
+    static_assert(Tile::kThreads % kEights == 0);
+    const int share = kItems / task.split;
+    const int row = static_cast<int>(threadIdx.x) % kEights * 8;
+    const bool has_row = done.row + row < n;
+    float scales[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) scales[i] = has_row ? part.weight.row_scale(done.row + row + i) : 0.0F;
+    const auto bias = part.finish.fetch_bias(done.row + row, has_row);
 #pragma unroll 1
     for (int piece = 0; piece < Tile::kColumns / Tile::kPiece; ++piece) {
       if (done.column + piece * Tile::kPiece >= task.rows) break;
@@ -304,6 +328,16 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         ((piece == kPiece ? leave(std::integral_constant<int, kPiece>{}) : void()), ...);
       };
       choose(std::make_integer_sequence<int, Tile::kColumns / Tile::kPiece>{});
+      const auto column_of_item = [&](int i) {
+        return (rank * share + i * Tile::kThreads + static_cast<int>(threadIdx.x)) / kEights;
+      };
+      const auto place_of_item = [&](int i) {
+        return static_cast<std::int64_t>(done.column + piece * Tile::kPiece + column_of_item(i)) * n + done.row + row;
+      };
+      const auto is_there = [&](int i) {
+        return has_row && i * Tile::kThreads + static_cast<int>(threadIdx.x) < share &&
+               done.column + piece * Tile::kPiece + column_of_item(i) < task.rows;
+      };
       meet(1, Tile::kThreads);
       if (task.split > 1) {
         shares = true;
@@ -311,25 +345,31 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         wait_for_cluster(ready, met);
         met ^= 1;
       }
-      constexpr int kEights = Tile::kRows / 8, kItems = Tile::kPiece * kEights;
-      const int share = kItems / task.split;
-      for (int i = static_cast<int>(threadIdx.x); i < share; i += Tile::kThreads) {
-        const int item = rank * share + i;
-        const int column = item / kEights, row = item % kEights * 8;
-        const int row_of_x = done.column + piece * Tile::kPiece + column;
-        if (row_of_x >= task.rows || done.row + row >= n) continue;
-        const std::uint32_t from = shared_address(sums + column * Tile::kPitch + row);
-        float v[8];
-        for (int block = 0; block < task.split; ++block) {
-          const std::uint32_t there = in_block(from, block);
-          const float4 a = load_there(there), b = load_there(there + 16);
-          const float more[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll 1
+      for (int begin = 0; begin < kItemsEach; begin += kAtOnce) {
+        uint4 residuals[kAtOnce];
 #pragma unroll
-          for (int j = 0; j < 8; ++j) v[j] = block == 0 ? more[j] : v[j] + more[j];
+        for (int i = 0; i < kAtOnce; ++i) {
+          residuals[i] = part.finish.fetch_residual(place_of_item(begin + i), is_there(begin + i));
         }
 #pragma unroll
-        for (int j = 0; j < 8; ++j) v[j] *= part.weight.row_scale(done.row + row + j);
-        part.finish.eight(v, done.row + row, static_cast<std::int64_t>(row_of_x) * n + done.row + row);
+        for (int i = 0; i < kAtOnce; ++i) {
+          if (!is_there(begin + i)) continue;
+          const std::uint32_t from = shared_address(sums + column_of_item(begin + i) * Tile::kPitch + row);
+          float v[8] = {};
+          if (task.split == 1) {
+            add_eight(v, load_shared(from), load_shared(from + 16));
+          } else {
+#pragma unroll 4
+            for (int block = 0; block < task.split; ++block) {
+              const std::uint32_t there = in_block(from, block);
+              add_eight(v, load_there(there), load_there(there + 16));
+            }
+          }
+#pragma unroll
+          for (int j = 0; j < 8; ++j) v[j] *= scales[j];
+          part.finish.eight(v, bias, residuals[i], place_of_item(begin + i));
+        }
       }
       meet(1, Tile::kThreads);
       if (task.split > 1 && threadIdx.x < task.split) arrive_there(in_block(free, static_cast<int>(threadIdx.x)));

@@ -26,6 +26,10 @@ template <class T>
 void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections);
 
+/// What `linears` does with rows of segments of each length.
+template <class T>
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight);
+
 /// Room for weights of up to `most_cols` columns, or rows of x as wide.
 std::size_t expand_bytes(int most_cols);
 

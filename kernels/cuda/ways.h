@@ -17,8 +17,6 @@ inline Length length_of(int rows) {
 }
 
 /// Whether rows of segments of this length go the fused way, given a GPU that has it.
-inline bool is_fused(int n, int k, Length length) {
-  return length == Length::kSome && n >= 256 && k % 256 == 0;
-}
+inline bool is_fused(int n, int k, Length length) { return length == Length::kSome && n >= 256 && k % 256 == 0; }
 
 }  // namespace nibble

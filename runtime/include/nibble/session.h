@@ -79,6 +79,19 @@ struct KernelTiming {
   std::vector<double> seconds;  ///< of one layer, one for each repetition
 };
 
+/// Which of the device's ways multiplies by a weight [n, k]: each from a number of tokens in a sequence's share of a
+/// step on, up to the next one's.
+struct LinearKernels {
+  std::string name;    ///< q, k, v, out; fc1, ...
+  std::string layout;  ///< scheme, or dtype of a weight that has none
+  int n, k;
+  struct Way {
+    int from;
+    std::string name;
+  };
+  std::vector<Way> ways;
+};
+
 /// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
 /// in parallel. Movable.
 class Session {
@@ -104,6 +117,9 @@ class Session {
   /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
   /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
   std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
+
+  /// The kernels of the linears, one for each shape.
+  std::vector<LinearKernels> explain_kernels() const;
 
   /// Forgets what the sequences hold.
   void reset();
