@@ -4,6 +4,7 @@
 #include "kernels/cuda/linear.h"
 
 #include "kernels/cuda/linear_expand.cuh"
+#include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/linear_plain.cuh"
 #include "kernels/cuda/linears.h"
 #include "kernels/cuda/rows.h"
@@ -94,23 +95,22 @@ void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row,
   }
 }
 
-/// Whether rows of segments of this length go the fused way.
+/// Into how many parts the fused way divides the columns for rows of segments of this length, 0 where it is not theirs.
 template <class T, class Layout>
-bool goes_fused(const Launch& launch, Length length, const Layout& weight) {
+int split_of(const Launch& launch, Length length, const Layout& weight) {
   if constexpr (kFuses<T, Layout>) {
-    return launch.is_hopper && is_tiled(weight) && is_fused(weight.n, weight.k, length);
+    if (launch.is_hopper && is_tiled(weight)) return fused_split(weight.n, weight.k, length);
   }
-  return false;
+  return 0;
 }
 
-/// How many of the first projections one launch of the fused path can take: none where it is not the way.
-template <class T, class Layout>
-std::size_t count_fused(const Launch& launch, Length length, std::span<const Projection> projections) {
-  const auto& first = std::get<Layout>(projections[0].linear.weight);
-  if (!goes_fused<T>(launch, length, first)) return 0;
+/// How many of the first projections one launch of the fused path can take.
+template <class Layout>
+std::size_t count_fused(std::span<const Projection> projections) {
   const std::size_t alike = count_alike<Layout>(projections);
+  const auto rows_of = [&](std::size_t i) { return std::get<Layout>(projections[i].linear.weight).n; };
   std::size_t count = 1;
-  while (count < alike && std::get<Layout>(projections[count].linear.weight).n == first.n) ++count;
+  while (count < alike && rows_of(count) == rows_of(0)) ++count;
   return count;
 }
 
@@ -118,13 +118,16 @@ template <class T>
 void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, const RowRun& run,
                std::span<const Projection> projections) {
   while (!projections.empty()) {
-    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
-      const std::size_t fused = count_fused<T, Layout>(launch, run.length, projections);
-      if constexpr (kFuses<T, Layout>) {
-        if (fused > 0) linear_fused<T, Layout>(launch, room, x, run.first, run.rows, projections.first(fused));
+    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout& weight) {
+      std::size_t taken = 1;
+      const int split = split_of<T>(launch, run.length, weight);
+      if (split == 0) {
+        linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
+      } else if constexpr (kFuses<T, Layout>) {
+        taken = count_fused<Layout>(projections);
+        linear_fused<T, Layout>(launch, room, x, run.first, run.rows, split, projections.first(taken));
       }
-      if (fused == 0) linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
-      projections = projections.subspan(std::max<std::size_t>(fused, 1));
+      projections = projections.subspan(taken);
     });
   }
 }
@@ -153,10 +156,10 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
   return with_layout(weight, [&]<class Layout>(const Layout& w) {
     std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
-    for (const auto& [length, from] :
-         {std::pair{Length::kSome, kMostFewRows + 1}, {Length::kMany, kMostSomeRows + 1}}) {
-      const std::string name = goes_fused<T>(launch, length, w) ? "fused" : many;
-      if (name != ways.back().name) ways.push_back({from, name});
+    for (const int most : {kMostFewRows, kMostSomeRows, kMostMoreRows}) {
+      const int split = split_of<T>(launch, length_of(most + 1), w);
+      const std::string name = split == 0 ? many : "fused, k / " + std::to_string(split);
+      if (name != ways.back().name) ways.push_back({most + 1, name});
     }
     return ways;
   });

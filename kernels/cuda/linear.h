@@ -91,12 +91,6 @@ template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections);
 
-/// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `room` has
-/// kExpandBytes.
-template <class T, class Layout>
-void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
-                  std::span<const Projection> projections);
-
 /// Bytes of working memory for expanded weights, or for rows of x in the order of the fused way. More than the
 /// second-level cache keeps, as products of fewer rows of w are too small for the machine.
 inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;

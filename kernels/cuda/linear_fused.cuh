@@ -17,13 +17,13 @@
 
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_fused.h"
 
 namespace nibble {
 namespace {
 
 /// Steps that columns are divided by: a part has a multiple of them.
-constexpr int kDividedSteps = 4;
+constexpr int kDividedSteps = 8;
 
 /// Tiles of a kernel.
 template <int kColumns_, int kGroups_, int kSets_, int kTurn_>
@@ -379,15 +379,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   if (shares) wait_for_cluster(free, met ^ 1);
 }
 
-/// Into how many parts a weight's columns are divided: as many as make work for the machine, with some steps for each.
-inline int split_of(int n, int k) {
-  constexpr int kBlocks = 128, kRows = 256, kFewestSteps = 4;
-  const int tiles = (n + kRows - 1) / kRows;
-  int split = 1;
-  while (split < 8 && 2 * split * tiles <= kBlocks && 2 * split * kFewestSteps <= k / kLineColumns) split *= 2;
-  return split;
-}
-
 template <class View, class Tile>
 constexpr int kFusedBytes = (View::kHasTable ? kPairTableBytes : 0) + Tile::kStages* Tile::kStageBytes
                             + Tile::kSumsBytes + 8 * Tile::kBarriers;
@@ -434,7 +425,7 @@ void arrange(const Launch& launch, const void* x, int rows, int steps, void* out
 }  // namespace
 
 template <class T, class Layout>
-void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
+void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows, int split,
                   std::span<const Projection> projections) {
   const int k = x.cols, steps = k / kLineColumns;
   const int most = static_cast<int>(kExpandBytes / (static_cast<std::size_t>(steps) * kLineBytes)) / 128 * 128;
@@ -447,20 +438,24 @@ void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row
     }
     task.rows = std::min(most, rows - done);
     task.steps = steps;
-    task.split = split_of(task.parts[0].weight.n, k);
+    task.split = split;
     task.x = reinterpret_cast<const char*>(room);
     arrange<TileView<Layout>::kSteps>(launch, x.row<T>(first_row + done), task.rows, steps, room);
+    // Registers for as many weights under way as there is room for beside the sums.
     if (task.rows <= 32) {
-      launch_fused<Layout, T, FusedTile<32, 4, 1, 4>>(launch, task, parts);
+      launch_fused<Layout, T, FusedTile<32, 2, 1, 8>>(launch, task, parts);
     } else if (task.rows <= 64) {
-      launch_fused<Layout, T, FusedTile<64, 4, 1, 4>>(launch, task, parts);
+      launch_fused<Layout, T, FusedTile<64, 2, 1, 8>>(launch, task, parts);
+    } else if (task.rows <= 256) {
+      launch_fused<Layout, T, FusedTile<128, 2, 1, 4>>(launch, task, parts);
     } else {
-      launch_fused<Layout, T, FusedTile<128, 2, 2, 1>>(launch, task, parts);
+      launch_fused<Layout, T, FusedTile<128, 2, 2, 2>>(launch, task, parts);
     }
   }
 }
 
-#define NIBBLE_FUSED(T, ...) \
-  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::byte*, Tensor, int, int, std::span<const Projection>);
+#define NIBBLE_FUSED(T, ...)                                                                   \
+  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::byte*, Tensor, int, int, int, \
+                                             std::span<const Projection>);
 
 }  // namespace nibble
