@@ -96,7 +96,7 @@ std::vector<LinearKernels> Session::explain_kernels() const {
     LinearKernels each{
         std::string(linear.name), std::string(layout), nibble::rows(linear.weight), cols(linear.weight), {}};
     for (const LinearWay& way : impl_->backend->ways(linear.weight, model.compute_dtype())) {
-      each.ways.push_back({way.from, way.name});
+      each.ways.emplace_back(way.from, way.name);
     }
     kernels.push_back(std::move(each));
   }

@@ -66,9 +66,9 @@ WayReport::WayReport(ResultFormat format)
 
 void WayReport::add(const ModelInfo& model, Device device, const LinearKernels& kernels) {
   const std::string backend = backend_name(device);
-  for (const LinearKernels::Way& way : kernels.ways) {
+  for (const auto& [from, way] : kernels.ways) {
     rows_.add({model.name, backend, std::string(to_string(model.compute_dtype)), kernels.name, kernels.layout,
-               fmt::format("{} x {}", kernels.n, kernels.k), std::to_string(way.from), way.name},
+               fmt::format("{} x {}", kernels.n, kernels.k), std::to_string(from), way},
               {{"model_filename", model.name},
                {"backends", backend},
                {"dtype", to_string(model.compute_dtype)},
@@ -76,8 +76,8 @@ void WayReport::add(const ModelInfo& model, Device device, const LinearKernels& 
                {"layout", kernels.layout},
                {"n", kernels.n},
                {"k", kernels.k},
-               {"from_tokens", way.from},
-               {"way", way.name}});
+               {"from_tokens", from},
+               {"way", way}});
   }
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nibble/memory.h"
@@ -79,17 +80,11 @@ struct KernelTiming {
   std::vector<double> seconds;  ///< of one layer, one for each repetition
 };
 
-/// Which of the device's ways multiplies by a weight [n, k]: each from a number of tokens in a sequence's share of a
-/// step on, up to the next one's.
+/// Which kernels multiply by a weight [n, k]: each from a number of tokens that a sequence adds in a step on.
 struct LinearKernels {
-  std::string name;    ///< q, k, v, out; fc1, ...
-  std::string layout;  ///< scheme, or dtype of a weight that has none
+  std::string name, layout;  ///< q, k, v, out; fc1, ...; a scheme, or the dtype of a weight that has none
   int n, k;
-  struct Way {
-    int from;
-    std::string name;
-  };
-  std::vector<Way> ways;
+  std::vector<std::pair<int, std::string>> ways;
 };
 
 /// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
