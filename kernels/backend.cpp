@@ -230,8 +230,10 @@ void Backend::copy_to_host(Tensor x, std::span<float> values) {
   if (!values.empty()) do_copy_to_host(x, values);
 }
 
+Weight Backend::prepare(const Weight& weight) { return prepare(weight, storage_of(weight, DType::kF32), "weight"); }
+
 std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target) {
-  return device == Device::kCuda ? make_cuda_backend() : make_cpu_backend(threads, cpu_target);
+  return device == Device::kCuda ? make_cuda_backend(threads) : make_cpu_backend(threads, cpu_target);
 }
 
 std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context) {

@@ -16,7 +16,8 @@
 
 #include "kernels/activation.h"
 #include "kernels/kv_cache.h"
-#include "kernels/layout/weight.h"
+#include "kernels/random_weight.h"
+#include "kernels/storage.h"
 
 namespace nibble {
 
@@ -72,13 +73,21 @@ struct LinearWay {
 };
 
 /// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return
-/// before their work is done; copy_to_host and last_argmax wait for it.
+/// before their work is done; wait, copy_to_host and last_argmax wait for it.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Moves a weight to the device, into the order its kernels read; on the CPU the weight itself.
-  virtual Weight prepare(Weight weight) = 0;
+  /// Makes room for what is asked for next: `buffers` buffers of `bytes` together, in one allocation. Nothing on the
+  /// CPU. Throws Error{kOutOfMemory}.
+  virtual void make_room(std::uint64_t bytes, std::size_t buffers) = 0;
+  /// A weight on the device, kept as `target` says and in the order its kernels read; on the CPU the weight itself
+  /// where it is kept so already. Throws what `store` throws.
+  virtual Weight prepare(const Weight& weight, const Storage& target, std::string_view name) = 0;
+  /// The same of a weight that stays as it is.
+  Weight prepare(const Weight& weight);
+  /// A made-up weight on the device.
+  virtual Weight make_random(const RandomWeight& weight) = 0;
   /// Moves other parameters (biases, LayerNorms) to the device; on the CPU the buffer itself.
   virtual Buffer upload(Buffer buffer) = 0;
   /// Working memory on the device, not initialised. Throws Error{kOutOfMemory}.
@@ -88,6 +97,8 @@ class Backend {
   virtual void reserve(int max_rows, int max_cols, int context) = 0;
   /// Bytes of that working memory now.
   virtual std::size_t scratch_bytes() const = 0;
+  /// Waits until everything asked for is done. Throws when something went wrong on the way.
+  virtual void wait() = 0;
 
   /// Begins a step: embed, add_positions, project, attend and gather_outputs are about this batch until the next call.
   void begin(const Batch& batch);
@@ -149,18 +160,20 @@ class Backend {
   std::vector<Segment> segments_;
 };
 
-/// `threads` 0: one a core. `cpu_target` empty: the fastest instruction set here. Throws Error{kUnsupported} when the
-/// device is not in this build, Error{kNotFound} when the machine has none.
+/// `threads` 0: one a core; with a GPU they bring weights to it. `cpu_target` empty: the fastest instruction set here.
+/// Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the machine has none.
 std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target = {});
 std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target = {});
-std::unique_ptr<Backend> make_cuda_backend();
+std::unique_ptr<Backend> make_cuda_backend(int threads = 0);
 
 /// What the backend's scratch_bytes() is after reserve(max_rows, max_cols, context).
 std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context);
 std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context);
 std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context);
 
-/// Bytes the device could still give. Throws as make_backend does.
+/// Bytes the device could still give, and bytes in use that no backend of this process asked for: the driver's, the
+/// kernels', other processes'. Throw as make_backend does.
 std::uint64_t cuda_available_memory();
+std::uint64_t cuda_overhead_memory();
 
 }  // namespace nibble

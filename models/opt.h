@@ -21,7 +21,7 @@ using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)
 class OptModel {
  public:
   /// Loads the parameters of `source`, as `policy` says, onto the backend's device. Throws Error.
-  static OptModel load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, ThreadPool& pool,
+  static OptModel load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend,
                        const LoadProgress& progress);
 
   const ModelConfig& config() const { return config_; }

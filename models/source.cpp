@@ -58,9 +58,9 @@ class CheckpointSource final : public ParameterSource {
     return format_of(checkpoint_, stored).describe(checkpoint_, stored);
   }
 
-  Weight matrix(const std::string& name, const Storage& target, ThreadPool& pool) const override {
+  Weight matrix(const std::string& name, const Storage& target, Backend& backend) const override {
     const std::string stored = stored_name(name);
-    return store(format_of(checkpoint_, stored).read(checkpoint_, stored), target, stored + ".weight", pool);
+    return backend.prepare(format_of(checkpoint_, stored).read(checkpoint_, stored), target, stored + ".weight");
   }
 
   std::vector<float> vector(const std::string& tensor, int size) const override {

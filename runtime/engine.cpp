@@ -1,6 +1,9 @@
 #include "nibble/engine.h"
 
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 
@@ -41,6 +44,14 @@ void report_unused(const ParameterSource& source, const ModelConfig& config) {
   }
 }
 
+/// "0.31 s" since then.
+std::string show_seconds(std::chrono::steady_clock::time_point start) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f s",
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return text.data();
+}
+
 ModelInfo describe(const std::string& model, const OptModel& opt, const StoragePolicy& policy,
                    const ParameterSource& source, bool has_tokenizer) {
   const ModelConfig& config = opt.config();
@@ -70,19 +81,20 @@ const Tokenizer& Engine::Impl::require_tokenizer() const {
 }
 
 Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   require_memory(predict_weights(*source, policy).weights(), options.device, model);
   auto tokenizer = find_tokenizer(model);
-  const auto backend = make_backend(options.device, 1, options.cpu_target);
-  ThreadPool pool(options.threads);
-  OptModel opt = OptModel::load(*source, policy, *backend, pool, progress);
+  const auto backend = make_backend(options.device, options.threads, options.cpu_target);
+  OptModel opt = OptModel::load(*source, policy, *backend, progress);
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);
   report_unused(*source, opt.config());
 
   ModelInfo info = describe(model, opt, policy, *source, tokenizer != nullptr);
   log(LogLevel::kInfo, info.name + ": " + std::string(to_string(info.scheme)) + " weights, computing in " +
-                           std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()));
+                           std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()) +
+                           ", loaded in " + show_seconds(start));
   return Engine(std::make_shared<const Impl>(
       Impl{std::move(info), std::move(opt), source->generation(), std::move(tokenizer), options}));
 }

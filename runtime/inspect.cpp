@@ -108,11 +108,11 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
   // A scheme that is asked for is shown for any matrix, the embedding too.
   if (options.scheme) parameter.kind = Parameter::Kind::kLinear;
 
-  ThreadPool pool(options.threads);
+  const auto backend = make_cpu_backend(options.threads, options.cpu_target);
   const Storage stored = source->describe(parameter.name).storage;
   const Storage target = target_storage(policy, parameter, stored);
-  const Weight before = source->matrix(parameter.name, stored, pool);
-  const Weight after = store(before, target, parameter.name, pool);
+  const Weight before = source->matrix(parameter.name, stored, *backend);
+  const Weight after = backend->prepare(before, target, parameter.name);
   const std::vector<float> original = decoded(before);
   const std::vector<float> now = decoded(after);
 

@@ -64,11 +64,13 @@ std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DT
 
 std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
                               const LoadOptions& load) {
-  const std::uint64_t logits_on_host =
-      static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
   return OptModel::activation_bytes(config, compute_dtype, plan.step_rows) +
-         OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_on_host +
+         OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_bytes(plan, config) +
          scratch_bytes(load.device, load.threads, plan.step_rows, plan.widest, plan.context);
+}
+
+std::uint64_t logits_bytes(const SessionPlan& plan, const ModelConfig& config) {
+  return static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
 }
 
 std::string show_megabytes(std::uint64_t bytes) {

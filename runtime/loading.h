@@ -30,10 +30,12 @@ struct SessionPlan {
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 
-/// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included.
+/// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included; and of
+/// those logits.
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype);
 std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
                               const LoadOptions& load);
+std::uint64_t logits_bytes(const SessionPlan& plan, const ModelConfig& config);
 
 /// "1234.5 MB", decimal.
 std::string show_megabytes(std::uint64_t bytes);

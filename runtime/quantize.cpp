@@ -172,11 +172,11 @@ void copy_other_files(const fs::path& source, const fs::path& destination) {
 std::string saved_name(const std::string& name) { return name.starts_with("decoder.") ? "model." + name : name; }
 
 std::vector<OutputTensor> vector_tensor(const ParameterSource& source, const Parameter& p, DType dtype,
-                                        ThreadPool& pool) {
+                                        Backend& backend) {
   const std::vector<float> values = source.vector(p.name, p.k);
   Buffer buffer = Buffer::allocate(values.size() * sizeof(float));
   std::ranges::copy(values, buffer.mutable_as<float>());
-  const Weight rounded = store(Dense<float>{buffer, 1, p.k}, {Scheme::kNone, dtype, 0}, p.name, pool);
+  const Weight rounded = backend.prepare(Dense<float>{buffer, 1, p.k}, {Scheme::kNone, dtype, 0}, p.name);
   std::vector<OutputTensor> tensors = write_matrix(rounded, p.name, dtype);
   tensors.front().info.name = saved_name(p.name);
   tensors.front().info.shape = {p.k};
@@ -204,7 +204,7 @@ void quantize(const std::string& source_path, const std::string& destination, co
                    .blocksize = options.blocksize};
   const StoragePolicy policy = resolve_policy(load, *source);
   const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
-  ThreadPool pool(options.threads);
+  const auto backend = make_cpu_backend(options.threads);
   AtomicDirectory directory(destination);
   ShardWriter writer(directory.path(), options.shard_bytes);
 
@@ -213,10 +213,10 @@ void quantize(const std::string& source_path, const std::string& destination, co
   std::uint64_t done = 0;
   for (const Parameter& p : parameters) {
     if (p.kind == Parameter::Kind::kVector) {
-      writer.add(vector_tensor(*source, p, policy.compute_dtype, pool));
+      writer.add(vector_tensor(*source, p, policy.compute_dtype, *backend));
     } else {
       const Storage target = file_storage(policy, p, source->describe(p.name).storage);
-      const Weight weight = source->matrix(p.name, target, pool);
+      const Weight weight = source->matrix(p.name, target, *backend);
       // A token table that was saved under its head's name alone goes back under its own.
       const std::string name = p.kind == Parameter::Kind::kTokenTable ? "decoder.embed_tokens" : p.name;
       writer.add(write_matrix(weight, saved_name(name), policy.compute_dtype));

@@ -132,10 +132,13 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   const LoadOptions& load = engine->options;
   const DType dtype = engine->model.compute_dtype();
   const std::uint64_t cached = cache_bytes(plan, config, dtype);
-  require_memory(cached + workspace_bytes(plan, config, dtype, load), load.device,
+  const std::uint64_t workspace = workspace_bytes(plan, config, dtype, load);
+  require_memory(cached + workspace, load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
   backend = make_backend(load.device, load.threads, load.cpu_target);
   log(LogLevel::kInfo, "computing on " + backend->description());
+  constexpr std::size_t kBuffers = 5;  // scratch, keys, values, activations and results
+  backend->make_room(cached + workspace - logits_bytes(plan, config), kBuffers);
   backend->reserve(plan.step_rows, plan.widest, plan.context);
   cache = {backend->allocate(cached / 2),
            backend->allocate(cached / 2),
@@ -332,6 +335,7 @@ MemoryLedger Session::memory() const {
   const Tokenizer* tokenizer = impl_->engine->tokenizer.get();
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();
+  ledger.device_overhead = overhead_memory(impl_->engine->options.device);
   return ledger;
 }
 

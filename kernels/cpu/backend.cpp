@@ -44,7 +44,11 @@ const T* parameters(const Buffer& buffer) {
 CpuBackend::CpuBackend(int threads, CpuTarget target)
     : target_(target), kernels_(cpu_kernels(target)), pool_(threads) {}
 
-Weight CpuBackend::prepare(Weight weight) { return weight; }
+Weight CpuBackend::prepare(const Weight& weight, const Storage& target, std::string_view name) {
+  return store(weight, target, name, pool_);
+}
+
+Weight CpuBackend::make_random(const RandomWeight& weight) { return make_random_weight(weight, pool_); }
 
 Buffer CpuBackend::upload(Buffer buffer) { return buffer; }
 

@@ -11,11 +11,14 @@ class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, CpuTarget target);
 
-  Weight prepare(Weight weight) override;
+  void make_room(std::uint64_t, std::size_t) override {}
+  Weight prepare(const Weight& weight, const Storage& target, std::string_view name) override;
+  Weight make_random(const RandomWeight& weight) override;
   Buffer upload(Buffer buffer) override;
   Buffer allocate(std::size_t bytes) override;
   void reserve(int max_rows, int max_cols, int context) override;
   std::size_t scratch_bytes() const override;
+  void wait() override {}
   std::span<const int> last_argmax() override { return argmax_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
   std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;

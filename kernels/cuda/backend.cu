@@ -4,15 +4,14 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/encode.h"
 #include "kernels/cuda/repack.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/dispatch.h"
 
 namespace nibble {
 namespace {
-
-/// Kernels are compiled for this compute capability and later ones.
-constexpr int kOldestMajor = 8;
 
 /// Room for a batch: tokens, positions, sequence_of, slot_of and outputs, then segments, each of up to `rows`.
 std::size_t batch_bytes(int rows) { return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment)); }
@@ -41,44 +40,16 @@ struct Scratch {
   static constexpr int kMostSequences = 4096;
 };
 
-void require_device() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  int driver = 0;
-  check(cudaDriverGetVersion(&driver), "asking for the driver's version");
-  if (status == cudaErrorInsufficientDriver && driver > 0) {
-    throw Error(ErrorKind::kUnsupported,
-                "device cuda: the driver is too old for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
-                    std::to_string(CUDART_VERSION / 10 % 100) + ", which this nibble was built with; update it");
-  }
-  if (driver == 0 || status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
-    throw Error(ErrorKind::kNotFound, "device cuda: expected an NVIDIA GPU and its driver, found none");
-  }
-  check(status, "looking for a GPU");
-}
-
 }  // namespace
 
-CudaBackend::CudaBackend() {
-  require_device();
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties");
-  name_ = properties.name;
-  if (properties.major < kOldestMajor) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected a GPU of compute capability 8.0 or later, found " +
-                                             name_ + " of " + std::to_string(properties.major) + "." +
-                                             std::to_string(properties.minor));
-  }
-  int reserved = 0;
-  check(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, 0), "asking for shared memory");
-  if (reserved != kReservedShared) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected the driver to keep " + std::to_string(kReservedShared) +
-                                             " bytes of shared memory, found " + std::to_string(reserved));
-  }
+CudaBackend::CudaBackend(int threads) {
+  const GpuFacts gpu = look_for_gpu();
+  require_usable(gpu);
+  name_ = gpu.name;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
-  launch_ = {stream_, properties.multiProcessorCount, properties.major == 9 && properties.minor == 0};
-  memory_ = std::make_unique<DeviceMemory>(stream_);
+  launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
+  memory_ = std::make_unique<DeviceMemory>(stream_, threads);
 }
 
 CudaBackend::~CudaBackend() {
@@ -90,13 +61,15 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
-Weight CudaBackend::prepare(Weight weight) { return to_device(weight, *memory_); }
+void CudaBackend::make_room(std::uint64_t bytes, std::size_t buffers) { memory_->make_room(bytes, buffers); }
 
-Buffer CudaBackend::upload(Buffer buffer) {
-  Buffer device = memory_->upload(buffer);
-  memory_->finish();
-  return device;
+Weight CudaBackend::prepare(const Weight& weight, const Storage& target, std::string_view name) {
+  return to_device(weight, target, name, *memory_);
 }
+
+Weight CudaBackend::make_random(const RandomWeight& weight) { return random_on_device(weight, *memory_); }
+
+Buffer CudaBackend::upload(Buffer buffer) { return memory_->upload(buffer); }
 
 Buffer CudaBackend::allocate(std::size_t bytes) { return memory_->allocate(bytes); }
 
@@ -133,6 +106,8 @@ std::vector<LinearWay> CudaBackend::ways(const Weight& weight, DType compute_dty
   return with_dtype(compute_dtype,
                     [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight); });
 }
+
+void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
 
@@ -305,17 +280,10 @@ CudaBackend::Recording CudaBackend::record(const std::function<void()>& verbs) {
   return {executable, found_rows_};
 }
 
-std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
+std::unique_ptr<Backend> make_cuda_backend(int threads) { return std::make_unique<CudaBackend>(threads); }
 
 std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context) {
   return Scratch(max_rows, max_cols, context).bytes;
-}
-
-std::uint64_t cuda_available_memory() {
-  require_device();
-  std::size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "asking for free memory");
-  return free;
 }
 
 }  // namespace nibble

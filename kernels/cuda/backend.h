@@ -16,16 +16,19 @@ namespace nibble {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend();
+  explicit CudaBackend(int threads);
   ~CudaBackend() override;
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
 
-  Weight prepare(Weight weight) override;
+  void make_room(std::uint64_t bytes, std::size_t buffers) override;
+  Weight prepare(const Weight& weight, const Storage& target, std::string_view name) override;
+  Weight make_random(const RandomWeight& weight) override;
   Buffer upload(Buffer buffer) override;
   Buffer allocate(std::size_t bytes) override;
   void reserve(int max_rows, int max_cols, int context) override;
   std::size_t scratch_bytes() const override;
+  void wait() override;
   std::span<const int> last_argmax() override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
   std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/layout/weight.h"
 
@@ -72,10 +73,6 @@ template <class T>
 __device__ __forceinline__ std::uint32_t column_of(int lane) {
   return static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
 }
-
-/// Shared memory that the driver keeps for itself before a block's own (cudaDevAttrReservedSharedMemoryPerBlock, which
-/// the backend compares).
-inline constexpr int kReservedShared = 1024;
 
 template <class T>
 __device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char* table) {

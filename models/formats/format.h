@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/storage.h"
 #include "models/checkpoint/checkpoint.h"
-#include "models/storage.h"
 
 namespace nibble {
 
@@ -63,8 +63,8 @@ const TensorInfo& require_tensor(const Checkpoint& checkpoint, const std::string
 std::pair<std::int64_t, std::int64_t> require_matrix(const TensorInfo& info);
 /// Its contents, sharing the checkpoint's memory.
 Buffer read_buffer(const Checkpoint& checkpoint, const TensorInfo& info);
-/// The same for fp32 scales. Throws Error{kFormat} when one is NaN or infinite.
-Buffer read_scales(const Checkpoint& checkpoint, const TensorInfo& info);
+/// The same for a table of fp32 levels. Throws Error{kFormat} when one is NaN or infinite.
+Buffer read_table(const Checkpoint& checkpoint, const TensorInfo& info);
 /// "FILE: tensor 'NAME': expected …, found …" as an Error{kFormat}.
 [[noreturn]] void fail_tensor(const TensorInfo& info, const std::string& expected, const std::string& found);
 std::string show_shape(const std::vector<std::int64_t>& shape);

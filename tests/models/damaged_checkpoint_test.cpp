@@ -12,6 +12,7 @@
 #include "models/checkpoint/safetensors_writer.h"
 #include "models/opt.h"
 #include "nibble/error.h"
+#include "tests/devices.h"
 #include "tests/places.h"
 
 namespace nibble {
@@ -50,20 +51,30 @@ class Changed {
   Changed(const Changed&) = delete;
   Changed& operator=(const Changed&) = delete;
 
-  /// What loading it says.
+  /// What loading it says, on every device.
   std::string refusal(std::optional<Scheme> scheme = {}) const {
+    const std::string sentence = refusal(scheme, Device::kCpu);
+    if (has_cuda()) {
+      EXPECT_EQ(refusal(scheme, Device::kCuda), sentence);
+      const std::uint64_t before = cuda_available_memory();
+      refusal(scheme, Device::kCuda);
+      EXPECT_EQ(cuda_available_memory(), before) << "nothing is left behind";
+    }
+    return sentence;
+  }
+
+ private:
+  std::string refusal(std::optional<Scheme> scheme, Device device) const {
     try {
       const auto source = open_checkpoint_source(path_);
-      const auto backend = make_backend(Device::kCpu, 1);
-      ThreadPool pool(1);
-      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, pool, {});
+      const auto backend = make_backend(device, 1);
+      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, {});
     } catch (const Error& error) {
       return error.what();
     }
     return "no error";
   }
 
- private:
   static std::string next() {
     static int count = 0;
     return std::to_string(++count);
@@ -178,7 +189,7 @@ TEST(DamagedCheckpoint, NamesScalesThatAreNotNumbers) {
     const float value = INFINITY;
     std::memcpy(t.at(std::string(kFc1) + ".absmax").data.data(), &value, sizeof value);
   });
-  expect_in_order(nan.refusal(), {"fc1.weight.absmax", "expected finite scales"});
+  expect_in_order(nan.refusal(), {kFc1, "expected finite scales", "absmax"});
 }
 
 TEST(DamagedCheckpoint, RefusesGpuTileOrders) {

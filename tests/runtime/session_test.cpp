@@ -189,6 +189,35 @@ TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {
             std::string::npos);
 }
 
+TEST(Memory, OfAGpuIsWhatTheLedgerSays) {
+  if (!has_cuda()) GTEST_SKIP() << "no GPU";
+  const LoadOptions load{.scheme = Scheme::kNf4Dq, .compute_dtype = DType::kF16, .device = Device::kCuda};
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  // Bytes that free memory shrinks by, and that the ledger has on the GPU: all but the tokenizer and 16 rows of logits.
+  const auto open = [&](std::uint64_t& used, std::uint64_t& counted) {
+    const std::uint64_t before = available_memory(Device::kCuda);
+    const Engine engine = Engine::open("synthetic:opt-350m", load);
+    Session session = engine.session({.context = 16});
+    session.generate(prompts, greedy(4));
+    const std::uint64_t after = available_memory(Device::kCuda);
+    session.generate(prompts, greedy(10));
+    EXPECT_EQ(available_memory(Device::kCuda), after) << "tokens take none";
+    const MemoryLedger ledger = session.memory();
+    used = before - after;
+    counted = ledger.total() - std::uint64_t{16} * 50272 * sizeof(float);
+    EXPECT_GT(ledger.device_overhead, 0U);
+    return ledger.device_overhead;
+  };
+  std::uint64_t used = 0, counted = 0;
+  const std::uint64_t overhead = open(used, counted);  // the driver loads kernels as they are first used
+  EXPECT_GE(used, counted);
+  EXPECT_LE(used, counted + overhead);
+  open(used, counted);
+  EXPECT_GE(used, counted);
+  EXPECT_LE(used, counted + (std::uint64_t{6} << 20))
+      << "the two stretches end on a page of 2 MiB, and buffers begin on 256 bytes";
+}
+
 TEST(Engine, RefusesWhatItCannotOpen) {
   EXPECT_NE(error_of([] { Engine::open("/no/such/model"); }).find("/no/such/model: no such checkpoint directory"),
             std::string::npos);

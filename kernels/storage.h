@@ -23,8 +23,9 @@ struct StorageBytes {
   std::uint64_t state;  ///< what decoding needs beside them
 };
 
-/// Whether weights of this scheme are 4-bit codes, and whether their absmax is double-quantized.
+/// Whether weights of this scheme are 4-bit codes, whether those are NF4's, and whether absmax is double-quantized.
 bool is_4bit(Scheme scheme);
+bool is_nf4(Scheme scheme);
 bool is_nested(Scheme scheme);
 
 /// Throws Error{kInvalidArgument} unless bitsandbytes allows the block size.
@@ -37,8 +38,19 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
 Storage storage_of(const Weight& weight, DType dtype);
 
 /// Turns a floating-point weight into the storage asked for, or a quantized one into plain values; one that is already
-/// so is returned as it is. `name` is for messages. Throws Error{kFormat} for values that are NaN or infinite,
-/// Error{kInvalidArgument} when a quantized weight would have to be quantized again.
-Weight store(Weight weight, const Storage& target, std::string_view name, ThreadPool& pool);
+/// so is returned as it is. `name` is for messages. Throws Error{kFormat} for weights or scales that are NaN or
+/// infinite, Error{kInvalidArgument} when a quantized weight would have to be quantized again.
+Weight store(const Weight& weight, const Storage& target, std::string_view name, ThreadPool& pool);
+
+/// 4-bit codes and their blocks' absmax as the layout of a storage, which double-quantizes the absmax or not.
+Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& storage, int n, int k);
+
+/// The levels of a 4-bit scheme.
+Buffer levels_of(Scheme scheme);
+
+/// What `store` asks of a floating-point weight: throws Error{kFormat} when one of its values is NaN or infinite, or
+/// will be when it is rounded as `target` says.
+template <class T>
+void require_finite(const Dense<T>& weight, const Storage& target, std::string_view name, ThreadPool& pool);
 
 }  // namespace nibble

@@ -1,9 +1,10 @@
-#include "models/storage.h"
+#include "kernels/storage.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cmath>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "kernels/dispatch.h"
@@ -35,57 +36,72 @@ void read_rounded(const T* values, std::int64_t first, std::int64_t count, DType
   });
 }
 
-/// The exponent of an infinity or a NaN is all ones; looking at the bits is as fast as memory.
-bool all_finite(const float* values, std::int64_t count) {
-  bool finite = true;
-  for (std::int64_t i = 0; i < count; ++i) {
-    finite &= (std::bit_cast<std::uint32_t>(values[i]) & 0x7f800000U) != 0x7f800000U;
-  }
-  return finite;
-}
-template <class T>
-bool all_finite(const T* values, std::int64_t count) {
-  constexpr std::uint16_t kExponent = std::is_same_v<T, Half> ? 0x7c00 : 0x7f80;
-  bool finite = true;
-  for (std::int64_t i = 0; i < count; ++i) finite &= (values[i].bits & kExponent) != kExponent;
-  return finite;
-}
-
-/// Fails when any value of a dense weight is NaN or infinite, as it is or once rounded to the target dtype.
-template <class T>
-void require_finite(const T* values, std::int64_t count, std::string_view name) {
-  if (!all_finite(values, count)) {
-    throw Error(ErrorKind::kFormat,
-                std::string(name) + ": expected finite weights, found a NaN or an infinity among them");
-  }
-}
+/// A number's bits without its sign, which are in the order of magnitudes; those of infinity come before NaNs'.
+std::uint32_t magnitude(float value) { return std::bit_cast<std::uint32_t>(value) & 0x7fffffffU; }
+std::uint16_t magnitude(Half value) { return value.bits & 0x7fffU; }
+std::uint16_t magnitude(BFloat16 value) { return value.bits & 0x7fffU; }
 
 template <class T>
-Weight to_dense(const Dense<T>& source, DType dtype, std::string_view name, ThreadPool& pool) {
-  const auto elements = static_cast<std::int64_t>(source.n) * source.k;
-  if (kDTypeOf<T> == dtype) {
-    for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
-      require_finite(source.values.template as<T>() + first, count, name);
+constexpr auto kInfinity = std::uint16_t{0};
+template <>
+constexpr auto kInfinity<float> = std::uint32_t{0x7f800000};
+template <>
+constexpr auto kInfinity<Half> = std::uint16_t{0x7c00};
+template <>
+constexpr auto kInfinity<BFloat16> = std::uint16_t{0x7f80};
+
+/// The smallest magnitude of a T that is infinite once it is rounded as `target` says.
+template <class T>
+auto first_infinite(const Storage& target) {
+  using Bits = decltype(magnitude(T{}));
+  const auto is_finite = [&](Bits bits) {
+    const float value = with_dtype(target.dtype, [&](auto tag) {
+      return rounded<typename decltype(tag)::type>(to_float(std::bit_cast<T>(bits)));
     });
-    return source;
+    return std::isfinite(target.scheme == Scheme::kInt8 ? rounded<Half>(value) : value);  // int8's encoder takes fp16
+  };
+  Bits first = 0, last = kInfinity<T>;
+  while (first < last) {
+    const auto middle = static_cast<Bits>(first + (last - first) / 2);
+    if (is_finite(middle)) {
+      first = static_cast<Bits>(middle + 1);
+    } else {
+      last = middle;
+    }
   }
+  return first;
+}
+
+/// Whether all magnitudes are below `limit`. Looking at the bits is as fast as memory.
+template <class T, class Bits>
+bool all_finite(const T* values, std::int64_t count, Bits limit, ThreadPool& pool) {
+  std::atomic<bool> finite = true;
+  for_each_piece(count, kPiece, pool, [&](std::int64_t first, std::int64_t pieces) {
+    bool all = true;
+    for (std::int64_t i = first; i < first + pieces; ++i) all &= magnitude(values[i]) < limit;
+    if (!all) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite;
+}
+
+template <class T>
+Weight to_dense(const Dense<T>& source, DType dtype, ThreadPool& pool) {
+  if (kDTypeOf<T> == dtype) return source;
+  const auto elements = static_cast<std::int64_t>(source.n) * source.k;
   return with_dtype(dtype, [&](auto tag) -> Weight {
     using Target = typename decltype(tag)::type;
     Dense<Target> result{Buffer::allocate(static_cast<std::size_t>(elements) * sizeof(Target)), source.n, source.k};
     auto* out = result.values.template mutable_as<Target>();
     const T* values = source.values.template as<T>();
     for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
-      std::vector<float> piece(static_cast<std::size_t>(count));
-      read_rounded(values, first, count, dtype, piece.data());
-      require_finite(piece.data(), count, name);
-      for (std::int64_t i = 0; i < count; ++i) out[first + i] = round_to<Target>(piece[static_cast<std::size_t>(i)]);
+      for (std::int64_t i = first; i < first + count; ++i) out[i] = round_to<Target>(to_float(values[i]));
     });
     return result;
   });
 }
 
 template <class T>
-Weight to_int8(const Dense<T>& source, DType dtype, std::string_view name, ThreadPool& pool) {
+Weight to_int8(const Dense<T>& source, DType dtype, ThreadPool& pool) {
   const std::int64_t k = source.k;
   const std::int64_t elements = source.n * k;
   Int8Row result{Buffer::allocate(static_cast<std::size_t>(elements)),
@@ -96,8 +112,6 @@ Weight to_int8(const Dense<T>& source, DType dtype, std::string_view name, Threa
   for_each_piece(elements, rows_a_piece * k, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, dtype, piece.data());
-    for (float& value : piece) value = rounded<Half>(value);  // as the encoder does; beyond 65504 it is infinite
-    require_finite(piece.data(), count, name);
     encode_int8_rows(piece, source.k, {codes + first, static_cast<std::size_t>(count)},
                      {scb + first / k, static_cast<std::size_t>(count / k)});
   });
@@ -105,29 +119,21 @@ Weight to_int8(const Dense<T>& source, DType dtype, std::string_view name, Threa
 }
 
 template <class T>
-Weight to_lut4(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
+Weight to_lut4(const Dense<T>& source, const Storage& target, ThreadPool& pool) {
   const auto elements = static_cast<std::int64_t>(source.n) * source.k;
-  const bool nf4 = target.scheme == Scheme::kNf4 || target.scheme == Scheme::kNf4Dq;
   Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
-  const Buffer levels = shared_table(nf4 ? kNf4Levels : kFp4Levels);
   const std::int64_t blocks = ceil_div(elements, target.blocksize);
   Buffer absmax = Buffer::allocate(static_cast<std::size_t>(blocks) * sizeof(float));
   for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
-    require_finite(piece.data(), count, name);
-    const auto encode = nf4 ? encode_nf4 : encode_fp4;
+    const auto encode = is_nf4(target.scheme) ? encode_nf4 : encode_fp4;
     encode(piece, target.blocksize,
            {codes.mutable_as<std::uint8_t>() + first / 2, static_cast<std::size_t>(ceil_div(count, 2))},
            {absmax.mutable_as<float>() + first / target.blocksize,
             static_cast<std::size_t>(ceil_div(count, target.blocksize))});
   });
-  if (!is_nested(target.scheme)) {
-    return Lut4<F32Scale>{codes, levels, {absmax}, target.blocksize, source.n, source.k};
-  }
-  return Lut4<NestedScale>{
-      codes,    levels,  encode_nested({absmax.as<float>(), static_cast<std::size_t>(blocks)}), target.blocksize,
-      source.n, source.k};
+  return quantized(codes, absmax, target, source.n, source.k);
 }
 
 /// The lowest level of NF4 is -1, of FP4 0.
@@ -147,28 +153,51 @@ Storage describe(const Lut4<NestedScale>& w, DType dtype) {
 
 template <class T>
 Weight convert(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
-  if (target.scheme == Scheme::kNone) return to_dense(source, target.dtype, name, pool);
-  if (target.scheme == Scheme::kInt8) return to_int8(source, target.dtype, name, pool);
-  return to_lut4(source, target, name, pool);
+  require_finite(source, target, name, pool);
+  if (target.scheme == Scheme::kNone) return to_dense(source, target.dtype, pool);
+  if (target.scheme == Scheme::kInt8) return to_int8(source, target.dtype, pool);
+  return to_lut4(source, target, pool);
+}
+
+/// The fp32 scales of a weight, and their name in its layout.
+struct Scales {
+  const Buffer& values;
+  const char* name;
+};
+Scales scales_of(const F32Scale& scale) { return {scale.absmax, "absmax"}; }
+Scales scales_of(const NestedScale& scale) { return {scale.nested_absmax, "nested_absmax"}; }
+Scales scales_of(const Int8Row& weight) { return {weight.scb, "SCB"}; }
+template <class Scale>
+Scales scales_of(const Lut4<Scale>& weight) {
+  return scales_of(weight.scale);
 }
 
 /// A quantized weight can be turned into plain values and nothing else: quantizing twice loses twice.
 template <class Quantized>
 Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool& pool) {
+  const Scales scales = scales_of(source);
+  if (!all_finite(scales.values.template as<float>(), static_cast<std::int64_t>(scales.values.size() / sizeof(float)),
+                  kInfinity<float>, pool)) {
+    throw Error(ErrorKind::kFormat,
+                std::string(name) + ": expected finite scales, found a NaN or an infinity in its " + scales.name);
+  }
+  const Scheme scheme = describe(source, target.dtype).scheme;
   if (target.scheme != Scheme::kNone) {
+    if (describe(source, target.dtype) == target) return source;
     throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
-                                                 std::string(to_string(describe(source, target.dtype).scheme)) +
-                                                 " and cannot be turned into " + std::string(to_string(target.scheme)));
+                                                 std::string(to_string(scheme)) + " and cannot be turned into " +
+                                                 std::string(to_string(target.scheme)));
   }
   const auto elements = static_cast<std::size_t>(source.n) * static_cast<std::size_t>(source.k);
   Dense<float> decoded{Buffer::allocate(elements * sizeof(float)), source.n, source.k};
   decode_all(source, {decoded.values.mutable_as<float>(), elements});
-  return to_dense(decoded, target.dtype, name, pool);
+  return convert(decoded, target, name, pool);
 }
 
 }  // namespace
 
 bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && scheme != Scheme::kInt8; }
+bool is_nf4(Scheme scheme) { return scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq; }
 bool is_nested(Scheme scheme) { return scheme == Scheme::kNf4Dq || scheme == Scheme::kFp4Dq; }
 
 void check_blocksize(int blocksize) {
@@ -194,8 +223,27 @@ Storage storage_of(const Weight& weight, DType dtype) {
   return with_layout(weight, [&](const auto& w) { return describe(w, dtype); });
 }
 
-Weight store(Weight weight, const Storage& target, std::string_view name, ThreadPool& pool) {
-  if (target.scheme != Scheme::kNone && storage_of(weight, target.dtype) == target) return weight;
+template <class T>
+void require_finite(const Dense<T>& weight, const Storage& target, std::string_view name, ThreadPool& pool) {
+  const auto elements = static_cast<std::int64_t>(weight.n) * weight.k;
+  if (all_finite(weight.values.template as<T>(), elements, first_infinite<T>(target), pool)) return;
+  throw Error(ErrorKind::kFormat,
+              std::string(name) + ": expected finite weights, found a NaN or an infinity among them");
+}
+template void require_finite(const Dense<float>&, const Storage&, std::string_view, ThreadPool&);
+template void require_finite(const Dense<Half>&, const Storage&, std::string_view, ThreadPool&);
+template void require_finite(const Dense<BFloat16>&, const Storage&, std::string_view, ThreadPool&);
+
+Buffer levels_of(Scheme scheme) { return shared_table(is_nf4(scheme) ? kNf4Levels : kFp4Levels); }
+
+Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& storage, int n, int k) {
+  const Buffer levels = levels_of(storage.scheme);
+  if (!is_nested(storage.scheme)) return Lut4<F32Scale>{codes, levels, {absmax}, storage.blocksize, n, k};
+  const NestedScale scale = encode_nested({absmax.as<float>(), absmax.size() / sizeof(float)});
+  return Lut4<NestedScale>{codes, levels, scale, storage.blocksize, n, k};
+}
+
+Weight store(const Weight& weight, const Storage& target, std::string_view name, ThreadPool& pool) {
   return with_layout(weight, [&](const auto& source) { return convert(source, target, name, pool); });
 }
 

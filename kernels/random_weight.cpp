@@ -1,0 +1,47 @@
+#include "kernels/random_weight.h"
+
+#include <algorithm>
+
+#include "kernels/dispatch.h"
+
+namespace nibble {
+namespace {
+
+/// Sets each of `count` places to f(place), in parallel.
+template <class T, class F>
+Buffer filled(std::int64_t count, ThreadPool& pool, F&& f) {
+  constexpr std::int64_t kPiece = 1 << 18;
+  Buffer buffer = Buffer::allocate(static_cast<std::size_t>(count) * sizeof(T));
+  auto* values = buffer.mutable_as<T>();
+  pool.run(static_cast<int>((count + kPiece - 1) / kPiece), [&](int task) {
+    const std::int64_t last = std::min(count, (task + 1) * kPiece);
+    for (std::int64_t i = task * kPiece; i < last; ++i) values[i] = f(i);
+  });
+  return buffer;
+}
+
+}  // namespace
+
+Weight make_random_weight(const RandomWeight& weight, ThreadPool& pool) {
+  const Draw draw(weight);
+  const auto absmax = [&](std::int64_t) { return weight.absmax(); };
+  const Storage& storage = weight.storage;
+  if (storage.scheme == Scheme::kNone) {
+    return with_dtype(storage.dtype, [&](auto tag) -> Weight {
+      using T = typename decltype(tag)::type;
+      const auto value = [&](std::int64_t i) { return round_to<T>(draw.value(i)); };
+      return Dense<T>{filled<T>(weight.elements(), pool, value), weight.n, weight.k};
+    });
+  }
+  if (storage.scheme == Scheme::kInt8) {
+    const auto code = [&](std::int64_t i) { return draw.int8_code(i); };
+    return Int8Row{filled<std::int8_t>(weight.elements(), pool, code), filled<float>(weight.n, pool, absmax), weight.n,
+                   weight.k};
+  }
+  const auto pair = [&](std::int64_t i) { return draw.code_pair(i); };
+  const Buffer codes = filled<std::uint8_t>((weight.elements() + 1) / 2, pool, pair);
+  const std::int64_t blocks = (weight.elements() + storage.blocksize - 1) / storage.blocksize;
+  return quantized(codes, filled<float>(blocks, pool, absmax), storage, weight.n, weight.k);
+}
+
+}  // namespace nibble
