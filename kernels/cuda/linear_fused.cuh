@@ -1,8 +1,8 @@
 // Many rows of x: weights are decoded on their way into the tensor cores of sm_90a.
 //
 // A block computes kRows rows of w times kColumns rows of x. Its warpgroups load their own weights from memory into
-// registers, some steps ahead, turn them into factors there and multiply them, as the larger operand, with lines of x
-// in shared memory, which one thread keeps coming. A step is 64 columns.
+// registers, a turn of steps ahead, turn them into factors there and multiply them, as the larger operand, with lines
+// of x in shared memory, which one thread keeps coming. A step is 64 columns.
 //
 //   x -> arranged in lines -> ring in shared memory \
 //   w -> registers -> factors of T ------------------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
@@ -106,13 +106,17 @@ struct StepOfFactors {
   }
 };
 
-/// Factors of one tile, its absmax rounded to T and multiplied in.
+/// Whether blocks of columns have scales of their own, and not rows alone.
+template <class View>
+constexpr bool kHasScales = !std::is_same_v<View, TileView<Int8Row>>;
+
+/// Factors of one tile, its scales rounded to T and multiplied in.
 template <class T, int kFirst, class View, int Step = 0>
 __device__ __forceinline__ void decode_tile(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
                                             std::uint32_t upper, std::uint32_t lower, StepOfFactors& factors) {
   std::uint32_t(&a)[4] = factors.a[kFirst + Step];
   view.template factors<T, Step>(loaded, column, a);
-  if constexpr (View::kHasTable) {
+  if constexpr (kHasScales<View>) {
     a[0] = multiply2<T>(a[0], upper), a[2] = multiply2<T>(a[2], upper);
     a[1] = multiply2<T>(a[1], lower), a[3] = multiply2<T>(a[3], lower);
   }
@@ -248,7 +252,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       const auto& tiles = loaded.tiles[kNumber / kSets][kSet];
       const auto decode = [&]<int kPart>(std::integral_constant<int, kPart>) {
         std::uint32_t upper = 0, lower = 0;
-        if constexpr (View::kHasTable) {
+        if constexpr (kHasScales<View>) {
           const float2 scale = view->scales(tiles[kPart]);
           upper = pack2<T>(scale.x, scale.x), lower = pack2<T>(scale.y, scale.y);
         }
