@@ -79,6 +79,12 @@ struct Extent {
   friend bool operator==(const Extent&, const Extent&) = default;
 };
 
+/// How rows of segments of `from` tokens and more, up to the next way's, are multiplied by a weight.
+struct LinearWay {
+  int from;
+  std::string name;
+};
+
 /// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return
 /// before their work is done; wait, copy_to_host and last_chosen wait for it.
 class Backend {
@@ -138,6 +144,9 @@ class Backend {
   /// Calls `verbs`, or does again what they did when they were called under this `key` for a batch of the same shape.
   /// They may differ in nothing but what `begin` was given, and must not wait for their work.
   virtual void repeat(std::uint64_t key, const std::function<void()>& verbs) = 0;
+
+  /// The ways of linears of this weight, a prepared one, with results of `compute_dtype`; for people.
+  virtual std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const = 0;
 
   /// One line saying what this backend runs on, for people: instruction set and threads, or the GPU's name.
   virtual std::string description() const = 0;

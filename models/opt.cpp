@@ -283,6 +283,15 @@ std::vector<OptModel::Kernel> OptModel::kernels(Backend& backend, int rows, int 
   return kernels;
 }
 
+std::vector<OptModel::NamedLinear> OptModel::linears() const {
+  const Layer& first = layers_.front();
+  std::vector<NamedLinear> linears = {
+      {"q, k, v, out", first.q.weight}, {"fc1", first.fc1.weight}, {"fc2", first.fc2.weight}, {"head", head_.weight}};
+  if (project_in_) linears.push_back({"project_in", project_in_->weight});
+  if (project_out_) linears.push_back({"project_out", project_out_->weight});
+  return linears;
+}
+
 Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const {
   if (batch.outputs.size() == batch.tokens.size()) return hidden;
   const Results r(config_, compute_dtype_, static_cast<int>(batch.outputs.size()), results.mutable_as<std::byte>());

@@ -56,6 +56,13 @@ class OptModel {
   std::vector<Kernel> kernels(Backend& backend, int rows, int outputs, KvCache& cache, Buffer& activations,
                               Buffer& results) const;
 
+  /// The linears of a layer and of the head, those of one shape once.
+  struct NamedLinear {
+    std::string_view name;
+    const Weight& weight;
+  };
+  std::vector<NamedLinear> linears() const;
+
   /// The parameters' bytes by class as they are in memory, and what transformers would report for them.
   const MemoryLedger& ledger() const { return ledger_; }
 

@@ -61,6 +61,8 @@ void CpuBackend::reserve(const Extent& extent) {
 
 std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
 
+std::vector<LinearWay> CpuBackend::ways(const Weight&, DType) const { return {{1, std::string(to_string(target_))}}; }
+
 std::string CpuBackend::description() const {
   return "CPU, " + std::string(to_string(target_)) + ", " + std::to_string(pool_.threads()) +
          (pool_.threads() == 1 ? " thread" : " threads");

@@ -21,6 +21,7 @@ class CpuBackend final : public Backend {
   void wait() override {}
   std::span<const int> last_chosen() override { return chosen_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:

@@ -68,7 +68,7 @@ CudaBackend::CudaBackend(int threads) {
   name_ = gpu.name;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
-  launch_ = {stream_, gpu.multiprocessors};
+  launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
   memory_ = std::make_unique<DeviceMemory>(stream_, threads);
 }
 
@@ -122,6 +122,11 @@ void CudaBackend::reserve(const Extent& extent) {
 
 std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
 
+std::vector<LinearWay> CudaBackend::ways(const Weight& weight, DType compute_dtype) const {
+  return with_dtype(compute_dtype,
+                    [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight); });
+}
+
 void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
@@ -169,14 +174,14 @@ void CudaBackend::do_begin() {
   check(cudaEventRecord(taken_, stream_), "sending a batch");
 
   for (const Segment& segment : batch().segments) {
-    const bool many = segment.rows > kMostFewRows;
+    const Length length = length_of(segment.rows);
     shape_.longest = std::max(shape_.longest, segment.rows);
     shape_.keys = std::max(shape_.keys, segment.past + segment.rows);
     (segment.rows == 1 ? shape_.any_single : shape_.any_longer) = true;
-    if (!runs_.empty() && runs_.back().many == many) {
+    if (!runs_.empty() && runs_.back().length == length) {
       runs_.back().rows += segment.rows;
     } else {
-      runs_.push_back({segment.first_row, segment.rows, many});
+      runs_.push_back({segment.first_row, segment.rows, length});
     }
   }
   // One recording serves all lengths up to the next power of two splits.
@@ -238,7 +243,7 @@ void CudaBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed
 }
 
 void CudaBackend::do_linear(const Projection& projection, Tensor x) {
-  const RowRun all{0, x.rows, false};
+  const RowRun all{0, x.rows, Length::kFew};
   project(nullptr, x, {&all, 1}, {&projection, 1});
 }
 

@@ -32,6 +32,7 @@ class CudaBackend final : public Backend {
   void wait() override;
   std::span<const int> last_chosen() override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:

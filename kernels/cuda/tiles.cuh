@@ -106,10 +106,11 @@ __device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char*
   }
 }
 
-/// The pair of levels that byte `Byte` of `codes` stands for. `column` is the lane's in the table, in bytes.
+/// The pair of levels that byte `Byte` of `codes` stands for. `column` is the lane's in the table, in bytes; its upper
+/// half says whose shared memory it is, and is zero but in clusters.
 template <class T, int Byte>
 __device__ __forceinline__ typename PairTable<T>::Pair look_up(std::uint32_t codes, std::uint32_t column) {
-  const std::uint32_t offset = __byte_perm(codes, column, 0x5504 | (Byte << 4));
+  const std::uint32_t offset = __byte_perm(codes, column, 0x7604 | (Byte << 4));
   typename PairTable<T>::Pair pair;
   if constexpr (sizeof(T) == 4) {
     asm("ld.shared.v2.f32 {%0, %1}, [%2 + %3];" : "=f"(pair.x), "=f"(pair.y) : "r"(offset), "n"(kReservedShared));
