@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
+
+from samples import Measured
 
 IDENTITY = ["model_filename", "scheme", "dtype", "backends", "n_threads", "n_sequences", "n_prompt", "n_gen", "n_depth"]
 
@@ -34,10 +35,10 @@ def name(row: dict) -> str:
     return f"{row['model_filename']} {row['scheme']} {row['dtype']}, {where}, {test}{depth}"
 
 
-def ratio(before: dict, after: dict) -> tuple[float, float]:
-    """After / before, and its spread: relative spreads of independent measurements add as squares."""
-    value = after["median_ts"] / before["median_ts"]
-    return value, value * math.hypot(*(row["spread_ts"] / row["median_ts"] for row in (before, after)))
+def ratio(before: dict, after: dict) -> Measured:
+    """After / before."""
+    first, second = (Measured(row["median_ts"], row["spread_ts"]) for row in (before, after))
+    return second / first
 
 
 def main() -> int:
@@ -57,12 +58,12 @@ def main() -> int:
             failures += 1
             print(f"| {name(old)} | {old['median_ts']:.2f} | | | gone |")
             continue
-        value, spread = ratio(old, new)
-        slower = value + spread < least
+        change = ratio(old, new)
+        slower = change.median + change.spread < least
         failures += slower
-        verdict = "slower" if slower else "faster" if value - spread > 2 - least else ""
+        verdict = "slower" if slower else "faster" if change.median - change.spread > 2 - least else ""
         rates = f"{old['median_ts']:.2f} | {new['median_ts']:.2f}"
-        print(f"| {name(old)} | {rates} | {value:.3f} ± {spread:.3f} | {verdict} |")
+        print(f"| {name(old)} | {rates} | {change.median:.3f} ± {change.spread:.3f} | {verdict} |")
     for key in after.keys() - before.keys():
         print(f"| {name(after[key])} | | {after[key]['median_ts']:.2f} | | new |")
     return 1 if failures else 0
