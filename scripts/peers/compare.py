@@ -5,12 +5,14 @@
 
 All peers of a group of schemes (16 bits, 8 bits, 4 bits) have the same random weights and prompt; they are measured in
 turns A B B A after their results were checked (harness.py). A peer that is absent, or wrong, is said in a sentence.
-After --limit seconds no new group is begun. Progress goes to standard error, the table to standard output.
+After --limit seconds no new group is begun. Progress goes to standard error, all that was measured to standard output;
+scripts/tables.py makes README's tables from the JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -23,18 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Callable
 
-os.environ |= {"HF_HUB_OFFLINE": "1"}
-
-try:
-    import torch
-    import transformers
-    import models
-    import products
-except ImportError as problem:
-    sys.exit(f"compare: needs torch, transformers and safetensors, found {problem}")
-
-from harness import Group, Row, as_json  # noqa: E402
-from settings import DTYPES, SHAPES, Settings  # noqa: E402
+from harness import OWN, Group, Peer, Row, as_json
+from shapes import DTYPES, SHAPES
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUPS = {"16": ["none"], "8": ["int8", "q8_0"], "4": ["nf4", "nf4-dq", "fp4", "fp4-dq", "int4", "q4_0"]}
@@ -56,6 +48,8 @@ def line(row: Row) -> str:
 
 def device_name(device: str) -> str:
     if device == "cuda":
+        import torch
+
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), "cpu")
@@ -81,34 +75,42 @@ def provenance(arguments: argparse.Namespace) -> dict:
     }
 
 
+def wanted(arguments: argparse.Namespace, bits: str, peer: Peer) -> bool:
+    return (
+        peer.scheme in GROUPS[bits]
+        and (arguments.schemes is None or peer.scheme in arguments.schemes)
+        and (arguments.only is None or any(name in peer.name for name in [OWN, *arguments.only]))
+    )
+
+
 def run(arguments: argparse.Namespace, add: Callable[[list[Row]], None]) -> None:
+    """Imports what it needs once the arguments are known to be right."""
+    import models
+    import products
+    from settings import Settings
+
     end = time.monotonic() + arguments.limit
-    for size in arguments.sizes:
-        for dtype in arguments.dtypes:
-            settings = Settings(
-                device=arguments.device, dtype=dtype, threads=arguments.threads, prompt=arguments.prompt,
-                generate=arguments.generate, rows=tuple(arguments.rows), nibble=arguments.nibble, ggml=arguments.ggml,
-            )  # fmt: skip
-            with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-                if arguments.what == "models":
-                    case, every = models.ModelCase(size, settings, scratch), list(models.peers(settings))
-                else:
-                    case, every = products.ProductCase(size, settings), list(products.peers(settings))
-                for bits in arguments.bits:
-                    chosen = [
-                        peer
-                        for peer in every
-                        if peer.scheme in GROUPS[bits]
-                        and (arguments.schemes is None or peer.scheme in arguments.schemes)
-                        and (arguments.only is None or any(name in peer.name for name in ["nibble", *arguments.only]))
-                    ]
-                    if time.monotonic() > end:
-                        tell(f"{case.name} {dtype}, {bits} bits: not begun, {arguments.limit:.0f} s have passed")
-                        continue
-                    start = time.monotonic()
-                    add(Group(case, chosen, tell).measure(arguments.repeats))
-                    case.release()
-                    tell(f"{case.name} {dtype}, {bits} bits: {time.monotonic() - start:.0f} s")
+    for size, dtype in itertools.product(arguments.sizes, arguments.dtypes):
+        settings = Settings(
+            device=arguments.device, dtype=dtype, threads=arguments.threads, prompt=arguments.prompt,
+            generate=arguments.generate, rows=tuple(arguments.rows), nibble=arguments.nibble, ggml=arguments.ggml,
+        )  # fmt: skip
+        if time.monotonic() > end:
+            tell(f"opt-{size} {dtype}: not begun, {arguments.limit:.0f} s have passed")
+            continue
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+            if arguments.what == "models":
+                case, peers = models.ModelCase(size, settings, scratch), list(models.peers(settings))
+            else:
+                case, peers = products.ProductCase(size, settings), list(products.peers(settings))
+            for bits in arguments.bits:
+                start = time.monotonic()
+                if start > end:
+                    tell(f"{case.name} {dtype}, {bits} bits: not begun, {arguments.limit:.0f} s have passed")
+                    continue
+                add(Group(case, [peer for peer in peers if wanted(arguments, bits, peer)], tell).measure(arguments.repeats))
+                case.release()
+                tell(f"{case.name} {dtype}, {bits} bits: {time.monotonic() - start:.0f} s")
 
 
 def parse() -> argparse.Namespace:
@@ -130,7 +132,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="of each of a peer's two turns (default: 3)")
     parser.add_argument("--limit", type=float, default=540, help="seconds (default: 540)")
     parser.add_argument("--scratch", help="folder for checkpoints (default: the system's)")
-    parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--out", type=Path, help="JSON: a list of runs, to which this one is added")
     arguments = parser.parse_args()
     for name in ("threads", "prompt", "generate", "repeats"):
         if getattr(arguments, name) < 1:
@@ -139,19 +141,36 @@ def parse() -> argparse.Namespace:
         parser.error(f"--rows: expected numbers from 1, found {min(arguments.rows)}")
     if arguments.nibble and not arguments.nibble.is_file():
         parser.error(f"--nibble: expected the program, found no file {arguments.nibble}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device: expected a CUDA device, found none")
+    if arguments.what == "models" and arguments.prompt + arguments.generate > 2047:
+        total = arguments.prompt + arguments.generate
+        parser.error(f"expected at most 2047 tokens of --prompt and --generate, found {total}")
+    if arguments.out and not arguments.out.parent.is_dir():
+        parser.error(f"--out: expected a file in a folder, found no folder {arguments.out.parent}")
     return arguments
 
 
-def main() -> None:
-    arguments = parse()
+def prepare(arguments: argparse.Namespace) -> None:
+    os.environ |= {"HF_HUB_OFFLINE": "1"}
+    try:
+        import safetensors  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as problem:
+        sys.exit(f"compare: needs torch, transformers and safetensors, found {problem}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("compare: --device: expected a CUDA device, found none")
     torch.set_num_threads(arguments.threads)
     torch._dynamo.config.recompile_limit = 1000  # one code serves many models here
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    document = provenance(arguments) | {"what": arguments.what, "rows": []}
+
+
+def main() -> None:
+    arguments = parse()
+    prepare(arguments)
+    runs = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else []
+    runs.append(document := provenance(arguments) | {"what": arguments.what, "rows": []})
     print(f"{document['device']}, {', '.join(f'{k} {v}' for k, v in document['versions'].items())}\n")
     print("| case | peer | scheme | dtype | test | us | a second | nibble is faster by | off by |")
     print("|---|---|---|---|---|---:|---:|---:|---:|", flush=True)
@@ -160,7 +179,7 @@ def main() -> None:
         print("\n".join(map(line, rows)), flush=True)
         document["rows"] += as_json(rows)
         if arguments.out:
-            arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+            arguments.out.write_text(json.dumps(runs, indent=1) + "\n")
 
     run(arguments, add)
 

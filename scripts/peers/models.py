@@ -11,7 +11,8 @@ import transformers
 from harness import Absent, Peer, Seconds
 from opt_decoder import Int4Linear, Int8Linear, OptDecoder, PlainLinear
 from program import NibbleModel
-from settings import SHAPES, VOCABULARY, Settings, distance
+from settings import Settings, distance
+from shapes import DTYPES, SHAPES, VOCABULARY
 from transformers import BitsAndBytesConfig, OPTConfig, OPTForCausalLM
 
 # How far logits may be from those of the same weights in fp32, relatively. 16-bit arithmetic rounds by 2^-9, 8-bit
@@ -117,15 +118,13 @@ class ByHand:
 
 
 class CTranslate2:
-    COMPUTE_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
     def __init__(self, case: ModelCase, scheme: str):
         try:
             import ctranslate2
         except ImportError as error:
             raise Absent(f"CTranslate2 is not installed: {error}") from None
         self.case = case
-        compute = self.COMPUTE_TYPES[case.settings.dtype]
+        compute = DTYPES[case.settings.dtype]
         wanted = compute if scheme == "none" else f"{scheme}_{compute}"
         if wanted not in ctranslate2.get_supported_compute_types(case.settings.device):
             raise Absent(f"CTranslate2 does not compute in {wanted} on this device")
@@ -178,8 +177,9 @@ def peers(settings: Settings) -> Iterator[Peer]:
     for scheme in ("int8", "nf4", "nf4-dq", "fp4", "fp4-dq"):
         yield Peer("transformers + bitsandbytes", scheme, dtype,
                    lambda case, s=scheme: Transformers(case, bitsandbytes(s, settings.torch_dtype)))  # fmt: skip
-    for scheme, linear in (("none", PlainLinear), ("int8", Int8Linear), ("int4", Int4Linear)):
-        for how, compiled in (("by hand", False), ("by hand, compiled", True)):
-            yield Peer(f"PyTorch {how}", scheme, dtype, lambda case, l=linear, c=compiled: ByHand(case, l, c))
+    if settings.device == "cuda":  # a CPU has no launches to save
+        for scheme, linear in (("none", PlainLinear), ("int8", Int8Linear), ("int4", Int4Linear)):
+            for how, compiled in (("one graph", False), ("one graph, compiled", True)):
+                yield Peer(f"PyTorch, {how}", scheme, dtype, lambda case, l=linear, c=compiled: ByHand(case, l, c))
     for scheme in ("none", "int8"):
         yield Peer("CTranslate2", scheme, dtype, lambda case, s=scheme: CTranslate2(case, s))

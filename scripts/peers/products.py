@@ -14,7 +14,8 @@ from ggml_library import Ggml, GgmlProducts
 from harness import Absent, Peer, Seconds
 from opt_decoder import Int4Linear, Int8Linear, PlainLinear
 from program import NibbleProducts
-from settings import SHAPES, Settings, captured, distance
+from settings import Settings, captured, distance
+from shapes import SHAPES
 
 # Of one product with normally distributed weights, whose relative error is that of its result. 16-bit results round by
 # 2^-9; int8 has a step of 1/127 of 4 deviations, some 1 %; 4 bits in blocks of 32 to 64 are off by 8 to 11 %.
@@ -194,7 +195,8 @@ def peers(settings: Settings) -> Iterator[Peer]:
 
     plain = "cuBLAS" if settings.device == "cuda" else "PyTorch"
     yield products(plain, "none", of_modules(lambda weight: PlainLinear(weight, None)))
-    yield products("PyTorch compiled", "int8", of_modules(lambda weight: Int8Linear(weight, None), compiled=True))
+    if settings.device == "cuda":
+        yield products("PyTorch, compiled", "int8", of_modules(lambda weight: Int8Linear(weight, None), compiled=True))
     yield products("PyTorch _weight_int4pack_mm", "int4", of_modules(lambda weight: Int4Linear(weight, None)))
     for scheme in ("int8", "nf4", "nf4-dq", "fp4", "fp4-dq"):
         yield products("bitsandbytes", scheme, of_modules(bitsandbytes(scheme)))

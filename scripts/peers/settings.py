@@ -1,4 +1,4 @@
-"""What a run of the harness was asked for, and the shapes of the published models."""
+"""What one case of a run was asked for, and how time is taken there."""
 
 from __future__ import annotations
 
@@ -8,36 +8,7 @@ from pathlib import Path
 from typing import Callable
 
 import torch
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-VOCABULARY = 50272
-
-
-@dataclass(frozen=True)
-class Shape:
-    hidden: int
-    feed_forward: int
-    layers: int
-    heads: int
-    embedded: int
-    norm_first: bool = True
-
-    @property
-    def products(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns of the weights of a layer, as `nibble bench --kernels` calls them."""
-        h, f = self.hidden, self.feed_forward
-        return {"qkv": (3 * h, h), "out": (h, h), "fc1": (f, h), "fc2": (h, f)}
-
-
-SHAPES = {
-    "125m": Shape(768, 3072, 12, 12, 768),
-    "350m": Shape(1024, 4096, 24, 16, 512, norm_first=False),
-    "1.3b": Shape(2048, 8192, 24, 32, 2048),
-    "2.7b": Shape(2560, 10240, 32, 32, 2560),
-    "6.7b": Shape(4096, 16384, 32, 32, 4096),
-    "13b": Shape(5120, 20480, 40, 40, 5120),
-    "30b": Shape(7168, 28672, 48, 56, 7168),
-}
+from shapes import DTYPES
 
 
 @dataclass(frozen=True)
@@ -53,7 +24,7 @@ class Settings:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return DTYPES[self.dtype]
+        return getattr(torch, DTYPES[self.dtype])
 
     def synchronize(self) -> None:
         if self.device == "cuda":
