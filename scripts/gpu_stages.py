@@ -1,7 +1,7 @@
 """Runs the stages of scripts/gpu_check.sh; writes check.json, and check.log with what the programs said.
 
     python3 scripts/gpu_stages.py --programs build --out build/gpu tests memcheck
-    python3 scripts/gpu_stages.py --programs build --out scripts/figures/cuda --sizes 350m 1.3b 6.7b figures peers
+    python3 scripts/gpu_stages.py --programs build --out build/gpu figures peers --sizes 350m 1.3b 6.7b
 
 Without stages all of them run. A stage that finds nothing to run has failed.
 """

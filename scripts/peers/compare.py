@@ -42,8 +42,9 @@ def line(row: Row) -> str:
     if row.skipped:
         return f"{who} | | | | skipped: {row.skipped} |"
     ratio = f"{row.ratio:.2f} ± {row.ratio_spread:.2f}" if row.ratio else ""
+    off_by = f"{row.off_by:.4f}" if row.off_by is not None else ""
     time_taken = f"{row.median * 1e6:.1f} ± {row.spread * 1e6:.1f}"
-    return f"{who} {row.test} | {time_taken} | {row.work / row.median:.1f} | {ratio} | {row.off_by:.4f} |"
+    return f"{who} {row.test} | {time_taken} | {row.work / row.median:.1f} | {ratio} | {off_by} |"
 
 
 def device_name(device: str) -> str:

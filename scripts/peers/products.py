@@ -6,6 +6,7 @@ that weights come from memory as in a step.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Callable, Iterator
 
@@ -88,7 +89,8 @@ def of_modules(linear: Callable[[torch.Tensor], torch.nn.Module], compiled: bool
 
     @torch.no_grad()
     def prepare(product: Product, settings: Settings) -> tuple[Callable[[], object], torch.Tensor]:
-        modules = [linear(product.weight.clone()) for _ in range(product.copies)]
+        first = linear(product.weight.clone())
+        modules = [first, *(copy.deepcopy(first) for _ in range(product.copies - 1))]
         if compiled:
             for module in modules:
                 module.compile(fullgraph=True, dynamic=False)

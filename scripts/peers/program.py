@@ -60,7 +60,7 @@ class NibbleModel:
 class NibbleProducts:
     """`nibble bench --kernels` of a synthetic model: the kernels whose logits are checked where models are compared."""
 
-    off_by = 0.0
+    off_by = None
 
     def __init__(self, case, scheme: str):
         self.case, self.scheme, self.program = case, scheme, Program(case.settings)
