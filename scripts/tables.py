@@ -100,7 +100,31 @@ def speed(place: str) -> str:
         own = [found.get((*column, scheme)) for column in columns]
         shown = [f"{row['median_ts']:.1f} ({100 * row['roofline_share']:.0f} %)" if row else "" for row in own]
         lines.append([scheme, *shown])
-    return markdown(["tokens a second", *(f"{model[4:]} {dtype}" for model, dtype in columns)], lines, 1)
+    return markdown(["tokens a second", *(f"{model.removeprefix('opt-')} {dtype}" for model, dtype in columns)], lines, 1)
+
+
+def quality() -> str:
+    """Perplexity in every dtype; what a scheme alone changes, in fp32 beside plain weights."""
+    rows = read("cpu/quality.json")
+    dtypes = present((row["dtype"] for row in rows), DTYPES)
+    found = {(row["scheme"], row["dtype"]): row for row in rows}
+    lines = []
+    for scheme in present((row["scheme"] for row in rows), SCHEMES):
+        cells = [f"{found[scheme, 'bf16']['model_size'] / 1e6:.1f}"]
+        cells += [f"{found[scheme, dtype]['perplexity']:.3f}" for dtype in dtypes]
+        if scheme == "none":
+            other = {dtype: read(f"cpu/divergence-{dtype}.json")["base"] for dtype in dtypes if dtype != "fp32"}
+            cells.append(", ".join(f"{dtype} {base['kl_divergence']['mean']:.5f}" for dtype, base in other.items()))
+            cells.append(", ".join(f"{dtype} {percent(base)}" for dtype, base in other.items()))
+        else:
+            base = read(f"cpu/divergence-{scheme}.json")["base"]
+            cells += [f"{base['kl_divergence']['mean']:.5f}", percent(base)]
+        lines.append([scheme, *cells])
+    return markdown(["", "size, MB", *dtypes, "KL divergence, nats", "same likeliest token"], lines, 1)
+
+
+def percent(base: dict) -> str:
+    return f"{100 * base['same_likeliest']['mean']:.1f} %"
 
 
 def peer_rows(device: str, what: str, threads: int | None = None) -> list[dict]:
@@ -188,6 +212,7 @@ def bold(show: Callable[[dict], str]) -> Callable[[dict], str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "cpu quality": quality,
     "cpu speed": lambda: speed("cpu/speed.json"),
     "cuda speed": lambda: speed("cuda/speed.json"),
     "cuda decode": cuda_decode,

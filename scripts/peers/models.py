@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Callable, Iterator
 
 import numpy
@@ -128,9 +129,11 @@ class CTranslate2:
         wanted = compute if scheme == "none" else f"{scheme}_{compute}"
         if wanted not in ctranslate2.get_supported_compute_types(case.settings.device):
             raise Absent(f"CTranslate2 does not compute in {wanted} on this device")
-        with tempfile.TemporaryDirectory() as folder:
-            save_word_tokenizer(case.folder)
-            ctranslate2.converters.TransformersConverter(case.folder).convert(folder, force=True)
+        with tempfile.TemporaryDirectory() as source, tempfile.TemporaryDirectory() as folder:
+            for file in Path(case.folder).iterdir():
+                (Path(source) / file.name).symlink_to(file)
+            save_word_tokenizer(source)
+            ctranslate2.converters.TransformersConverter(source).convert(folder, force=True)
             threads = {"intra_threads": case.settings.threads} if case.settings.threads else {}
             self.generator = ctranslate2.Generator(folder, device=case.settings.device, compute_type=wanted, **threads)
         self.prompt = [[f"t{token}" for token in case.prompt.tolist()]]
