@@ -105,11 +105,13 @@ def run(arguments: argparse.Namespace, add: Callable[[list[Row]], None]) -> None
             else:
                 case, peers = products.ProductCase(size, settings), list(products.peers(settings))
             for bits in arguments.bits:
+                group = [peer for peer in peers if wanted(arguments, bits, peer)]
                 start = time.monotonic()
-                if start > end:
+                if group and start > end:
                     tell(f"{case.name} {dtype}, {bits} bits: not begun, {arguments.limit:.0f} s have passed")
+                if not group or start > end:
                     continue
-                add(Group(case, [peer for peer in peers if wanted(arguments, bits, peer)], tell).measure(arguments.repeats))
+                add(Group(case, group, tell).measure(arguments.repeats))
                 case.release()
                 tell(f"{case.name} {dtype}, {bits} bits: {time.monotonic() - start:.0f} s")
 
