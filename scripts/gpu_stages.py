@@ -206,9 +206,9 @@ def figures(check: Check) -> None:
     for name, (tests, models) in FIGURES.items():
         rows = []
         for size in check.sizes if models is None else [size for size in check.sizes if size in models]:
-            command = [check.require("nibble"), "bench", "--device", "cuda", "-m", f"synthetic:opt-{size}", "-o", "json"]
+            command = [check.require("nibble"), "bench", "--device", "cuda", "-m", f"synthetic:opt-{size}"]
             start = time.monotonic()
-            code, text = check.run([*command, *tests.split()])
+            code, text = check.run([*command, *tests.split(), "-o", "json"])
             if code != 0:
                 failed[f"{name} {size}"] = text.strip().splitlines()[-1]
                 continue

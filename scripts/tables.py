@@ -100,7 +100,8 @@ def speed(place: str) -> str:
         own = [found.get((*column, scheme)) for column in columns]
         shown = [f"{row['median_ts']:.1f} ({100 * row['roofline_share']:.0f} %)" if row else "" for row in own]
         lines.append([scheme, *shown])
-    return markdown(["tokens a second", *(f"{model.removeprefix('opt-')} {dtype}" for model, dtype in columns)], lines, 1)
+    names = [f"{model.removeprefix('opt-')} {dtype}" for model, dtype in columns]
+    return markdown(["tokens a second", *names], lines, 1)
 
 
 def quality() -> str:
@@ -183,7 +184,8 @@ def column_order(column: tuple[str, str]) -> tuple:
 
 def peer_order(name: tuple, rows: list[dict]) -> tuple:
     peer, scheme, dtype = name
-    return -bits({"scheme": scheme}), DTYPES.index(dtype), peer != "nibble", [identity(row)[1:4] for row in rows].index(name)
+    came = [identity(row)[1:4] for row in rows].index(name)
+    return -bits({"scheme": scheme}), DTYPES.index(dtype), peer != "nibble", came
 
 
 def times(row: dict) -> str:
@@ -251,8 +253,7 @@ def main() -> int:
         if before == after:
             continue
         if arguments.check:
-            print(f"tables: {file}: its tables are not those of scripts/figures; scripts/tables.py {file} makes them anew",
-                  file=sys.stderr)  # fmt: skip
+            print(f"tables: {file}: expected the tables of scripts/figures, found others", file=sys.stderr)
             return 1
         file.write_text(after)
     return 0

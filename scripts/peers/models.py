@@ -146,9 +146,10 @@ class CTranslate2:
         return self.case.settings.seconds(lambda: self.generator.generate_batch(self.prompt, **options))
 
     def turn(self, repeats: int) -> Seconds:
-        """It reads a prompt only to generate: the first token is its prefill, what more of them take longer its decode."""
+        """It reads a prompt only to generate: the first token is its prefill, what more take longer its decode."""
         pairs = [(self.seconds(1), self.seconds(1 + self.case.settings.generate)) for _ in range(repeats + 1)][1:]
-        return {self.case.prefill: [first for first, _ in pairs], self.case.decode: [all - first for first, all in pairs]}
+        firsts = [first for first, _ in pairs]
+        return {self.case.prefill: firsts, self.case.decode: [both - first for first, both in pairs]}
 
 
 def save_word_tokenizer(folder: str) -> None:

@@ -129,7 +129,7 @@ def bitsandbytes(scheme: str) -> Callable[[torch.Tensor], torch.nn.Module]:
 
 
 def onnxruntime(bits: int, accuracy_level: int) -> Prepare:
-    """MatMulNBits in blocks of 32, as onnxruntime-genai builds models; accuracy level 4 rounds activations to 8 bits."""
+    """MatMulNBits in blocks of 32, as onnxruntime-genai builds models; accuracy level 4 rounds x to 8 bits."""
     block = 32
 
     def prepare(product: Product, settings: Settings) -> tuple[Callable[[], object], torch.Tensor]:

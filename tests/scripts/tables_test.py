@@ -53,8 +53,9 @@ class Tables(unittest.TestCase):
     def test_speed_has_a_column_for_each_model_and_dtype(self):
         rows = [measured("350m", "nf4", 20), measured("350m", "none", 10), measured("350m", "none", 1, depth=5)]
         self.write("cpu/speed.json", rows)
-        self.assertEqual(tables.speed("cpu/speed.json").splitlines(),
-                         ["| tokens a second | 350m fp16 |", "|---|---:|", "| none | 10.0 (50 %) |", "| nf4 | 20.0 (50 %) |"])
+        header, _, *lines = tables.speed("cpu/speed.json").splitlines()
+        self.assertEqual(header, "| tokens a second | 350m fp16 |")
+        self.assertEqual(lines, ["| none | 10.0 (50 %) |", "| nf4 | 20.0 (50 %) |"])
 
     def test_peers_stand_below_nibble_and_the_last_run_counts(self):
         old = {"what": "models", "threads": 2, "rows": [peer("eager", "none", "tg4 @ d8", 9, 9)]}
