@@ -45,7 +45,10 @@ FIGURES = {
     "speed.json": ("--scheme none,int8,nf4,nf4-dq,fp4,fp4-dq --dtype fp32,bf16,fp16 -p 0 -n 64 -r 3", ["350m", "1.3b"]),
 }
 # What scripts/peers/compare.py does; both go into peers.json.
-PEERS = ["models --bits 16 8 4 --schemes none int8 nf4 int4", "products --rows 1 16 --schemes none int8 nf4 int4"]
+PEERS = [
+    "models --schemes none int8 nf4 int4 --generate 32 --repeats 2",
+    "products --schemes none int8 nf4 int4 --rows 1 16",
+]
 
 
 class StageError(Exception):

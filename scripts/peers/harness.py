@@ -101,7 +101,6 @@ class Group:
         except Exception as error:  # noqa: BLE001
             self.skipped[peer] = one_line(error)
             self.running.pop(peer, None)
-            self.case.release()
             self.tell(f"{self.case.name}: {peer.name}, {peer.scheme} {peer.dtype}: skipped: {self.skipped[peer]}")
 
     def open(self, peer: Peer) -> None:

@@ -56,4 +56,5 @@ def captured(settings: Settings, work: Callable[[], None]) -> Callable[[], None]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
+    graph.work = work  # owns what the graph reads
     return graph.replay
