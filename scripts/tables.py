@@ -196,13 +196,18 @@ def rate(row: dict) -> str:
     return f"**{row['work'] / row['median']:.0f} t/s**"
 
 
+def digits(value: float) -> str:
+    """Three, or all that stand before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ms_each(row: dict) -> str:
     """Of a token generated, of a whole prompt read."""
-    return f"{1e3 * row['median'] / (row['work'] if row['test'].startswith('tg') else 1):.3g}"
+    return digits(1e3 * row["median"] / (row["work"] if row["test"].startswith("tg") else 1))
 
 
 def us(row: dict) -> str:
-    return f"{1e6 * row['median']:.3g}"
+    return digits(1e6 * row["median"])
 
 
 def with_times(show: Callable[[dict], str]) -> Callable[[dict], str]:
