@@ -51,7 +51,8 @@ void KernelReport::add(const KernelResult& r) {
        {"flops", t.flops},
        {"flops_per_second", flops},
        {"roofline_bytes_per_second", r.read_bandwidth},
-       {"roofline_share", reads / r.read_bandwidth}});
+       {"roofline_share", reads / r.read_bandwidth},
+       {"samples_ns", nanoseconds(seconds)}});
 }
 
 WayReport::WayReport(ResultFormat format)

@@ -76,6 +76,7 @@ TEST(Bench, MeasuresKernels) {
     EXPECT_EQ(found.at("read_bytes"), read_bytes) << kernel;
     EXPECT_EQ(found.at("flops"), flops) << kernel;
     EXPECT_GT(found.at("median_ns"), 0);
+    EXPECT_EQ(found.at("samples_ns").size(), 2U);
     EXPECT_EQ(found.at("n_depth"), 5);
   };
   expect(0, "qkv", 8, 192, 64, 3 * bytes(64, 64), 2 * 8 * 192 * 64);
