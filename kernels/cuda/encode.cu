@@ -295,8 +295,8 @@ Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
     Int8Row made = make_int8(weight.n, weight.k, memory);
     arrange(Constant<float>{weight.absmax()}, 0, weight.n, PlainPlace{}, made.scb.mutable_as<float>(), stream);
     if (const int steps = steps_of(made); steps > 0) {
-      arrange(RandomInt8Pair{numbers}, 0, elements / 2, CodePlace{weight.k, steps}, made.codes.mutable_as<std::uint16_t>(),
-              stream);
+      arrange(RandomInt8Pair{numbers}, 0, elements / 2, CodePlace{weight.k, steps},
+              made.codes.mutable_as<std::uint16_t>(), stream);
     } else {
       arrange(RandomInt8{numbers}, 0, elements, PlainPlace{}, made.codes.mutable_as<std::int8_t>(), stream);
     }
