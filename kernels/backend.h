@@ -140,10 +140,18 @@ class Backend {
   std::vector<Segment> segments_;
 };
 
-/// `threads` 0: one a core. `cpu_target` empty: the fastest instruction set here. Throws Error{kUnsupported} when the
-/// device is not in this build, Error{kNotFound} when the machine has none.
-std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target = {});
-std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target = {});
+/// How a CPU computes.
+struct CpuOptions {
+  int threads = 0;                ///< 0: one a core
+  std::string_view target = {};   ///< an instruction set; empty: the fastest here
+  bool pin_threads = false;       ///< each thread but the caller's on a core of its own
+  bool int8_activations = false;  ///< x rounded to 8 bits a row where it meets Int8Row weights
+};
+
+/// Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the machine has none,
+/// Error{kInvalidArgument} when there is nothing to pin threads to, or for what the device does not do.
+std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu = {});
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 std::unique_ptr<Backend> make_cuda_backend();
 
 /// What the backend's scratch_bytes() is after reserve(max_rows, max_cols, context).

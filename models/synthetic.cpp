@@ -121,7 +121,7 @@ class SyntheticSource final : public ParameterSource {
     const std::int64_t elements = static_cast<std::int64_t>(n) * k;
     return with_dtype(dtype, [&](auto tag) -> Weight {
       using T = typename decltype(tag)::type;
-      Dense<T> weight{Buffer::allocate(static_cast<std::size_t>(elements) * sizeof(T)), n, k};
+      Dense<T> weight{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements) * sizeof(T)), n, k};
       auto* values = weight.values.template mutable_as<T>();
       fill(elements, pool,
            [&](std::int64_t i) { values[i] = round_to<T>(normal(draw(seed, static_cast<std::uint64_t>(i)))); });
@@ -131,7 +131,7 @@ class SyntheticSource final : public ParameterSource {
 
   static Weight int8(int n, int k, std::uint64_t seed, ThreadPool& pool) {
     const std::int64_t elements = static_cast<std::int64_t>(n) * k;
-    Int8Row weight{Buffer::allocate(static_cast<std::size_t>(elements)), constant(n, kAbsmax), n, k};
+    Int8Row weight{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements)), constant(n, kAbsmax), n, k};
     auto* codes = weight.codes.mutable_as<std::int8_t>();
     fill(elements, pool, [&](std::int64_t i) {
       const float value = normal(draw(seed, static_cast<std::uint64_t>(i))) * (127.0F / kAbsmax);
@@ -144,7 +144,7 @@ class SyntheticSource final : public ParameterSource {
   static Weight lut4(int n, int k, const Storage& target, std::uint64_t seed, ThreadPool& pool) {
     const std::int64_t elements = static_cast<std::int64_t>(n) * k;
     const std::int64_t bytes = (elements + 1) / 2;
-    Buffer codes = Buffer::allocate(static_cast<std::size_t>(bytes));
+    Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(bytes));
     auto* out = codes.mutable_as<std::uint8_t>();
     fill(bytes, pool, [&](std::int64_t i) {
       out[i] = static_cast<std::uint8_t>(draw(seed, static_cast<std::uint64_t>(i / 8)) >> (8 * (i % 8)));
@@ -159,7 +159,7 @@ class SyntheticSource final : public ParameterSource {
   }
 
   static Buffer constant(std::int64_t count, float value) {
-    Buffer buffer = Buffer::allocate(static_cast<std::size_t>(count) * sizeof(float));
+    Buffer buffer = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(count) * sizeof(float));
     std::fill_n(buffer.mutable_as<float>(), count, value);
     return buffer;
   }

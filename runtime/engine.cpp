@@ -74,7 +74,7 @@ Engine Engine::open(const std::string& model, const LoadOptions& options, const 
   const StoragePolicy policy = resolve_policy(options, *source);
   require_memory(predict_weights(*source, policy).weights(), options.device, model);
   auto tokenizer = find_tokenizer(model);
-  const auto backend = make_backend(options.device, 1, options.cpu_target);
+  const auto backend = make_backend(options.device, {.threads = 1, .target = options.cpu_target});
   ThreadPool pool(options.threads);
   OptModel opt = OptModel::load(*source, policy, *backend, pool, progress);
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);

@@ -134,7 +134,7 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   const std::uint64_t cached = cache_bytes(plan, config, dtype);
   require_memory(cached + workspace_bytes(plan, config, dtype, load), load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
-  backend = make_backend(load.device, load.threads, load.cpu_target);
+  backend = make_backend(load.device, {load.threads, load.cpu_target, load.pin_threads, load.int8_activations});
   log(LogLevel::kInfo, "computing on " + backend->description());
   backend->reserve(plan.step_rows, plan.widest, plan.context);
   cache = {backend->allocate(cached / 2),

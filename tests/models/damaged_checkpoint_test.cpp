@@ -54,7 +54,7 @@ class Changed {
   std::string refusal(std::optional<Scheme> scheme = {}) const {
     try {
       const auto source = open_checkpoint_source(path_);
-      const auto backend = make_backend(Device::kCpu, 1);
+      const auto backend = make_backend(Device::kCpu, {.threads = 1});
       ThreadPool pool(1);
       OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, pool, {});
     } catch (const Error& error) {
