@@ -215,7 +215,7 @@ struct ScalesAhead<Lut4<Scale>> {
       for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(0));
     }
     if (!GroupDecoder<Lut4<Scale>>::scaled_by_group(w)) {
-      for (int i = 0; i < kScalesAhead * 2; i += 16) store(absmax_ + i, broadcast(1));
+      for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(1));
     } else if ((1 << w.block_shift) <= kHalf) {
       read_absmax(w.absmax, begin >> w.block_shift, columns >> w.block_shift, absmax_);
     } else {

@@ -22,7 +22,7 @@ struct ModelArguments {
 CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load);
 /// -m and the weight flags.
 void add_model_flags(CLI::App& app, ModelArguments& arguments);
-/// --device and the CPU flags, for commands that compute.
+/// --device, --pin-threads and --int8-activations, for commands that compute.
 void add_compute_flags(CLI::App& app, LoadOptions& load);
 /// --pin-threads and --int8-activations.
 void add_cpu_flags(CLI::App& app, LoadOptions& load);
