@@ -1,6 +1,7 @@
 #include "kernels/backend.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "nibble/error.h"
@@ -83,6 +84,27 @@ void check_segments(std::span<const Segment> segments, int rows) {
   }
 }
 
+/// Fails unless there is a choice for each output, or none, and each could be made.
+void check_choices(const Batch& batch) {
+  if (!batch.choices.empty() && batch.choices.size() != batch.outputs.size()) {
+    refuse("begin: expected " + std::to_string(batch.outputs.size()) + " choices, one an output, found " +
+           std::to_string(batch.choices.size()));
+  }
+  const auto expect_in = [](const char* name, float value, float lowest, float highest) {
+    if (value >= lowest && value <= highest) return;
+    refuse("begin: expected " + std::string(name) + " from " + std::to_string(lowest) + " to " +
+           std::to_string(highest) + ", found " + std::to_string(value));
+  };
+  for (const Choice& c : batch.choices) {
+    expect_in("temperature", c.temperature, 0, std::numeric_limits<float>::max());
+    expect_in("top_k", static_cast<float>(c.top_k), 0, std::numeric_limits<float>::max());
+    expect_in("top_p", c.top_p, 0, 1);
+    expect_in("min_p", c.min_p, 0, 1);
+    expect_in("repetition_penalty", c.repetition_penalty, std::numeric_limits<float>::min(),
+              std::numeric_limits<float>::max());
+  }
+}
+
 /// Fails unless the cache has room for the segments.
 void check_room(std::span<const Segment> segments, const KvCache& cache) {
   for (const Segment& segment : segments) {
@@ -153,11 +175,13 @@ void Backend::begin(const Batch& batch) {
   }
   check_segments(batch.segments, rows);
   expect_indices("begin", "outputs", batch.outputs, 0, rows);
+  check_choices(batch);
   tokens_.assign(batch.tokens.begin(), batch.tokens.end());
   positions_.assign(batch.positions.begin(), batch.positions.end());
   segments_.assign(batch.segments.begin(), batch.segments.end());
   outputs_.assign(batch.outputs.begin(), batch.outputs.end());
-  batch_ = {tokens_, positions_, segments_, outputs_};
+  choices_.assign(batch.choices.begin(), batch.choices.end());
+  batch_ = {tokens_, positions_, segments_, outputs_, choices_};
   do_begin();
 }
 
@@ -215,10 +239,14 @@ void Backend::gather_outputs(Tensor x, Tensor y) {
   if (y.rows > 0) do_gather_outputs(x, y);
 }
 
-void Backend::argmax(Tensor x) {
-  expect_compute_dtype("argmax", x);
-  if (x.cols < 1) refuse("argmax: expected rows of at least 1 value, found " + shape(x.rows, x.cols));
-  do_argmax(x);
+void Backend::choose(Tensor logits) {
+  expect_compute_dtype("choose", logits);
+  if (logits.rows != static_cast<int>(batch_.choices.size()) || logits.cols < 1) {
+    refuse("choose: expected a row of at least 1 logit for each of the batch's " +
+           std::to_string(batch_.choices.size()) + " choices, found " + shape(logits.rows, logits.cols));
+  }
+  for (const Choice& choice : batch_.choices) expect_indices("choose", "seen ids", choice.seen, 0, logits.cols);
+  do_choose(logits);
 }
 
 void Backend::copy_to_host(Tensor x, std::span<float> values) {
@@ -230,6 +258,8 @@ void Backend::copy_to_host(Tensor x, std::span<float> values) {
   if (!values.empty()) do_copy_to_host(x, values);
 }
 
+Weight Backend::prepare(const Weight& weight) { return prepare(weight, storage_of(weight, DType::kF32), "weight"); }
+
 std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu) {
   if (device == Device::kCpu) return make_cpu_backend(cpu);
   const auto expect_cpu = [&](const char* option, bool is_set) {
@@ -237,12 +267,11 @@ std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu) {
   };
   expect_cpu("pinned threads", cpu.pin_threads);
   expect_cpu("8-bit activations", cpu.int8_activations);
-  return make_cuda_backend();
+  return make_cuda_backend(cpu.threads);
 }
 
-std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context) {
-  return device == Device::kCuda ? cuda_scratch_bytes(max_rows, max_cols, context)
-                                 : cpu_scratch_bytes(threads, max_rows, max_cols, context);
+std::size_t scratch_bytes(Device device, int threads, const Extent& extent) {
+  return device == Device::kCuda ? cuda_scratch_bytes(extent) : cpu_scratch_bytes(threads, extent);
 }
 
 }  // namespace nibble

@@ -16,7 +16,9 @@
 
 #include "kernels/activation.h"
 #include "kernels/kv_cache.h"
-#include "kernels/layout/weight.h"
+#include "kernels/random_weight.h"
+#include "kernels/sampling.h"
+#include "kernels/storage.h"
 
 namespace nibble {
 
@@ -52,10 +54,11 @@ struct Segment {
 
 /// The tokens of one step, in rows, grouped by sequence.
 struct Batch {
-  std::span<const int> tokens;        ///< [rows]
-  std::span<const int> positions;     ///< [rows], from 0 in each sequence
-  std::span<const Segment> segments;  ///< cover the rows in order
-  std::span<const int> outputs = {};  ///< the rows whose results are wanted, see gather_outputs
+  std::span<const int> tokens;           ///< [rows]
+  std::span<const int> positions;        ///< [rows], from 0 in each sequence
+  std::span<const Segment> segments;     ///< cover the rows in order
+  std::span<const int> outputs = {};     ///< the rows whose results are wanted, see gather_outputs
+  std::span<const Choice> choices = {};  ///< [outputs], or none where no token is chosen
 };
 
 /// One of the linears that read the same x.
@@ -65,25 +68,53 @@ struct Projection {
   Epilogue epilogue = {};
 };
 
+/// The most that calls will have to do with.
+struct Extent {
+  int rows = 0;        ///< of a batch
+  int cols = 0;        ///< of an activation
+  int context = 0;     ///< tokens of a sequence in the cache
+  int sequences = 0;   ///< of a batch
+  int vocabulary = 0;  ///< logits of a row
+
+  friend bool operator==(const Extent&, const Extent&) = default;
+};
+
+/// How rows of segments of `from` tokens and more, up to the next way's, are multiplied by a weight.
+struct LinearWay {
+  int from;
+  std::string name;
+};
+
 /// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return
-/// before their work is done; copy_to_host and last_argmax wait for it.
+/// before their work is done; wait, copy_to_host and last_chosen wait for it.
 class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// Moves a weight to the device, into the order its kernels read; on the CPU the weight itself.
-  virtual Weight prepare(Weight weight) = 0;
+  /// Makes room for what is asked for next: `buffers` buffers of `bytes` together, in one allocation. Nothing on the
+  /// CPU. Throws Error{kOutOfMemory}.
+  virtual void make_room(std::uint64_t bytes, std::size_t buffers) = 0;
+  /// A weight on the device, kept as `target` says and in the order its kernels read; on the CPU the weight itself
+  /// where it is kept so already. Throws what `store` throws.
+  virtual Weight prepare(const Weight& weight, const Storage& target, std::string_view name) = 0;
+  /// The same of a weight that stays as it is.
+  Weight prepare(const Weight& weight);
+  /// A made-up weight on the device.
+  virtual Weight make_random(const RandomWeight& weight) = 0;
   /// Moves other parameters (biases, LayerNorms) to the device; on the CPU the buffer itself.
   virtual Buffer upload(Buffer buffer) = 0;
   /// Working memory on the device, not initialised. Throws Error{kOutOfMemory}.
   virtual Buffer allocate(std::size_t bytes) = 0;
-  /// Makes the backend's own working memory large enough for calls of up to `max_rows` rows of up to `max_cols` columns
-  /// and a cache of `context` tokens, so that none is allocated later. Larger calls grow it.
-  virtual void reserve(int max_rows, int max_cols, int context) = 0;
+  /// Makes the backend's own working memory large enough for calls of that extent, so that none is allocated later.
+  /// Larger calls grow it.
+  virtual void reserve(const Extent& extent) = 0;
   /// Bytes of that working memory now.
   virtual std::size_t scratch_bytes() const = 0;
+  /// Waits until everything asked for is done. Throws when something went wrong on the way.
+  virtual void wait() = 0;
 
-  /// Begins a step: embed, add_positions, project, attend and gather_outputs are about this batch until the next call.
+  /// Begins a step: embed, add_positions, project, attend, gather_outputs and choose are about this batch until the
+  /// next call.
   void begin(const Batch& batch);
 
   /// y[r] = table[tokens[r]]
@@ -103,16 +134,19 @@ class Backend {
   void attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y);
   /// y[i] = x[outputs[i]]
   void gather_outputs(Tensor x, Tensor y);
-  /// Finds the index of each row's largest value, the lowest of equal ones.
-  void argmax(Tensor x);
-  /// What the last argmax found.
-  virtual std::span<const int> last_argmax() = 0;
+  /// Chooses a token for each of the batch's choices from its row of logits, as kernels/sampling.h says.
+  void choose(Tensor logits);
+  /// What the last choose chose.
+  virtual std::span<const int> last_chosen() = 0;
   /// Copies x to the host, widened to fp32.
   void copy_to_host(Tensor x, std::span<float> values);
 
   /// Calls `verbs`, or does again what they did when they were called under this `key` for a batch of the same shape.
   /// They may differ in nothing but what `begin` was given, and must not wait for their work.
   virtual void repeat(std::uint64_t key, const std::function<void()>& verbs) = 0;
+
+  /// The ways of linears of this weight, a prepared one, with results of `compute_dtype`; for people.
+  virtual std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const = 0;
 
   /// One line saying what this backend runs on, for people: instruction set and threads, or the GPU's name.
   virtual std::string description() const = 0;
@@ -132,17 +166,18 @@ class Backend {
   virtual void do_linear(const Projection& projection, Tensor x) = 0;
   virtual void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) = 0;
   virtual void do_gather_outputs(Tensor x, Tensor y) = 0;
-  virtual void do_argmax(Tensor x) = 0;
+  virtual void do_choose(Tensor logits) = 0;
   virtual void do_copy_to_host(Tensor x, std::span<float> values) = 0;
 
   Batch batch_;
   std::vector<int> tokens_, positions_, outputs_;
   std::vector<Segment> segments_;
+  std::vector<Choice> choices_;
 };
 
 /// How a CPU computes.
 struct CpuOptions {
-  int threads = 0;                ///< 0: one a core
+  int threads = 0;                ///< 0: one a core; with a GPU they bring weights to it
   std::string_view target = {};   ///< an instruction set; empty: the fastest here
   bool pin_threads = false;       ///< each thread but the caller's on a core of its own
   bool int8_activations = false;  ///< x rounded to 8 bits a row where it meets Int8Row weights
@@ -152,14 +187,16 @@ struct CpuOptions {
 /// Error{kInvalidArgument} when there is nothing to pin threads to, or for what the device does not do.
 std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu = {});
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
-std::unique_ptr<Backend> make_cuda_backend();
+std::unique_ptr<Backend> make_cuda_backend(int threads = 0);
 
-/// What the backend's scratch_bytes() is after reserve(max_rows, max_cols, context).
-std::size_t scratch_bytes(Device device, int threads, int max_rows, int max_cols, int context);
-std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context);
-std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context);
+/// What the backend's scratch_bytes() is after reserve(extent).
+std::size_t scratch_bytes(Device device, int threads, const Extent& extent);
+std::size_t cpu_scratch_bytes(int threads, const Extent& extent);
+std::size_t cuda_scratch_bytes(const Extent& extent);
 
-/// Bytes the device could still give. Throws as make_backend does.
+/// Bytes the device could still give, and bytes in use that no backend of this process asked for: the driver's, the
+/// kernels', other processes'. Throw as make_backend does.
 std::uint64_t cuda_available_memory();
+std::uint64_t cuda_overhead_memory();
 
 }  // namespace nibble

@@ -13,11 +13,13 @@ namespace {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend() { refuse(); }
+std::unique_ptr<Backend> make_cuda_backend(int) { refuse(); }
 
-std::size_t cuda_scratch_bytes(int, int, int) { refuse(); }
+std::size_t cuda_scratch_bytes(const Extent&) { refuse(); }
 
 std::uint64_t cuda_available_memory() { refuse(); }
+
+std::uint64_t cuda_overhead_memory() { refuse(); }
 
 double cuda_read_bandwidth() { refuse(); }
 

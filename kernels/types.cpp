@@ -24,7 +24,8 @@ constexpr std::array<DTypeRow, 13> kDTypes = {{{"fp32", 4},
                                                {"uint16", 2},
                                                {"uint8", 1},
                                                {"bool", 1}}};
-constexpr std::array<std::string_view, 6> kSchemes = {"none", "int8", "fp4", "nf4", "fp4-dq", "nf4-dq"};
+constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {"none",   "int8",   "fp4",  "nf4",
+                                                                        "fp4-dq", "nf4-dq", "int4", "int4-asym"};
 constexpr std::array<std::string_view, 2> kDevices = {"cpu", "cuda"};
 
 template <typename Enum, std::size_t N>
@@ -40,7 +41,7 @@ std::optional<Enum> parse(const std::array<std::string_view, N>& names, std::str
 std::size_t size_of(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].size; }
 
 std::string_view to_string(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
-std::string_view to_string(Scheme scheme) { return kSchemes[static_cast<std::size_t>(scheme)]; }
+std::string_view to_string(Scheme scheme) { return kSchemeNames[static_cast<std::size_t>(scheme)]; }
 std::string_view to_string(Device device) { return kDevices[static_cast<std::size_t>(device)]; }
 
 std::optional<DType> parse_compute_dtype(std::string_view name) {
@@ -51,7 +52,7 @@ std::optional<DType> parse_compute_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-std::optional<Scheme> parse_scheme(std::string_view name) { return parse<Scheme>(kSchemes, name); }
+std::optional<Scheme> parse_scheme(std::string_view name) { return parse<Scheme>(kSchemeNames, name); }
 std::optional<Device> parse_device(std::string_view name) { return parse<Device>(kDevices, name); }
 
 }  // namespace nibble

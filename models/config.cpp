@@ -124,6 +124,22 @@ bool flag(const Fields& fields, const Json& block, const char* key) {
   return it->get<bool>();
 }
 
+/// What the tensors of GPTQ and AWQ do not say of themselves: how they are packed. The rest is theirs to say.
+void require_packing(const Fields& fields, const Json& block, const std::string& method) {
+  const auto require = [&](const char* key, const Json& expected) {
+    const Json found = block.value(key, expected);
+    if (found == expected) return;
+    fields.refuse("quantization_config of '" + method + "': expected " + key + " " + expected.dump() + ", found " +
+                  found.dump(-1, ' ', true, Json::error_handler_t::replace));
+  };
+  require("bits", 4);
+  if (method == "awq") {
+    require("version", "gemm");
+  } else {
+    require("checkpoint_format", "gptq");
+  }
+}
+
 /// The oldest files have no quant_method and say only load_in_4bit or load_in_8bit.
 std::optional<Scheme> quantization_scheme(const Fields& fields) {
   const Json* block = fields.find("quantization_config");
@@ -132,8 +148,13 @@ std::optional<Scheme> quantization_scheme(const Fields& fields) {
   const std::string method = block->value("quant_method", Json("bitsandbytes")).is_string()
                                  ? block->value("quant_method", Json("bitsandbytes")).get<std::string>()
                                  : std::string();
+  if (method == "gptq" || method == "awq") {
+    require_packing(fields, *block, method);
+    return std::nullopt;
+  }
   if (method != "bitsandbytes") {
-    fields.refuse("quantization method '" + method + "' is not supported; nibble reads bitsandbytes checkpoints");
+    fields.refuse("quantization method '" + method +
+                  "' is not supported; nibble reads checkpoints of bitsandbytes, GPTQ and AWQ");
   }
   if (flag(fields, *block, "load_in_8bit")) return Scheme::kInt8;
   if (!flag(fields, *block, "load_in_4bit")) {

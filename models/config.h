@@ -29,7 +29,7 @@ struct ModelConfig {
   bool tie_word_embeddings = true;
   Activation activation_function = Activation::kRelu;
   std::optional<DType> dtype;    ///< `torch_dtype` or `dtype`; absent: the first floating tensor's
-  std::optional<Scheme> scheme;  ///< what a bitsandbytes `quantization_config` asks for
+  std::optional<Scheme> scheme;  ///< what a bitsandbytes `quantization_config` asks for; GPTQ and AWQ ask for nothing
 
   int head_dim() const { return hidden_size / num_attention_heads; }
   bool has_projection() const { return word_embed_proj_dim != hidden_size; }

@@ -84,14 +84,16 @@ struct OptModel::Results {
 /// Fetches parameters in the order of list_parameters and keeps the ledger.
 class OptModel::Loader {
  public:
-  Loader(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, ThreadPool& pool,
-         const LoadProgress& progress, OptModel& model)
-      : source_(source), policy_(policy), backend_(backend), pool_(pool), progress_(progress), model_(model) {
+  Loader(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, const LoadProgress& progress,
+         OptModel& model)
+      : source_(source), policy_(policy), backend_(backend), progress_(progress), model_(model) {
     const MemoryLedger predicted = predict_weights(source, policy);
     total_ = predicted.weights();
     model.ledger_.parameters = predicted.parameters;
     for (const Parameter& parameter : list_parameters(model.config_, source))
       parameters_.emplace(parameter.name, parameter);
+    constexpr std::size_t kMostBuffers = 3;  // of a matrix: codes, absmax and their absmax
+    backend_.make_room(total_, kMostBuffers * parameters_.size());
   }
 
   Weight matrix(const std::string& name) {
@@ -103,7 +105,7 @@ class OptModel::Loader {
                                           show_shape({info.n, info.k}));
     }
     const Storage target = target_storage(policy_, parameter, info.storage);
-    Weight weight = backend_.prepare(source_.matrix(name, target, pool_));
+    Weight weight = source_.matrix(name, target, backend_);
     account(parameter, weight);
     return weight;
   }
@@ -166,27 +168,27 @@ class OptModel::Loader {
   const ParameterSource& source_;
   const StoragePolicy& policy_;
   Backend& backend_;
-  ThreadPool& pool_;
   const LoadProgress& progress_;
   OptModel& model_;
   std::map<std::string, Parameter> parameters_;
   std::uint64_t total_ = 0;
 };
 
-OptModel OptModel::load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, ThreadPool& pool,
+OptModel OptModel::load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend,
                         const LoadProgress& progress) {
   OptModel model;
   model.config_ = resolve_config(source);
   model.compute_dtype_ = policy.compute_dtype;
   const ModelConfig& config = model.config_;
 
-  Loader loader(source, policy, backend, pool, progress, model);
+  Loader loader(source, policy, backend, progress, model);
   model.tokens_ = loader.matrix(token_table_name(source));
   model.positions_ = loader.matrix("decoder.embed_positions");
   if (config.has_projection()) model.project_in_ = loader.linear("decoder.project_in");
   loader.layers();
   if (config.has_projection()) model.project_out_ = loader.linear("decoder.project_out");
   model.head_ = {config.tie_word_embeddings ? model.tokens_ : loader.matrix("lm_head"), {}};
+  backend.wait();
   return model;
 }
 
@@ -279,6 +281,15 @@ std::vector<OptModel::Kernel> OptModel::kernels(Backend& backend, int rows, int 
                      bytes({&head_}) + (project_out_ ? bytes({&*project_out_}) : 0),
                      [=, this, &backend, &results] { logits(backend, a.stream.slice(0, outputs), results); }});
   return kernels;
+}
+
+std::vector<OptModel::NamedLinear> OptModel::linears() const {
+  const Layer& first = layers_.front();
+  std::vector<NamedLinear> linears = {
+      {"q, k, v, out", first.q.weight}, {"fc1", first.fc1.weight}, {"fc2", first.fc2.weight}, {"head", head_.weight}};
+  if (project_in_) linears.push_back({"project_in", project_in_->weight});
+  if (project_out_) linears.push_back({"project_out", project_out_->weight});
+  return linears;
 }
 
 Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const {

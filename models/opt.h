@@ -21,7 +21,7 @@ using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)
 class OptModel {
  public:
   /// Loads the parameters of `source`, as `policy` says, onto the backend's device. Throws Error.
-  static OptModel load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, ThreadPool& pool,
+  static OptModel load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend,
                        const LoadProgress& progress);
 
   const ModelConfig& config() const { return config_; }
@@ -55,6 +55,13 @@ class OptModel {
   /// All of them for a batch of `rows` tokens that has begun, of which `outputs` are. What is passed must outlive them.
   std::vector<Kernel> kernels(Backend& backend, int rows, int outputs, KvCache& cache, Buffer& activations,
                               Buffer& results) const;
+
+  /// The linears of a layer and of the head, those of one shape once.
+  struct NamedLinear {
+    std::string_view name;
+    const Weight& weight;
+  };
+  std::vector<NamedLinear> linears() const;
 
   /// The parameters' bytes by class as they are in memory, and what transformers would report for them.
   const MemoryLedger& ledger() const { return ledger_; }

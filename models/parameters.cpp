@@ -107,7 +107,8 @@ Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, 
     case Kind::kLinear:
       if (!policy.scheme || *policy.scheme == stored.scheme) return as_stored;
       if (*policy.scheme == Scheme::kNone) return dense;
-      return {*policy.scheme, policy.compute_dtype, is_4bit(*policy.scheme) ? policy.blocksize : 0};
+      return {*policy.scheme, policy.compute_dtype,
+              is_4bit(*policy.scheme) ? policy.blocksize.value_or(default_blocksize(*policy.scheme)) : 0};
     case Kind::kTokenTable:
     case Kind::kHead:
       if (!policy.embedding) return as_stored;

@@ -47,7 +47,7 @@ struct StoragePolicy {
   std::optional<Scheme> scheme;  ///< absent: every linear as it is stored
   DType compute_dtype;
   std::optional<EmbeddingStorage> embedding;  ///< absent: as it is stored
-  int blocksize;                              ///< for 4-bit schemes made at load
+  std::optional<int> blocksize;               ///< of 4-bit schemes made at load; absent: their own default
 };
 
 /// How `parameter`, a matrix kept as `stored` where it comes from, is to be kept. Values that are 16-bit where they

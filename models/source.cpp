@@ -10,8 +10,12 @@ namespace nibble {
 namespace {
 
 /// A file's name for a tensor without the prefix that the saving class put in front ("model." from OPTForCausalLM,
-/// nothing from OPTModel).
-std::string canonical(const std::string& name) { return name.starts_with("model.") ? name.substr(6) : name; }
+/// nothing from OPTModel). A matrix packed as `X.qweight` is X.weight.
+std::string canonical(const std::string& name) {
+  constexpr std::string_view kPacked = ".qweight";
+  const std::string own = name.starts_with("model.") ? name.substr(6) : name;
+  return own.ends_with(kPacked) ? own.substr(0, own.size() - kPacked.size()) + ".weight" : own;
+}
 
 /// Tensors that old files hold and no computation uses.
 bool ignorable(const std::string& name) {
@@ -58,9 +62,9 @@ class CheckpointSource final : public ParameterSource {
     return format_of(checkpoint_, stored).describe(checkpoint_, stored);
   }
 
-  Weight matrix(const std::string& name, const Storage& target, ThreadPool& pool) const override {
+  Weight matrix(const std::string& name, const Storage& target, Backend& backend) const override {
     const std::string stored = stored_name(name);
-    return store(format_of(checkpoint_, stored).read(checkpoint_, stored), target, stored + ".weight", pool);
+    return backend.prepare(format_of(checkpoint_, stored).read(checkpoint_, stored), target, stored + ".weight");
   }
 
   std::vector<float> vector(const std::string& tensor, int size) const override {
@@ -78,14 +82,14 @@ class CheckpointSource final : public ParameterSource {
   }
 
  private:
-  /// The matrix's name in the file, without ".weight".
+  /// The matrix's name in the file, without ".weight" or ".qweight".
   std::string stored_name(const std::string& name) const {
     const auto it = names_.find(name + ".weight");
     if (it == names_.end()) {
       throw Error(ErrorKind::kFormat,
                   "the checkpoint has no tensor '" + name + ".weight', which its config.json needs");
     }
-    return it->second.substr(0, it->second.size() - std::string_view(".weight").size());
+    return it->second.substr(0, it->second.rfind('.'));
   }
 
   ModelConfig config_;

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "models/config.h"
 #include "models/formats/format.h"
-#include "models/storage.h"
 
 namespace nibble {
 
@@ -28,8 +28,8 @@ class ParameterSource {
 
   /// Matrix `name`.weight, as it is kept where it comes from.
   virtual MatrixInfo describe(const std::string& name) const = 0;
-  /// Matrix `name`.weight, kept as `target` says.
-  virtual Weight matrix(const std::string& name, const Storage& target, ThreadPool& pool) const = 0;
+  /// Matrix `name`.weight on the backend's device, kept as `target` says.
+  virtual Weight matrix(const std::string& name, const Storage& target, Backend& backend) const = 0;
   /// A vector of `size` values, of full name `tensor`, in fp32.
   virtual std::vector<float> vector(const std::string& tensor, int size) const = 0;
 };

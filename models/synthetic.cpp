@@ -1,11 +1,8 @@
 // Models made up on the spot, in the shape of every published size (OPT, arXiv:2205.01068, table 1), so that anyone can
-// measure a machine without a download. Codes are drawn directly in the scheme asked for; nothing is quantized.
-#include <algorithm>
+// measure a machine without a download. A weight is drawn on the device it is for.
 #include <array>
-#include <bit>
 #include <unordered_map>
 
-#include "kernels/dispatch.h"
 #include "models/parameters.h"
 #include "nibble/error.h"
 
@@ -46,23 +43,6 @@ ModelConfig config_of(const Size& size) {
 
 /// OPT's init_std: weights of this size keep activations in range in every dtype.
 constexpr float kStandardDeviation = 0.02F;
-/// Standard deviations a block's or row's largest weight is away; the expected maximum of 64 draws is 2.4.
-constexpr float kAbsmax = 2.4F * kStandardDeviation;
-
-/// SplitMix64 (Steele, Lea, Flood 2014): any position of the stream at once, so pieces are drawn in parallel.
-std::uint64_t draw(std::uint64_t seed, std::uint64_t position) {
-  std::uint64_t z = seed + (position + 1) * 0x9e3779b97f4a7c15ULL;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-  return z ^ (z >> 31);
-}
-
-/// Nearly normal with the standard deviation above: the sum of four uniform 16-bit numbers, scaled.
-float normal(std::uint64_t bits) {
-  const auto sum =
-      static_cast<float>((bits & 0xffff) + ((bits >> 16) & 0xffff) + ((bits >> 32) & 0xffff) + (bits >> 48));
-  return (sum - 131070.0F) * (kStandardDeviation / 37837.2F);  // 65536 * sqrt(4 / 12)
-}
 
 std::uint64_t hash(std::string_view text, std::uint64_t seed) {  // FNV-1a
   std::uint64_t value = 0xcbf29ce484222325ULL ^ seed;
@@ -94,12 +74,9 @@ class SyntheticSource final : public ParameterSource {
     return {{Scheme::kNone, DType::kF16, 0}, n, k, {n, k}, "fp16"};
   }
 
-  Weight matrix(const std::string& name, const Storage& target, ThreadPool& pool) const override {
+  Weight matrix(const std::string& name, const Storage& target, Backend& backend) const override {
     const auto [n, k] = shapes_.at(name + ".weight");
-    const std::uint64_t seed = hash(name, seed_);
-    if (target.scheme == Scheme::kNone) return dense(n, k, target.dtype, seed, pool);
-    if (target.scheme == Scheme::kInt8) return int8(n, k, seed, pool);
-    return lut4(n, k, target, seed, pool);
+    return backend.make_random({n, k, target, kStandardDeviation, hash(name, seed_)});
   }
 
   /// LayerNorms that change nothing, biases of zero: what a fresh model has.
@@ -108,62 +85,6 @@ class SyntheticSource final : public ParameterSource {
   }
 
  private:
-  template <class F>
-  static void fill(std::int64_t count, ThreadPool& pool, F&& f) {
-    constexpr std::int64_t kPiece = 1 << 18;
-    pool.run(static_cast<int>((count + kPiece - 1) / kPiece), [&](int task) {
-      const std::int64_t last = std::min(count, (task + 1) * kPiece);
-      for (std::int64_t i = task * kPiece; i < last; ++i) f(i);
-    });
-  }
-
-  static Weight dense(int n, int k, DType dtype, std::uint64_t seed, ThreadPool& pool) {
-    const std::int64_t elements = static_cast<std::int64_t>(n) * k;
-    return with_dtype(dtype, [&](auto tag) -> Weight {
-      using T = typename decltype(tag)::type;
-      Dense<T> weight{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements) * sizeof(T)), n, k};
-      auto* values = weight.values.template mutable_as<T>();
-      fill(elements, pool,
-           [&](std::int64_t i) { values[i] = round_to<T>(normal(draw(seed, static_cast<std::uint64_t>(i)))); });
-      return weight;
-    });
-  }
-
-  static Weight int8(int n, int k, std::uint64_t seed, ThreadPool& pool) {
-    const std::int64_t elements = static_cast<std::int64_t>(n) * k;
-    Int8Row weight{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements)), constant(n, kAbsmax), n, k};
-    auto* codes = weight.codes.mutable_as<std::int8_t>();
-    fill(elements, pool, [&](std::int64_t i) {
-      const float value = normal(draw(seed, static_cast<std::uint64_t>(i))) * (127.0F / kAbsmax);
-      codes[i] = static_cast<std::int8_t>(std::clamp(value, -127.0F, 127.0F));
-    });
-    return weight;
-  }
-
-  /// Uniform codes: NF4's levels are quantiles of the normal distribution, so uniform codes are normal weights.
-  static Weight lut4(int n, int k, const Storage& target, std::uint64_t seed, ThreadPool& pool) {
-    const std::int64_t elements = static_cast<std::int64_t>(n) * k;
-    const std::int64_t bytes = (elements + 1) / 2;
-    Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(bytes));
-    auto* out = codes.mutable_as<std::uint8_t>();
-    fill(bytes, pool, [&](std::int64_t i) {
-      out[i] = static_cast<std::uint8_t>(draw(seed, static_cast<std::uint64_t>(i / 8)) >> (8 * (i % 8)));
-    });
-    const bool nf4 = target.scheme == Scheme::kNf4 || target.scheme == Scheme::kNf4Dq;
-    const Buffer levels = shared_table(nf4 ? kNf4Levels : kFp4Levels);
-    const std::int64_t blocks = (elements + target.blocksize - 1) / target.blocksize;
-    const Buffer absmax = constant(blocks, kAbsmax);
-    if (!is_nested(target.scheme)) return Lut4<F32Scale>{codes, levels, {absmax}, target.blocksize, n, k};
-    return Lut4<NestedScale>{
-        codes, levels, encode_nested({absmax.as<float>(), static_cast<std::size_t>(blocks)}), target.blocksize, n, k};
-  }
-
-  static Buffer constant(std::int64_t count, float value) {
-    Buffer buffer = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(count) * sizeof(float));
-    std::fill_n(buffer.mutable_as<float>(), count, value);
-    return buffer;
-  }
-
   ModelConfig config_;
   std::uint64_t seed_;
   std::unordered_map<std::string, std::pair<int, int>> shapes_;

@@ -1,6 +1,9 @@
 #include "nibble/engine.h"
 
 #include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <set>
 
@@ -31,14 +34,23 @@ void report_unused(const ParameterSource& source, const ModelConfig& config) {
   for (const Parameter& p : list_parameters(config, source)) {
     used.insert(p.kind == Parameter::Kind::kVector ? p.name : p.name + ".weight");
   }
+  constexpr std::array kParts{".SCB", ".qzeros", ".scales", ".g_idx"};  // of bitsandbytes int8, GPTQ and AWQ
   const auto is_used = [&](const std::string& name) {
     const std::size_t state = name.rfind(".weight");  // X.weight.absmax, X.weight_format belong to X.weight
-    const bool scb = name.ends_with(".SCB");
-    return used.contains(name) || scb || (state != std::string::npos && used.contains(name.substr(0, state + 7)));
+    const bool part = std::ranges::any_of(kParts, [&](const char* suffix) { return name.ends_with(suffix); });
+    return used.contains(name) || part || (state != std::string::npos && used.contains(name.substr(0, state + 7)));
   };
   for (const std::string& name : source.tensors()) {
     if (!is_used(name)) log(LogLevel::kWarning, "tensor '" + name + "' is not part of the model and is ignored");
   }
+}
+
+/// "0.31 s" since then.
+std::string show_seconds(std::chrono::steady_clock::time_point start) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f s",
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return text.data();
 }
 
 ModelInfo describe(const std::string& model, const OptModel& opt, const StoragePolicy& policy,
@@ -70,19 +82,20 @@ const Tokenizer& Engine::Impl::require_tokenizer() const {
 }
 
 Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) {
+  const auto start = std::chrono::steady_clock::now();
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   require_memory(predict_weights(*source, policy).weights(), options.device, model);
   auto tokenizer = find_tokenizer(model);
-  const auto backend = make_backend(options.device, {.threads = 1, .target = options.cpu_target});
-  ThreadPool pool(options.threads);
-  OptModel opt = OptModel::load(*source, policy, *backend, pool, progress);
+  const auto backend = make_backend(options.device, {.threads = options.threads, .target = options.cpu_target});
+  OptModel opt = OptModel::load(*source, policy, *backend, progress);
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);
   report_unused(*source, opt.config());
 
   ModelInfo info = describe(model, opt, policy, *source, tokenizer != nullptr);
   log(LogLevel::kInfo, info.name + ": " + std::string(to_string(info.scheme)) + " weights, computing in " +
-                           std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()));
+                           std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()) +
+                           ", loaded in " + show_seconds(start));
   return Engine(std::make_shared<const Impl>(
       Impl{std::move(info), std::move(opt), source->generation(), std::move(tokenizer), options}));
 }

@@ -74,6 +74,19 @@ void describe_codes(const Lut4<Scale>& weight, std::size_t first, TensorReport& 
   for (std::int64_t i = 0; i < elements; ++i) ++out.histogram[static_cast<std::size_t>(view.code(i))];
 }
 
+template <class Zero>
+void describe_codes(const Int4Group<Zero>& weight, std::size_t first, TensorReport& out) {
+  const auto* codes = weight.codes.template as<std::uint8_t>();
+  for (std::size_t i = 0; i < first; ++i) out.first_codes.push_back(code4(codes, static_cast<std::int64_t>(i)));
+  out.first_bytes.assign(codes, codes + (first + 1) / 2);
+  // A group's largest magnitude is 7.5 steps; of an asymmetric group, whose least is code 0, half of its range is.
+  const float zero = std::is_same_v<Zero, SymmetricZero> ? 8.0F : 7.5F;
+  for (int code = 0; code < 16; ++code) out.levels.push_back((static_cast<float>(code) - zero) / 7.5F);
+  out.histogram.resize(16);
+  const std::int64_t elements = static_cast<std::int64_t>(weight.n) * weight.k;
+  for (std::int64_t i = 0; i < elements; ++i) ++out.histogram[static_cast<std::size_t>(code4(codes, i))];
+}
+
 void measure_errors(std::span<const float> original, std::span<const float> now, TensorReport& out) {
   double signal = 0;
   double noise = 0;
@@ -108,11 +121,11 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
   // A scheme that is asked for is shown for any matrix, the embedding too.
   if (options.scheme) parameter.kind = Parameter::Kind::kLinear;
 
-  ThreadPool pool(options.threads);
+  const auto backend = make_cpu_backend({.threads = options.threads, .target = options.cpu_target});
   const Storage stored = source->describe(parameter.name).storage;
   const Storage target = target_storage(policy, parameter, stored);
-  const Weight before = source->matrix(parameter.name, stored, pool);
-  const Weight after = store(before, target, parameter.name, pool);
+  const Weight before = source->matrix(parameter.name, stored, *backend);
+  const Weight after = backend->prepare(before, target, parameter.name);
   const std::vector<float> original = decoded(before);
   const std::vector<float> now = decoded(after);
 

@@ -1,6 +1,7 @@
-// Session::time_kernels: the kernels of a step, each by itself.
+// The kernels of a step: how long each takes by itself, and which ones multiply.
 #include <chrono>
 
+#include "models/storage.h"
 #include "nibble/error.h"
 #include "runtime/session_impl.h"
 
@@ -58,8 +59,7 @@ std::vector<KernelTiming> Session::time_kernels(int rows, int past, int repetiti
   const double width = config.hidden_size, of_cache = 2.0 * width * static_cast<double>(size_of(s.cache.dtype));
 
   std::vector<KernelTiming> timings;
-  // Steps of sessions are recorded under their Want.
-  std::uint64_t key = 1000;
+  std::uint64_t key = 1;  // steps of sessions are recorded under 0
   for (const OptModel::Kernel& kernel :
        model.kernels(backend, sequences * rows, sequences, s.cache, s.activations, s.results)) {
     const bool attends = kernel.bytes == 0;
@@ -83,6 +83,23 @@ std::vector<KernelTiming> Session::time_kernels(int rows, int past, int repetiti
     timings.push_back(std::move(timing));
   }
   return timings;
+}
+
+std::vector<LinearKernels> Session::explain_kernels() const {
+  const OptModel& model = impl_->engine->model;
+  std::vector<LinearKernels> kernels;
+  for (const OptModel::NamedLinear& linear : model.linears()) {
+    const Storage storage = storage_of(linear.weight, model.compute_dtype());
+    const std::string_view layout =
+        storage.scheme == Scheme::kNone ? to_string(storage.dtype) : to_string(storage.scheme);
+    LinearKernels each{
+        std::string(linear.name), std::string(layout), nibble::rows(linear.weight), cols(linear.weight), {}};
+    for (const LinearWay& way : impl_->backend->ways(linear.weight, model.compute_dtype())) {
+      each.ways.emplace_back(way.from, way.name);
+    }
+    kernels.push_back(std::move(each));
+  }
+  return kernels;
 }
 
 }  // namespace nibble

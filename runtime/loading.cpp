@@ -23,7 +23,7 @@ std::unique_ptr<ParameterSource> open_source(const std::string& model, std::uint
 }
 
 StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& source) {
-  check_blocksize(options.blocksize);
+  if (options.blocksize) check_blocksize(*options.blocksize);
   const DType compute_dtype = options.compute_dtype.value_or(source.config().dtype.value_or(DType::kF32));
   if (compute_dtype != DType::kF32 && compute_dtype != DType::kF16 && compute_dtype != DType::kBF16) {
     throw Error(ErrorKind::kInvalidArgument,
@@ -62,7 +62,7 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
   const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));
   const int outputs = std::max(options.sequences, std::min(context, kOutputs));
   const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
-  return {context, options.sequences, step_rows, outputs, widest};
+  return {context, options.sequences, step_rows, outputs, widest, config.vocab_size};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {
@@ -72,11 +72,13 @@ std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DT
 
 std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
                               const LoadOptions& load) {
-  const std::uint64_t logits_on_host =
-      static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
   return OptModel::activation_bytes(config, compute_dtype, plan.step_rows) +
-         OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_on_host +
-         scratch_bytes(load.device, load.threads, plan.step_rows, plan.widest, plan.context);
+         OptModel::result_bytes(config, compute_dtype, plan.outputs) + logits_bytes(plan, config) +
+         scratch_bytes(load.device, load.threads, plan.extent());
+}
+
+std::uint64_t logits_bytes(const SessionPlan& plan, const ModelConfig& config) {
+  return static_cast<std::uint64_t>(plan.outputs) * static_cast<std::uint64_t>(config.vocab_size) * sizeof(float);
 }
 
 std::string show_megabytes(std::uint64_t bytes) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "kernels/backend.h"
 #include "models/parameters.h"
 #include "nibble/engine.h"
 
@@ -27,13 +28,18 @@ struct SessionPlan {
   int step_rows;  ///< most tokens one forward pass reads
   int outputs;    ///< most rows of logits computed at once
   int widest;     ///< most columns an activation has
+  int vocabulary;
+
+  Extent extent() const { return {step_rows, widest, context, sequences, vocabulary}; }
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 
-/// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included.
+/// Bytes of a session's cache and of its workspace, host copies of logits and the backend's scratch included; and of
+/// those logits.
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype);
 std::uint64_t workspace_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype,
                               const LoadOptions& load);
+std::uint64_t logits_bytes(const SessionPlan& plan, const ModelConfig& config);
 
 /// "1234.5 MB", decimal.
 std::string show_megabytes(std::uint64_t bytes);

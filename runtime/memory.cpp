@@ -74,6 +74,8 @@ std::uint64_t available_memory(Device device) {
   return std::min(proc_value("/proc/meminfo", "MemAvailable:"), cgroup_available());
 }
 
+std::uint64_t overhead_memory(Device device) { return device == Device::kCuda ? cuda_overhead_memory() : 0; }
+
 double measure_read_bandwidth(Device device, int threads) {
   return device == Device::kCuda ? cuda_read_bandwidth() : cpu_read_bandwidth(threads);
 }

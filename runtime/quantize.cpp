@@ -120,8 +120,18 @@ class ShardWriter {
   std::vector<std::vector<std::string>> shards_;
 };
 
+/// The block AutoGPTQ writes into config.json.
+Json gptq_config(const QuantizeOptions& options) {
+  return {{"bits", 4},
+          {"checkpoint_format", "gptq"},
+          {"desc_act", false},
+          {"group_size", options.blocksize.value_or(default_blocksize(options.scheme))},
+          {"quant_method", "gptq"},
+          {"sym", options.scheme == Scheme::kInt4}};
+}
+
 /// The block transformers writes into config.json for such a load (utils/quantization_config.py, to_dict).
-Json quantization_config(const QuantizeOptions& options, DType dtype) {
+Json bitsandbytes_config(const QuantizeOptions& options, DType dtype) {
   const bool is_int8 = options.scheme == Scheme::kInt8;
   const bool nf4 = options.scheme == Scheme::kNf4 || options.scheme == Scheme::kNf4Dq;
   const char* compute = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
@@ -145,7 +155,8 @@ void write_config(const fs::path& source, const fs::path& destination, const Qua
   if (options.scheme == Scheme::kNone) {
     config.erase("quantization_config");
   } else {
-    config["quantization_config"] = quantization_config(options, dtype);
+    config["quantization_config"] =
+        is_int4(options.scheme) ? gptq_config(options) : bitsandbytes_config(options, dtype);
   }
   const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
   config[key] = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
@@ -172,20 +183,22 @@ void copy_other_files(const fs::path& source, const fs::path& destination) {
 std::string saved_name(const std::string& name) { return name.starts_with("decoder.") ? "model." + name : name; }
 
 std::vector<OutputTensor> vector_tensor(const ParameterSource& source, const Parameter& p, DType dtype,
-                                        ThreadPool& pool) {
+                                        Backend& backend) {
   const std::vector<float> values = source.vector(p.name, p.k);
   Buffer buffer = Buffer::allocate(values.size() * sizeof(float));
   std::ranges::copy(values, buffer.mutable_as<float>());
-  const Weight rounded = store(Dense<float>{buffer, 1, p.k}, {Scheme::kNone, dtype, 0}, p.name, pool);
+  const Weight rounded = backend.prepare(Dense<float>{buffer, 1, p.k}, {Scheme::kNone, dtype, 0}, p.name);
   std::vector<OutputTensor> tensors = write_matrix(rounded, p.name, dtype);
   tensors.front().info.name = saved_name(p.name);
   tensors.front().info.shape = {p.k};
   return tensors;
 }
 
-/// In a file, what is not quantized has the dtype asked for; nothing is kept narrower as it is in memory.
+/// In a file, what is not quantized has the dtype asked for; nothing is kept narrower as it is in memory. GPTQ's
+/// readers look for their weights in the decoder's layers alone.
 Storage file_storage(const StoragePolicy& policy, const Parameter& p, const Storage& stored) {
   Storage storage = target_storage(policy, p, stored);
+  if (is_int4(storage.scheme) && !p.name.starts_with("decoder.layers.")) storage.scheme = Scheme::kNone;
   if (storage.scheme == Scheme::kNone) storage.dtype = policy.compute_dtype;
   return storage;
 }
@@ -204,7 +217,7 @@ void quantize(const std::string& source_path, const std::string& destination, co
                    .blocksize = options.blocksize};
   const StoragePolicy policy = resolve_policy(load, *source);
   const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
-  ThreadPool pool(options.threads);
+  const auto backend = make_cpu_backend({.threads = options.threads});
   AtomicDirectory directory(destination);
   ShardWriter writer(directory.path(), options.shard_bytes);
 
@@ -213,10 +226,10 @@ void quantize(const std::string& source_path, const std::string& destination, co
   std::uint64_t done = 0;
   for (const Parameter& p : parameters) {
     if (p.kind == Parameter::Kind::kVector) {
-      writer.add(vector_tensor(*source, p, policy.compute_dtype, pool));
+      writer.add(vector_tensor(*source, p, policy.compute_dtype, *backend));
     } else {
       const Storage target = file_storage(policy, p, source->describe(p.name).storage);
-      const Weight weight = source->matrix(p.name, target, pool);
+      const Weight weight = source->matrix(p.name, target, *backend);
       // A token table that was saved under its head's name alone goes back under its own.
       const std::string name = p.kind == Parameter::Kind::kTokenTable ? "decoder.embed_tokens" : p.name;
       writer.add(write_matrix(weight, saved_name(name), policy.compute_dtype));

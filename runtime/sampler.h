@@ -1,9 +1,9 @@
-// From logits to the next token, as transformers does it: repetition penalty, then temperature, top-k, top-p, min-p,
-// then one draw. (transformers/generation/logits_process.py.)
+// What options have to do with choosing tokens: their limits, the random bits of a step, and probabilities for people.
+// Choosing itself is a verb of the backend, see kernels/sampling.h.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <random>
 #include <span>
 #include <vector>
 
@@ -11,38 +11,17 @@
 
 namespace nibble {
 
-struct Candidate {
-  int id;
-  float logit;
-};
-
 /// Throws Error{kInvalidArgument} naming the option that is out of range.
 void check_options(const GenerateOptions& options);
 
-/// Divides (positive) or multiplies (negative) the logits of every token of `history` once by `penalty`. Leaves
-/// `history` in order and without what it repeats.
-void penalize_repetition(std::span<float> logits, std::vector<int>& history, float penalty);
+/// Philox4x32 with 10 rounds: 128 random bits of a counter and a key (Salmon et al., "Parallel random numbers: as easy
+/// as 1, 2, 3", 2011).
+std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
 
-/// Makes `left` the tokens that temperature, top-k, top-p and min-p leave, with their scaled logits. Never empty.
-void find_candidates(std::span<const float> logits, const GenerateOptions& options, std::vector<Candidate>& left);
+/// What sequence number `sequence` draws its new token number `step` with, both from 0 on. Depends on nothing else.
+std::uint64_t random_bits(std::uint64_t seed, int sequence, int step);
 
 /// ln softmax(logits)[chosen], then the `count` likeliest.
 std::vector<TokenLogprob> logprobs(std::span<const float> logits, int chosen, int count);
-
-/// Chooses tokens of one sequence. The stream of draws depends on the seed and the sequence's number alone.
-class Sampler {
- public:
-  /// Of a sequence of up to `most_tokens`.
-  Sampler(const GenerateOptions& options, int sequence, std::size_t most_tokens);
-
-  /// `logits` is overwritten. `history` is the prompt and what was generated.
-  int sample(std::span<float> logits, std::span<const int> history);
-
- private:
-  const GenerateOptions& options_;
-  std::mt19937_64 random_;
-  std::vector<int> seen_;  // working memory of `sample`
-  std::vector<Candidate> left_;
-};
 
 }  // namespace nibble

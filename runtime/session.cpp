@@ -28,11 +28,7 @@ class Sequence {
  public:
   Sequence(int number, std::span<const int> prompt, const GenerateOptions& options, const Tokenizer* tokenizer,
            int context)
-      : number_(number),
-        options_(options),
-        context_(context),
-        sampler_(options, number, index(context)),
-        stop_text_(options.stop) {
+      : number_(number), options_(options), context_(context), stop_text_(options.stop) {
     history_.reserve(index(context));  // so that no token has to wait for memory
     history_.assign(prompt.begin(), prompt.end());
     completion_.prompt = history_;
@@ -44,12 +40,15 @@ class Sequence {
   int number() const { return number_; }
   std::span<const int> last_token() const { return std::span(history_).last(1); }
 
-  /// Chooses the next token from `logits` (overwritten) and accepts it.
-  void choose(std::span<float> logits, const OnStep& on_step) {
-    const std::vector<float> unchanged(options_.logprobs >= 0 ? std::vector<float>(logits.begin(), logits.end())
-                                                              : std::vector<float>());
-    const int id = sampler_.sample(logits, history_);
-    accept(id, unchanged.empty() ? std::vector<TokenLogprob>() : logprobs(unchanged, id, options_.logprobs), on_step);
+  /// How the next token is to be chosen.
+  Choice choice() const {
+    return {.temperature = options_.temperature,
+            .top_k = options_.top_k,
+            .top_p = options_.top_p,
+            .min_p = options_.min_p,
+            .repetition_penalty = options_.repetition_penalty,
+            .random = random_bits(options_.seed, number_, static_cast<int>(completion_.tokens.size())),
+            .seen = options_.repetition_penalty == 1.0F ? std::span<const int>() : history_};
   }
 
   /// Takes `id` as the next token, tells the caller, and decides whether it was the last.
@@ -93,18 +92,12 @@ class Sequence {
   int number_;
   const GenerateOptions& options_;
   int context_;
-  Sampler sampler_;
   StopText stop_text_;
   std::optional<StreamDecoder> decoder_;
   std::vector<int> history_;
   Completion completion_;
   std::optional<FinishReason> finish_;
 };
-
-/// Whether the likeliest token is all that a step has to give.
-bool is_greedy(const GenerateOptions& options) {
-  return options.temperature == 0.0F && options.repetition_penalty == 1.0F && options.logprobs < 0;
-}
 
 }  // namespace
 
@@ -132,11 +125,14 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   const LoadOptions& load = engine->options;
   const DType dtype = engine->model.compute_dtype();
   const std::uint64_t cached = cache_bytes(plan, config, dtype);
-  require_memory(cached + workspace_bytes(plan, config, dtype, load), load.device,
+  const std::uint64_t workspace = workspace_bytes(plan, config, dtype, load);
+  require_memory(cached + workspace, load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
   backend = make_backend(load.device, {load.threads, load.cpu_target, load.pin_threads, load.int8_activations});
   log(LogLevel::kInfo, "computing on " + backend->description());
-  backend->reserve(plan.step_rows, plan.widest, plan.context);
+  constexpr std::size_t kBuffers = 5;  // scratch, keys, values, activations and results
+  backend->make_room(cached + workspace - logits_bytes(plan, config), kBuffers);
+  backend->reserve(plan.extent());
   cache = {backend->allocate(cached / 2),
            backend->allocate(cached / 2),
            dtype,
@@ -148,7 +144,7 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   activations = backend->allocate(OptModel::activation_bytes(config, dtype, plan.step_rows));
   results = backend->allocate(OptModel::result_bytes(config, dtype, plan.outputs));
   logits.resize(index(plan.outputs) * index(config.vocab_size));
-  likeliest.reserve(index(plan.sequences));
+  chosen.reserve(index(plan.sequences));
   held.resize(index(plan.sequences));
   for (auto& tokens : held) tokens.reserve(index(plan.context));
 }
@@ -175,32 +171,30 @@ void Session::Impl::hold(const Batch& batch) {
   }
 }
 
-void Session::Impl::read(std::span<const Feed> feeds, Want want) {
+void Session::Impl::read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want) {
   const OptModel& model = engine->model;
-  likeliest.clear();
-  std::size_t done = 0;
+  chosen.clear();
   packer.start(feeds);
   while (!packer.done()) {
-    const Batch batch = packer.next(held);
+    Batch batch = packer.next(held);
+    batch.choices = choices.subspan(chosen.size(), batch.outputs.size());
     const auto step = [&] {
       const Tensor hidden = model.forward(*backend, batch, cache, activations);
       if (batch.outputs.empty()) return;
-      const Tensor found = model.logits(*backend, model.outputs(*backend, batch, hidden, results), results);
-      if (want == Want::kArgmax) backend->argmax(found);
+      backend->choose(model.logits(*backend, model.outputs(*backend, batch, hidden, results), results));
     };
     backend->begin(batch);
-    backend->repeat(static_cast<std::uint64_t>(want), std::ref(step));  // not a copy, which would need memory
+    constexpr std::uint64_t kKey = 0;
+    backend->repeat(kKey, std::ref(step));  // not a copy, which would need memory
     hold(batch);
     if (batch.outputs.empty()) continue;
-    if (want == Want::kArgmax) {
-      const auto found = backend->last_argmax();
-      likeliest.insert(likeliest.end(), found.begin(), found.end());
-    } else {
+    if (want == Want::kTokensAndLogits) {
       const std::size_t vocabulary = index(engine->info.vocab_size);
       backend->copy_to_host(model.logits_in(results, batch.outputs.size()),
-                            std::span(logits).subspan(done * vocabulary, batch.outputs.size() * vocabulary));
+                            std::span(logits).subspan(chosen.size() * vocabulary, batch.outputs.size() * vocabulary));
     }
-    done += batch.outputs.size();
+    const auto found = backend->last_chosen();
+    chosen.insert(chosen.end(), found.begin(), found.end());
   }
 }
 
@@ -230,25 +224,28 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   GenerateStats& stats = impl_->stats;
   const auto start = Clock::now();
   std::vector<Sequence> sequences;
+  sequences.reserve(prompts.size());
   std::vector<Feed> feeds;
+  std::vector<Choice> choices;
   std::vector<Sequence*> stepping;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto number = static_cast<int>(i);
     sequences.emplace_back(number, prompts[i], options, impl_->engine->tokenizer.get(), impl_->plan.context);
     feeds.push_back({number, impl_->keep_prefix(number, prompts[i])});
+    choices.push_back(sequences.back().choice());
     stats.prompt_tokens += static_cast<int>(prompts[i].size());
     stats.prefill_tokens += static_cast<int>(feeds.back().tokens.size());
   }
 
-  const Impl::Want want = is_greedy(options) ? Impl::Want::kArgmax : Impl::Want::kLogits;
+  const Impl::Want want = options.logprobs < 0 ? Impl::Want::kTokens : Impl::Want::kTokensAndLogits;
   const auto advance = [&](Sequence& sequence, std::size_t output) {
-    if (want == Impl::Want::kArgmax) {
-      sequence.accept(impl_->likeliest[output], {}, on_step);
-    } else {
-      sequence.choose(impl_->logits_row(output), on_step);
-    }
+    const int id = impl_->chosen[output];
+    sequence.accept(id,
+                    want == Impl::Want::kTokens ? std::vector<TokenLogprob>()
+                                                : logprobs(impl_->logits_row(output), id, options.logprobs),
+                    on_step);
   };
-  impl_->read(feeds, want);
+  impl_->read(feeds, choices, want);
   stats.prefill_seconds = seconds_since(start);
   for (std::size_t i = 0; i < sequences.size(); ++i) advance(sequences[i], i);
   stats.first_token_seconds = seconds_since(start);
@@ -256,13 +253,15 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   const auto decode_start = Clock::now();
   while (std::ranges::any_of(sequences, &Sequence::running)) {
     feeds.clear();
+    choices.clear();
     stepping.clear();
     for (Sequence& sequence : sequences) {
       if (!sequence.running()) continue;
       stepping.push_back(&sequence);
       feeds.push_back({sequence.number(), sequence.last_token()});
+      choices.push_back(sequence.choice());
     }
-    impl_->read(feeds, want);
+    impl_->read(feeds, choices, want);
     for (std::size_t i = 0; i < stepping.size(); ++i) advance(*stepping[i], i);
     stats.decode_tokens += static_cast<int>(stepping.size());
   }
@@ -332,6 +331,7 @@ MemoryLedger Session::memory() const {
   const Tokenizer* tokenizer = impl_->engine->tokenizer.get();
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();
+  ledger.device_overhead = overhead_memory(impl_->engine->options.device);
   return ledger;
 }
 

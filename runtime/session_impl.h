@@ -21,21 +21,21 @@ struct Session::Impl {
   KvCache cache;
   Buffer activations, results;  ///< what OptModel works in
   std::vector<float> logits;    ///< [outputs, vocab_size]
-  std::vector<int> likeliest;
+  std::vector<int> chosen;
   Packer packer;
   std::vector<std::vector<int>> held;  ///< a sequence's tokens in the cache
   GenerateStats stats;
 
   Impl(std::shared_ptr<const Engine::Impl> engine, const SessionOptions& options);
 
-  /// What a step leaves of its outputs, in the order of the batch.
+  /// What is wanted of the step behind each feed's last token.
   enum class Want : std::uint8_t {
-    kLogits,  ///< rows of `logits`
-    kArgmax,  ///< the likeliest token of each, in `likeliest`
+    kTokens,           ///< element i of `chosen`
+    kTokensAndLogits,  ///< and row i of `logits`
   };
 
-  /// Reads the feeds; the last token of feed i leaves row i of `logits`, or element i of `likeliest`.
-  void read(std::span<const Feed> feeds, Want want);
+  /// Reads the feeds and chooses a token behind each, as its choice says.
+  void read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want);
 
   /// Notes that the cache holds the batch's tokens.
   void hold(const Batch& batch);

@@ -11,33 +11,40 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
-IDENTITY = ["model_filename", "scheme", "dtype", "backends", "n_threads", "n_sequences", "n_prompt", "n_gen", "n_depth"]
+from samples import Measured
+
+WHERE = ["model_filename", "scheme", "dtype", "backends", "n_threads", "n_depth"]
+OF_A_TEST = [*WHERE, "n_sequences", "n_prompt", "n_gen", "median_ts", "spread_ts"]
+OF_A_KERNEL = [*WHERE, "kernel", "m", "n", "k", "median_ns", "spread_ns"]
 
 
 def load(file: Path) -> dict[tuple, dict]:
+    """Measurements by what was measured: all they must have but the result."""
     try:
         rows = json.loads(file.read_text())
-        return {tuple(row[key] for key in IDENTITY): row for row in rows}
+        return {tuple(row[key] for key in (OF_A_KERNEL if "kernel" in row else OF_A_TEST))[:-2]: row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"compare_bench: {file}: expected the output of nibble bench -o json, found {error!r}", file=sys.stderr)
         sys.exit(2)
 
 
 def name(row: dict) -> str:
-    test = f"tg{row['n_gen']}" if row["n_gen"] else f"pp{row['n_prompt']}"
+    where = f"{row['model_filename']} {row['scheme']} {row['dtype']}, {row['backends']} x{row['n_threads']}"
     depth = f" @ d{row['n_depth']}" if row["n_depth"] else ""
-    where = f"{row['backends']} x{row['n_threads']}, batch {row['n_sequences']}"
-    return f"{row['model_filename']} {row['scheme']} {row['dtype']}, {where}, {test}{depth}"
+    if "kernel" in row:
+        return f"{where}, {row['kernel']} {row['n']} x {row['k']}, {row['m']} rows{depth}"
+    test = f"tg{row['n_gen']}" if row["n_gen"] else f"pp{row['n_prompt']}"
+    return f"{where}, batch {row['n_sequences']}, {test}{depth}"
 
 
-def ratio(before: dict, after: dict) -> tuple[float, float]:
-    """After / before, and its spread: relative spreads of independent measurements add as squares."""
-    value = after["median_ts"] / before["median_ts"]
-    return value, value * math.hypot(*(row["spread_ts"] / row["median_ts"] for row in (before, after)))
+def rate(row: dict) -> Measured:
+    """Tokens, or runs of a kernel, a second."""
+    if "kernel" in row:
+        return Measured(1e9, 0) / Measured(row["median_ns"], row["spread_ns"])
+    return Measured(row["median_ts"], row["spread_ts"])
 
 
 def main() -> int:
@@ -49,22 +56,22 @@ def main() -> int:
     before, after = load(arguments.before), load(arguments.after)
     least = 1 - arguments.threshold / 100
     failures = 0
-    print("| measurement | before, t/s | after, t/s | ratio | |")
+    print("| measurement | before, a second | after, a second | ratio | |")
     print("|---|---:|---:|---:|---|")
     for key, old in before.items():
-        new = after.get(key)
-        if new is None:
+        if key not in after:
             failures += 1
-            print(f"| {name(old)} | {old['median_ts']:.2f} | | | gone |")
+            print(f"| {name(old)} | {rate(old).median:.2f} | | | gone |")
             continue
-        value, spread = ratio(old, new)
-        slower = value + spread < least
+        was, is_now = rate(old), rate(after[key])
+        ratio = is_now / was
+        slower = ratio.median + ratio.spread < least
         failures += slower
-        verdict = "slower" if slower else "faster" if value - spread > 2 - least else ""
-        rates = f"{old['median_ts']:.2f} | {new['median_ts']:.2f}"
-        print(f"| {name(old)} | {rates} | {value:.3f} ± {spread:.3f} | {verdict} |")
+        verdict = "slower" if slower else "faster" if ratio.median - ratio.spread > 2 - least else ""
+        rates = f"{was.median:.2f} | {is_now.median:.2f}"
+        print(f"| {name(old)} | {rates} | {ratio.median:.3f} ± {ratio.spread:.3f} | {verdict} |")
     for key in after.keys() - before.keys():
-        print(f"| {name(after[key])} | | {after[key]['median_ts']:.2f} | | new |")
+        print(f"| {name(after[key])} | | {rate(after[key]).median:.2f} | | new |")
     return 1 if failures else 0
 
 

@@ -1,6 +1,7 @@
 """Runs the stages of scripts/gpu_check.sh; writes check.json, and check.log with what the programs said.
 
     python3 scripts/gpu_stages.py --programs build --out build/gpu tests memcheck
+    python3 scripts/gpu_stages.py --programs build --out build/gpu figures peers --sizes 350m 1.3b 6.7b
 
 Without stages all of them run. A stage that finds nothing to run has failed.
 """
@@ -11,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,7 +38,17 @@ SANITIZED_TESTS = ":".join(
     ]
 )
 SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
-SPEED_POINTS = [("none", "fp16"), ("int8", "fp16"), ("nf4", "fp16"), ("nf4-dq", "bf16"), ("nf4", "fp32")]
+# What `nibble bench` measures for each file of scripts/figures/cuda, and of which models alone.
+FIGURES = {
+    "decode.json": ("--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3", None),
+    "prefill.json": ("--scheme none,int8,nf4 --dtype fp16 -p 512,1900 -n 0 -r 3", None),
+    "speed.json": ("--scheme none,int8,nf4,nf4-dq,fp4,fp4-dq --dtype fp32,bf16,fp16 -p 0 -n 64 -r 3", ["350m", "1.3b"]),
+}
+# What scripts/peers/compare.py does; both go into peers.json.
+PEERS = [
+    "models --schemes none int8 nf4 int4 --generate 32 --repeats 2",
+    "products --schemes none int8 nf4 int4 --rows 1 16",
+]
 
 
 class StageError(Exception):
@@ -193,25 +203,35 @@ def benches(check: Check) -> None:
         raise StageError("expected benchmarks with cuda in their names, found none")
 
 
-def speed(check: Check) -> None:
-    """Greedy generation after a prompt of 128 tokens: medians of three runs."""
-    prompt = ",".join(["2"] + [str(10 + i) for i in range(127)])
-    points = check.results["speed"] = {}
-    for size in check.sizes:
-        for scheme, dtype in SPEED_POINTS:
-            command = [check.require("nibble"), "generate", "-m", f"synthetic:opt-{size}", "--scheme", scheme]
-            command += ["--dtype", dtype, "--device", "cuda", "--tokens", prompt, "-n", "128", "-c", "256"]
-            command += ["--ignore-eos", "--temp", "0", "--json"]
-            runs = []
-            for _ in range(3):
-                code, text = check.run(command)
-                if code != 0:
-                    raise StageError(f"nibble generate: exit code {code}, it said last:\n{text[-2000:]}")
-                runs.append(json.loads(text[text.index("{") :])["stats"])
-            keys = [key for key, value in runs[0].items() if isinstance(value, (int, float))]
-            name = f"{size} {scheme} {dtype}"
-            points[name] = {key: statistics.median(run[key] for run in runs) for key in keys}
-            print(f"   {name}: {points[name]}", flush=True)
+def figures(check: Check) -> None:
+    """A model that cannot be measured is a sentence, and the others are measured."""
+    failed = check.results["figures"] = {}
+    for name, (tests, models) in FIGURES.items():
+        rows = []
+        for size in check.sizes if models is None else [size for size in check.sizes if size in models]:
+            command = [check.require("nibble"), "bench", "--device", "cuda", "-m", f"synthetic:opt-{size}"]
+            start = time.monotonic()
+            code, text = check.run([*command, *tests.split(), "-o", "json"])
+            if code != 0:
+                failed[f"{name} {size}"] = text.strip().splitlines()[-1]
+                continue
+            rows += json.JSONDecoder().raw_decode(text, text.index("[\n"))[0]
+            (check.out / name).write_text(json.dumps(rows, indent=1) + "\n")
+            print(f"   {name}: {size}: {len(rows)} measurements ({time.monotonic() - start:.0f} s)", flush=True)
+    if failed:
+        raise StageError("; ".join(f"{name}: {sentence}" for name, sentence in failed.items()))
+
+
+def peers(check: Check) -> None:
+    program = check.require("nibble")
+    for what in PEERS:
+        command = [sys.executable, ROOT / "scripts/peers/compare.py", *what.split(), "--device", "cuda"]
+        command += ["--nibble", program, "--sizes", *check.sizes, "--out", check.out / "peers.json"]
+        limit = max(1.0, check.deadline - time.monotonic() - 60)
+        code, text = check.run([*command, "--limit", f"{limit:.0f}"], COMMIT=commit())
+        print(text, flush=True)
+        if code != 0:
+            raise StageError(f"compare.py {what}: exit code {code}, it said last:\n{text[-2000:]}")
 
 
 # What a stage may take, in seconds.
@@ -220,7 +240,8 @@ STAGES = {
     **{tool: (sanitizer(tool), 300) for tool in SANITIZERS},
     "roofline": (roofline, 120),
     "benches": (benches, 240),
-    "speed": (speed, 300),
+    "figures": (figures, 300),
+    "peers": (peers, 500),
 }
 
 
@@ -283,7 +304,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for check.json and check.log")
     parser.add_argument("--shards", type=int, default=min(8, os.cpu_count() or 1), help="processes of kernel tests")
     parser.add_argument("--tests", default=GPU_TESTS, help=f"gtest filter of stage tests (default: {GPU_TESTS})")
-    parser.add_argument("--sizes", nargs="+", default=["125m", "350m", "1.3b", "6.7b"], help="models of stage speed")
+    parser.add_argument("--sizes", nargs="+", default=["350m", "1.3b", "6.7b", "13b"], help="of figures and peers")
     parser.add_argument("--seconds", type=float, help="what each stage may take (default: by stage)")
     names = [*STAGES, "sanitizers"]
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"{', '.join(names)} (default: all)")

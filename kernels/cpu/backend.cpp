@@ -28,8 +28,9 @@ std::size_t packed_bytes(int rows, int cols) {
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
 /// What one thread needs; a head is no wider than a row.
-std::size_t thread_bytes(int cols, int context) {
-  return whole_lines(std::max(kMultiplyScratchBytes, attend_scratch_bytes(context, cols)));
+std::size_t thread_bytes(const Extent& extent) {
+  return whole_lines(std::max({kMultiplyScratchBytes, attend_scratch_bytes(extent.context, extent.cols),
+                               choose_scratch_bytes(extent.vocabulary)}));
 }
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols) * size_of(x.dtype); }
@@ -49,17 +50,23 @@ CpuBackend::CpuBackend(const CpuOptions& options)
   if (options.pin_threads) pool_.pin();
 }
 
-Weight CpuBackend::prepare(Weight weight) { return weight; }
+Weight CpuBackend::prepare(const Weight& weight, const Storage& target, std::string_view name) {
+  return store(weight, target, name, pool_);
+}
+
+Weight CpuBackend::make_random(const RandomWeight& weight) { return make_random_weight(weight, pool_); }
 
 Buffer CpuBackend::upload(Buffer buffer) { return buffer; }
 
 Buffer CpuBackend::allocate(std::size_t bytes) { return Buffer::allocate(bytes); }
 
-void CpuBackend::reserve(int max_rows, int max_cols, int context) {
-  grow_scratch(packed_bytes(max_rows, max_cols), thread_bytes(max_cols, context));
+void CpuBackend::reserve(const Extent& extent) {
+  grow_scratch(packed_bytes(extent.rows, extent.cols), thread_bytes(extent));
 }
 
 std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
+
+std::vector<LinearWay> CpuBackend::ways(const Weight&, DType) const { return {{1, std::string(to_string(target_))}}; }
 
 std::string CpuBackend::description() const {
   return "CPU, " + std::string(to_string(target_)) + ", " + std::to_string(pool_.threads()) +
@@ -174,7 +181,7 @@ void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& 
 template <class T, class Layout, class F>
 void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections, F&& complete) {
   const LinearKernels<Layout, T>& kernels = linear_loops<T, Layout>();
-  grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes(0, 0));
+  grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes({}));
   auto* packed = packed_.mutable_as<std::byte>();
   int columns = 0;
   for (const Projection& projection : projections) columns += projection.y.cols;
@@ -270,12 +277,17 @@ void CpuBackend::do_gather_outputs(Tensor x, Tensor y) {
   });
 }
 
-void CpuBackend::do_argmax(Tensor x) {
-  argmax_.resize(static_cast<std::size_t>(x.rows));
-  with_dtype(x.dtype, [&](auto tag) {
+void CpuBackend::do_choose(Tensor logits) {
+  grow_scratch(0, whole_lines(choose_scratch_bytes(logits.cols)));
+  chosen_.resize(batch().choices.size());
+  with_dtype(logits.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for_rows(x.rows, x.cols,
-             [&](int row) { argmax_[static_cast<std::size_t>(row)] = loops<T>().argmax(x.row<T>(row), x.cols); });
+    pool_.run(logits.rows, [&](int row, int thread) {
+      const auto i = static_cast<std::size_t>(row);
+      const Choice& choice = batch().choices[i];
+      chosen_[i] = loops<T>().choose(logits.row<T>(row), logits.cols, Draw(choice), choice.seen.data(),
+                                     choice.seen.size(), thread_scratch(thread));
+    });
   });
 }
 
@@ -291,9 +303,9 @@ void CpuBackend::do_copy_to_host(Tensor x, std::span<float> values) {
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) { return std::make_unique<CpuBackend>(options); }
 
-std::size_t cpu_scratch_bytes(int threads, int max_rows, int max_cols, int context) {
-  return packed_bytes(max_rows, max_cols) +
-         static_cast<std::size_t>(resolve_threads(threads)) * thread_bytes(max_cols, context);
+std::size_t cpu_scratch_bytes(int threads, const Extent& extent) {
+  return packed_bytes(extent.rows, extent.cols) +
+         static_cast<std::size_t>(resolve_threads(threads)) * thread_bytes(extent);
 }
 
 }  // namespace nibble

@@ -13,13 +13,17 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(const CpuOptions& options);
   CpuBackend(int threads, CpuTarget target) : CpuBackend({.threads = threads, .target = to_string(target)}) {}
 
-  Weight prepare(Weight weight) override;
+  void make_room(std::uint64_t, std::size_t) override {}
+  Weight prepare(const Weight& weight, const Storage& target, std::string_view name) override;
+  Weight make_random(const RandomWeight& weight) override;
   Buffer upload(Buffer buffer) override;
   Buffer allocate(std::size_t bytes) override;
-  void reserve(int max_rows, int max_cols, int context) override;
+  void reserve(const Extent& extent) override;
   std::size_t scratch_bytes() const override;
-  std::span<const int> last_argmax() override { return argmax_; }
+  void wait() override {}
+  std::span<const int> last_chosen() override { return chosen_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:
@@ -33,7 +37,7 @@ class CpuBackend final : public Backend {
   void do_linear(const Projection& projection, Tensor x) override;
   void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
   void do_gather_outputs(Tensor x, Tensor y) override;
-  void do_argmax(Tensor x) override;
+  void do_choose(Tensor logits) override;
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
   template <class T>
@@ -70,7 +74,7 @@ class CpuBackend final : public Backend {
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread
   std::size_t thread_bytes_ = 0;  // of that stretch
-  std::vector<int> argmax_;
+  std::vector<int> chosen_;
 };
 
 }  // namespace nibble

@@ -22,6 +22,19 @@ NIBBLE_HD void prefetch(const void* first) {
 /// Groups whose scales are made ready at once.
 constexpr int kScalesAhead = 16;
 
+/// What factors have no zero points taken off.
+struct NoZeros {};
+
+/// Factors, from what a layout's codes stand for and the zero points of their lanes.
+template <class Operand>
+NIBBLE_HD Operand take_off(const Operand& v, NoZeros) {
+  return v;
+}
+template <class Operand>
+NIBBLE_HD Operand take_off(const Operand& v, const F32x16& zeros) {
+  return subtract(v, zeros);
+}
+
 /// What a decoder need not say: no group has a fast path, factors are the weights and keep their order.
 template <class Layout>
 struct PlainDecoder {
@@ -43,7 +56,7 @@ struct PlainDecoder {
   NIBBLE_HD static const View& prepared(const View& w) {
     return w;
   }
-  /// One part of a group.
+  /// One part of a group, before zero points are taken off.
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
     return {};
@@ -52,6 +65,9 @@ struct PlainDecoder {
   NIBBLE_HD static void prefetch_scales(const View&, std::int64_t, int) {}
   /// One factor.
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) { return w.decode(row, col); }
+  /// The zero points of a group's lanes.
+  using ZeroLanes = NoZeros;
+  NIBBLE_HD static NoZeros zeros(const View&, std::int64_t, int) { return {}; }
   /// What each lane of a group's sum is multiplied by.
   NIBBLE_HD static F32x16 scale(const View&, std::int64_t, int) { return broadcast(1); }
   /// The results of `count` rows of w, from their sums.
@@ -161,11 +177,71 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   }
 };
 
-/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that.
+/// What int4's codes stand for before a zero point is taken off, and after that of symmetric groups.
+constexpr float kInt4Codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+constexpr float kSymmetricCodes[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+
+/// Factors are codes less their zero point. Where rows begin within a byte, factors are the weights.
+template <class Zero>
+struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
+  using View = typename Int4Group<Zero>::View;
+  static constexpr bool kSymmetric = std::is_same_v<Zero, SymmetricZero>;
+  static constexpr bool kScaled = true;
+  using ZeroLanes = std::conditional_t<kSymmetric, NoZeros, F32x16>;
+  template <class Operand>
+  NIBBLE_HD static int place(int i) {
+    return Operand::place_of_code(i);
+  }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % 2 == 0; }
+  static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
+  static constexpr int kGroupBytes = kGroup / 2;
+  NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
+    return w.codes + row * (w.k / 2);  // k is even where groups are fast
+  }
+  template <class Operand>
+  struct Prepared : View {
+    typename Operand::Table table;
+  };
+  template <class Operand>
+  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
+    return {w, make_table<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes)};
+  }
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
+    return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  }
+  NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
+    return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
+                              : w.decode(row, col);
+  }
+  NIBBLE_HD static ZeroLanes zeros(const View& w, std::int64_t row, int group) {
+    if constexpr (kSymmetric) {
+      return {};
+    } else {
+      return lanes_of(w, group * kGroup, [&](int g) { return w.zeros[row * w.groups + last_of(w, g)]; });
+    }
+  }
+  NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
+    if (!scaled_by_group(w)) return broadcast(1);
+    return lanes_of(w, group * kGroup, [&](int g) { return to_float(w.scales[row * w.groups + last_of(w, g)]); });
+  }
+  /// Beyond a row's end are its last group's.
+  NIBBLE_HD static int last_of(const View& w, int group) { return group < w.groups ? group : w.groups - 1; }
+  /// What each lane of 128 columns from `col` on has, of values by the numbers of the weight's groups. The same steps
+  /// for all sizes of those: a branch here would keep rows of w from being decoded side by side.
+  template <class Value>
+  NIBBLE_HD static F32x16 lanes_of(const View& w, int col, Value&& value) {
+    const auto at = [&](int i) __attribute__((always_inline)) { return value((col + i) >> w.group_shift); };
+    return quarters(at(0), at(32), at(64), at(96));
+  }
+};
+
+/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that; and their zero points.
 template <class Layout>
 struct ScalesAhead {
   using View = typename Layout::View;
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
+  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     return GroupDecoder<Layout>::scale(w, row, group);
   }
@@ -206,6 +282,7 @@ template <class Scale>
 struct ScalesAhead<Lut4<Scale>> {
   using View = typename Lut4<Scale>::View;
 
+  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
     constexpr int kHalf = kGroup / 2;
     const std::int64_t begin = row * w.k + group * kGroup;
@@ -230,6 +307,50 @@ struct ScalesAhead<Lut4<Scale>> {
 
  private:
   float absmax_[kScalesAhead * 4 + 16];  ///< `of` reads sixteen from any
+};
+
+/// fp16 scales and zero points are widened sixteen at a time.
+template <class Zero>
+struct ScalesAhead<Int4Group<Zero>> {
+  using Decoder = GroupDecoder<Int4Group<Zero>>;
+  using View = typename Int4Group<Zero>::View;
+
+  NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
+    const int begin = (group * kGroup) >> w.group_shift;
+    const int columns = w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
+    const int count = ((group * kGroup + columns - 1) >> w.group_shift) + 1 - begin;
+    const std::int64_t first = row * w.groups + begin;
+    for (int i = 0; i < kMost; i += kLanes) {
+      const int some = count - i < kLanes ? count - i : kLanes;
+      if (some <= 0) {  // what is behind the last meets zeros of x
+        store(scales_ + i, broadcast(0));
+        if constexpr (!Decoder::kSymmetric) store(zeros_ + i, broadcast(0));
+        continue;
+      }
+      store(scales_ + i, Decoder::scaled_by_group(w) ? load_some(w.scales + first + i, some) : broadcast(1));
+      if constexpr (!Decoder::kSymmetric) {  // small enough to be signed bytes as well
+        store(zeros_ + i, load_some(reinterpret_cast<const std::int8_t*>(w.zeros.zeros) + first + i, some));
+      }
+    }
+  }
+  NIBBLE_HD typename Decoder::ZeroLanes zeros(const View& w, int group) const {
+    if constexpr (Decoder::kSymmetric) {
+      return {};
+    } else {
+      return lanes(w, group, zeros_);
+    }
+  }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const { return lanes(w, group, scales_); }
+
+ private:
+  static constexpr int kLanes = 16;
+  static constexpr int kMost = kScalesAhead * kGroup / 32;  ///< groups have at least 32 columns, or are whole rows
+
+  NIBBLE_HD static F32x16 lanes(const View& w, int group, const float* values) {
+    return Decoder::lanes_of(w, group % kScalesAhead * kGroup, [&](int g) { return values[g]; });
+  }
+
+  float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.

@@ -82,6 +82,12 @@ constexpr std::size_t attend_scratch_bytes(int context, int head_dim) {
          sizeof(float);
 }
 
+/// What `choose` needs beside its task: a key for each logit, and two histograms.
+constexpr std::size_t choose_scratch_bytes(int count) {
+  return static_cast<std::size_t>(padded_to(count, 16)) * sizeof(std::uint32_t) +
+         kHalfKeys * (sizeof(std::uint64_t) + sizeof(std::uint32_t));
+}
+
 template <class T>
 struct RowKernels {
   /// One row; weight and bias may be null.
@@ -90,8 +96,8 @@ struct RowKernels {
   /// y[i] = round(y[i] + x[i])
   void (*add)(const T* x, int count, T* y);
   void (*widen)(const T* x, std::size_t count, float* y);
-  /// The lowest index of the largest value.
-  int (*argmax)(const T* x, int count);
+  /// A token by its logits, as kernels/sampling.h says; `seen` are the ids to be penalised.
+  int (*choose)(const T* logits, int count, const Draw& draw, const int* seen, std::size_t seen_count, void* scratch);
 };
 
 /// One LinearKernels for each layout of a variant.

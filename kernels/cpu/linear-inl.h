@@ -74,12 +74,14 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
   ScalesAhead<Layout> scales[N];
+  typename Decoder::ZeroLanes zeros[N];
   const auto* factors = x;
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
     if (group % kScalesAhead == 0) {
       for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, group);
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
+    for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, group);
     F32x16 partial[N][M];
     for (int n = 0; n < N; ++n) {
       for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout>(total[n][m]);
@@ -102,7 +104,7 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
     ahead.ask();
     add_group(
         group, [&](int n, int part) __attribute__((always_inline)) {
-          return Decoder::template decode<Operand>(w, first + n, group, part);
+          return take_off(Decoder::template decode<Operand>(w, first + n, group, part), zeros[n]);
         });
   }
   for (int group = fast; group < groups; ++group) {
@@ -170,8 +172,10 @@ void decode_panel(const typename Layout::View& weight, int first, int count, int
       if (group < fast) {
         const void* next = Decoder::row_codes(w, first + row + kPanelRows);
         prefetch<Decoder::kGroupBytes>(static_cast<const char*>(next) + group * Decoder::kGroupBytes);
+        const auto zeros = Decoder::zeros(w, first + row, group);
         for (int part = 0; part < kParts; ++part) {
-          store_operand(factors + part * kPart, Decoder::template decode<Operand>(w, first + row, group, part));
+          store_operand(factors + part * kPart,
+                        take_off(Decoder::template decode<Operand>(w, first + row, group, part), zeros));
         }
       } else if (row < count) {
         decode_slowly<Operand, Layout>(w, first + row, group, factors);

@@ -73,6 +73,16 @@ NIBBLE_HD Bf16x32 load_bytes<Bf16x32>(const std::int8_t* bytes, int part) {
                                                    : _mm512_unpackhi_epi8(lower, with_sign))};
 }
 
+/// Of whole numbers that leave some whose last bits bf16 has: nothing is rounded.
+NIBBLE_HD Bf16x32 subtract(const Bf16x32& v, const F32x16& lanes) {
+  const auto bits = reinterpret_cast<__m512i>(v.pairs);
+  const __m512i upper_half = _mm512_set1_epi32(static_cast<int>(0xffff0000U));
+  const __m512 lower = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)), lanes.lanes);
+  const __m512 upper = _mm512_sub_ps(_mm512_castsi512_ps(_mm512_and_si512(bits, upper_half)), lanes.lanes);
+  return {reinterpret_cast<__m512bh>(
+      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(lower), 16), _mm512_castps_si512(upper)))};
+}
+
 NIBBLE_HD F32x16 accumulate(const F32x16& total, const Bf16x32& w, const Bf16x32& x) {
   return {_mm512_dpbf16_ps(total.lanes, w.pairs, x.pairs)};
 }

@@ -141,6 +141,7 @@ void widen(const T* x, std::size_t count, float* y) {
   for (std::size_t i = 0; i < count; ++i) y[i] = to_float(x[i]);
 }
 
+/// The lowest index of the largest value.
 template <class T>
 int argmax(const T* x, int count) {
   constexpr int kStretch = 512;

@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/encode.h"
 #include "kernels/cuda/repack.h"
 #include "kernels/cuda/rows.h"
 #include "kernels/dispatch.h"
@@ -11,74 +13,63 @@
 namespace nibble {
 namespace {
 
-/// Kernels are compiled for this compute capability and later ones.
-constexpr int kOldestMajor = 8;
-
 /// Room for a batch: tokens, positions, sequence_of, slot_of and outputs, then segments, each of up to `rows`.
 std::size_t batch_bytes(int rows) { return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment)); }
 
+/// What stands behind a batch: choices, then the ids that they have seen, each as many as a cache holds.
+std::size_t choices_bytes(std::size_t sequences, std::size_t context) {
+  return sequences * (sizeof(DeviceChoice) + context * sizeof(int));
+}
+
+/// Where they begin.
+std::size_t choices_place(int rows) {
+  return (batch_bytes(rows) + alignof(DeviceChoice) - 1) / alignof(DeviceChoice) * alignof(DeviceChoice);
+}
+
+std::size_t batch_and_choices_bytes(const Extent& e) {
+  return choices_place(e.rows) +
+         choices_bytes(static_cast<std::size_t>(e.sequences), static_cast<std::size_t>(e.context));
+}
+
+Extent larger(const Extent& a, const Extent& b) {
+  return {std::max(a.rows, b.rows), std::max(a.cols, b.cols), std::max(a.context, b.context),
+          std::max(a.sequences, b.sequences), std::max(a.vocabulary, b.vocabulary)};
+}
+
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, partial, arrived, batch, found, bytes;
+  std::size_t workspace, expand, partial, arrived, batch, chosen, bytes;
 
-  Scratch(int rows, int cols, int context) {
+  explicit Scratch(const Extent& extent) {
     bytes = 0;
     const auto place = [this](std::size_t size) {
       const std::size_t at = bytes;
       bytes += (size + 255) / 256 * 256;
       return at;
     };
-    const int sequences = std::min(rows, kMostSequences);
+    const int sequences = std::min(extent.sequences, kMostSequences);
     workspace = place(Matmul::kWorkspaceBytes);
-    expand = place(expand_bytes(cols));
-    partial = place(attention_partial_bytes(sequences, cols, context));
-    arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(cols) * sizeof(int));
-    batch = place(batch_bytes(rows));
-    found = place(static_cast<std::size_t>(rows) * sizeof(int));
+    expand = place(expand_bytes(extent.cols));
+    partial = place(attention_partial_bytes(sequences, extent.cols, extent.context));
+    arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(extent.cols) * sizeof(int));
+    batch = place(batch_and_choices_bytes(extent));
+    chosen = place(static_cast<std::size_t>(extent.sequences) * sizeof(int));
   }
 
   /// Most sequences of a step; attention has room for no more.
   static constexpr int kMostSequences = 4096;
 };
 
-void require_device() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  int driver = 0;
-  check(cudaDriverGetVersion(&driver), "asking for the driver's version");
-  if (status == cudaErrorInsufficientDriver && driver > 0) {
-    throw Error(ErrorKind::kUnsupported,
-                "device cuda: the driver is too old for CUDA " + std::to_string(CUDART_VERSION / 1000) + "." +
-                    std::to_string(CUDART_VERSION / 10 % 100) + ", which this nibble was built with; update it");
-  }
-  if (driver == 0 || status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
-    throw Error(ErrorKind::kNotFound, "device cuda: expected an NVIDIA GPU and its driver, found none");
-  }
-  check(status, "looking for a GPU");
-}
-
 }  // namespace
 
-CudaBackend::CudaBackend() {
-  require_device();
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, 0), "asking for the GPU's properties");
-  name_ = properties.name;
-  if (properties.major < kOldestMajor) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected a GPU of compute capability 8.0 or later, found " +
-                                             name_ + " of " + std::to_string(properties.major) + "." +
-                                             std::to_string(properties.minor));
-  }
-  int reserved = 0;
-  check(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, 0), "asking for shared memory");
-  if (reserved != kReservedShared) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected the driver to keep " + std::to_string(kReservedShared) +
-                                             " bytes of shared memory, found " + std::to_string(reserved));
-  }
+CudaBackend::CudaBackend(int threads) {
+  const GpuFacts gpu = look_for_gpu();
+  require_usable(gpu);
+  name_ = gpu.name;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
-  launch_ = {stream_, properties.multiProcessorCount};
-  memory_ = std::make_unique<DeviceMemory>(stream_);
+  launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
+  memory_ = std::make_unique<DeviceMemory>(stream_, threads);
 }
 
 CudaBackend::~CudaBackend() {
@@ -90,29 +81,31 @@ CudaBackend::~CudaBackend() {
   cudaStreamDestroy(stream_);
 }
 
-Weight CudaBackend::prepare(Weight weight) { return to_device(weight, *memory_); }
+void CudaBackend::make_room(std::uint64_t bytes, std::size_t buffers) { memory_->make_room(bytes, buffers); }
 
-Buffer CudaBackend::upload(Buffer buffer) {
-  Buffer device = memory_->upload(buffer);
-  memory_->finish();
-  return device;
+Weight CudaBackend::prepare(const Weight& weight, const Storage& target, std::string_view name) {
+  return to_device(weight, target, name, *memory_);
 }
+
+Weight CudaBackend::make_random(const RandomWeight& weight) { return random_on_device(weight, *memory_); }
+
+Buffer CudaBackend::upload(Buffer buffer) { return memory_->upload(buffer); }
 
 Buffer CudaBackend::allocate(std::size_t bytes) { return memory_->allocate(bytes); }
 
-void CudaBackend::reserve(int max_rows, int max_cols, int context) {
-  const int rows = std::max(rows_, max_rows), cols = std::max(cols_, max_cols), keys = std::max(keys_, context);
-  if (rows == rows_ && cols == cols_ && keys == keys_) return;
+void CudaBackend::reserve(const Extent& extent) {
+  const Extent wanted = larger(extent_, extent);
+  if (wanted == extent_) return;
   check(cudaStreamSynchronize(stream_), "waiting for the device");
   forget_graphs();
   scratch_ = {};
-  rows_ = cols_ = keys_ = 0;
-  const Scratch places(rows, cols, keys);
+  extent_ = {};
+  const Scratch places(wanted);
   scratch_ = memory_->allocate(places.bytes);
   auto* base = scratch_.mutable_as<std::byte>();
   room_ = base + places.expand;
   batch_memory_ = base + places.batch;
-  found_ = reinterpret_cast<int*>(base + places.found);
+  chosen_ = reinterpret_cast<int*>(base + places.chosen);
   attention_ = {reinterpret_cast<float*>(base + places.partial), reinterpret_cast<int*>(base + places.arrived)};
   matmul_.use_workspace(base + places.workspace);
   check(cudaMemsetAsync(attention_.arrived, 0, places.batch - places.arrived, stream_), "clearing counters");
@@ -120,26 +113,37 @@ void CudaBackend::reserve(int max_rows, int max_cols, int context) {
   if (pinned_ != nullptr) check(cudaFreeHost(pinned_), "releasing pinned memory");
   pinned_ = nullptr;
   check(cudaMallocHost(reinterpret_cast<void**>(&pinned_),
-                       batch_bytes(rows) + static_cast<std::size_t>(rows) * sizeof(int)),
+                       batch_and_choices_bytes(wanted) + static_cast<std::size_t>(wanted.sequences) * sizeof(int)),
         "allocating pinned memory");
-  found_on_host_ = reinterpret_cast<int*>(pinned_ + batch_bytes(rows));
-  rows_ = rows, cols_ = cols, keys_ = keys;
+  chosen_on_host_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
+  extent_ = wanted;
   if (!batch().tokens.empty()) do_begin();  // what the device knew of the batch has gone
 }
 
 std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
 
+std::vector<LinearWay> CudaBackend::ways(const Weight& weight, DType compute_dtype) const {
+  return with_dtype(compute_dtype,
+                    [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight); });
+}
+
+void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
 
 void CudaBackend::forget_graphs() {
-  for (auto& [key, recording] : graphs_) cudaGraphExecDestroy(recording.graph);
+  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
   graphs_.clear();
   seen_.clear();
 }
 
 void CudaBackend::do_begin() {
   const auto rows = static_cast<int>(batch().tokens.size());
-  reserve(rows, cols_, keys_);
+  std::size_t most_seen = 0;
+  for (const Choice& choice : batch().choices) most_seen = std::max(most_seen, choice.seen.size());
+  reserve({.rows = rows,
+           .context = static_cast<int>(most_seen),
+           .sequences = static_cast<int>(std::max(batch().segments.size(), batch().choices.size()))});
   check(cudaEventSynchronize(taken_), "waiting for the device");  // pinned memory may still be on its way
 
   shape_ = {rows, static_cast<int>(batch().segments.size()), 0, 0, false, false};
@@ -165,23 +169,43 @@ void CudaBackend::do_begin() {
   device_batch_.outputs = put([&](int* p) { std::ranges::copy(batch().outputs, p); });
   device_batch_.segments = reinterpret_cast<const Segment*>(
       put([&](int* p) { std::memcpy(p, batch().segments.data(), batch().segments.size_bytes()); }));
-  check(cudaMemcpyAsync(batch_memory_, pinned_, batch_bytes(rows), cudaMemcpyHostToDevice, stream_), "sending a batch");
+  const std::size_t bytes = put_choices(choices_place(rows));
+  check(cudaMemcpyAsync(batch_memory_, pinned_, bytes, cudaMemcpyHostToDevice, stream_), "sending a batch");
   check(cudaEventRecord(taken_, stream_), "sending a batch");
 
   for (const Segment& segment : batch().segments) {
-    const bool many = segment.rows > kMostFewRows;
+    const Length length = length_of(segment.rows);
     shape_.longest = std::max(shape_.longest, segment.rows);
     shape_.keys = std::max(shape_.keys, segment.past + segment.rows);
     (segment.rows == 1 ? shape_.any_single : shape_.any_longer) = true;
-    if (!runs_.empty() && runs_.back().many == many) {
+    if (!runs_.empty() && runs_.back().length == length) {
       runs_.back().rows += segment.rows;
     } else {
-      runs_.push_back({segment.first_row, segment.rows, many});
+      runs_.push_back({segment.first_row, segment.rows, length});
     }
   }
   // One recording serves all lengths up to the next power of two splits.
   const int splits = (shape_.keys + kSplitKeys - 1) / kSplitKeys;
   shape_.keys = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(splits, 1)))) * kSplitKeys;
+}
+
+std::size_t CudaBackend::put_choices(std::size_t place) {
+  auto* const choices = reinterpret_cast<DeviceChoice*>(pinned_ + place);
+  auto* const seen = reinterpret_cast<int*>(choices + batch().choices.size());
+  int count = 0;
+  for (std::size_t i = 0; i < batch().choices.size(); ++i) {
+    const Choice& choice = batch().choices[i];
+    std::ranges::copy(choice.seen, seen + count);
+    const int begin = count;
+    count += static_cast<int>(choice.seen.size());
+    choices[i] = {Draw(choice), begin, count};
+  }
+  const auto on_device = [&](const auto* p) {
+    return reinterpret_cast<decltype(p)>(batch_memory_ + (reinterpret_cast<const std::byte*>(p) - pinned_));
+  };
+  choices_ = on_device(choices);
+  seen_ids_ = on_device(seen);
+  return static_cast<std::size_t>(reinterpret_cast<std::byte*>(seen + count) - pinned_);
 }
 
 void CudaBackend::do_embed(const Weight& table, Tensor y) {
@@ -202,7 +226,7 @@ void CudaBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
 
 void CudaBackend::project(const Normed* norm, Tensor x, std::span<const RowRun> runs,
                           std::span<const Projection> projections) {
-  reserve(rows_, std::max(cols_, x.cols), keys_);
+  reserve({.cols = x.cols});
   with_dtype(x.dtype, [&](auto tag) {
     linears<typename decltype(tag)::type>(launch_, matmul_, room_, norm, x, runs, projections);
   });
@@ -219,7 +243,7 @@ void CudaBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed
 }
 
 void CudaBackend::do_linear(const Projection& projection, Tensor x) {
-  const RowRun all{0, x.rows, false};
+  const RowRun all{0, x.rows, Length::kFew};
   project(nullptr, x, {&all, 1}, {&projection, 1});
 }
 
@@ -232,7 +256,7 @@ void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& ca
     throw Error(ErrorKind::kUnsupported, "device cuda: expected heads of at most " + std::to_string(kMostHeadDim) +
                                              " numbers, found " + std::to_string(cache.head_dim));
   }
-  reserve(rows_, std::max(cols_, q.cols), std::max(keys_, cache.context));
+  reserve({.cols = q.cols, .context = cache.context});
   BatchShape shape = shape_;
   shape.keys = std::min(shape.keys, cache.context);
   with_dtype(q.dtype, [&](auto tag) {
@@ -242,19 +266,19 @@ void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& ca
 
 void CudaBackend::do_gather_outputs(Tensor x, Tensor y) { gather_rows(launch_, x, device_batch_.outputs, y); }
 
-void CudaBackend::do_argmax(Tensor x) {
-  found_rows_ = static_cast<std::size_t>(x.rows);
-  if (x.rows == 0) return;
-  reserve(std::max(rows_, x.rows), cols_, keys_);
-  with_dtype(x.dtype, [&](auto tag) { find_largest<typename decltype(tag)::type>(launch_, x, found_); });
-  check(cudaMemcpyAsync(found_on_host_, found_, static_cast<std::size_t>(x.rows) * sizeof(int), cudaMemcpyDeviceToHost,
-                        stream_),
-        "copying indices");
+void CudaBackend::do_choose(Tensor logits) {
+  if (logits.rows == 0) return;
+  with_dtype(logits.dtype, [&](auto tag) {
+    choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, chosen_);
+  });
+  check(cudaMemcpyAsync(chosen_on_host_, chosen_, static_cast<std::size_t>(logits.rows) * sizeof(int),
+                        cudaMemcpyDeviceToHost, stream_),
+        "copying tokens");
 }
 
-std::span<const int> CudaBackend::last_argmax() {
+std::span<const int> CudaBackend::last_chosen() {
   check(cudaStreamSynchronize(stream_), "waiting for the device");
-  return {found_on_host_, found_rows_};
+  return {chosen_on_host_, batch().choices.size()};
 }
 
 void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {
@@ -279,11 +303,10 @@ void CudaBackend::repeat(std::uint64_t key, const std::function<void()>& verbs) 
   if (seen_.insert(step).second) return verbs();
   auto place = graphs_.find(step);
   if (place == graphs_.end()) place = graphs_.emplace(step, record(verbs)).first;
-  found_rows_ = place->second.found_rows;
-  check(cudaGraphLaunch(place->second.graph, stream_), "launching a step");
+  check(cudaGraphLaunch(place->second, stream_), "launching a step");
 }
 
-CudaBackend::Recording CudaBackend::record(const std::function<void()>& verbs) {
+cudaGraphExec_t CudaBackend::record(const std::function<void()>& verbs) {
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording a step");
   cudaGraph_t graph = nullptr;
   try {
@@ -297,20 +320,11 @@ CudaBackend::Recording CudaBackend::record(const std::function<void()>& verbs) {
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check(status, "preparing a step");
-  return {executable, found_rows_};
+  return executable;
 }
 
-std::unique_ptr<Backend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
+std::unique_ptr<Backend> make_cuda_backend(int threads) { return std::make_unique<CudaBackend>(threads); }
 
-std::size_t cuda_scratch_bytes(int max_rows, int max_cols, int context) {
-  return Scratch(max_rows, max_cols, context).bytes;
-}
-
-std::uint64_t cuda_available_memory() {
-  require_device();
-  std::size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "asking for free memory");
-  return free;
-}
+std::size_t cuda_scratch_bytes(const Extent& extent) { return Scratch(extent).bytes; }
 
 }  // namespace nibble

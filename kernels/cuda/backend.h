@@ -11,23 +11,28 @@
 #include "kernels/cuda/linears.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/sampling.h"
 
 namespace nibble {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend();
+  explicit CudaBackend(int threads);
   ~CudaBackend() override;
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
 
-  Weight prepare(Weight weight) override;
+  void make_room(std::uint64_t bytes, std::size_t buffers) override;
+  Weight prepare(const Weight& weight, const Storage& target, std::string_view name) override;
+  Weight make_random(const RandomWeight& weight) override;
   Buffer upload(Buffer buffer) override;
   Buffer allocate(std::size_t bytes) override;
-  void reserve(int max_rows, int max_cols, int context) override;
+  void reserve(const Extent& extent) override;
   std::size_t scratch_bytes() const override;
-  std::span<const int> last_argmax() override;
+  void wait() override;
+  std::span<const int> last_chosen() override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
+  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:
@@ -41,17 +46,14 @@ class CudaBackend final : public Backend {
   void do_linear(const Projection& projection, Tensor x) override;
   void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
   void do_gather_outputs(Tensor x, Tensor y) override;
-  void do_argmax(Tensor x) override;
+  void do_choose(Tensor logits) override;
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
   void project(const Normed* norm, Tensor x, std::span<const RowRun> runs, std::span<const Projection> projections);
-  /// A step's kernels, and how many indices its argmax finds.
-  struct Recording {
-    cudaGraphExec_t graph;
-    std::size_t found_rows;
-  };
-  Recording record(const std::function<void()>& verbs);
+  cudaGraphExec_t record(const std::function<void()>& verbs);
   void forget_graphs();
+  /// Puts the choices behind the batch; where they end.
+  std::size_t put_choices(std::size_t place);
 
   using GraphKey = std::tuple<std::uint64_t, BatchShape, int>;  // key, shape, outputs
 
@@ -62,21 +64,22 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DeviceMemory> memory_;
   Matmul matmul_;
 
-  int rows_ = 0, cols_ = 0, keys_ = 0;  // what the working memory is made for
+  Extent extent_;  // what the working memory is made for
   Buffer scratch_;
   std::byte* room_ = nullptr;          // for expanded weights
   std::byte* batch_memory_ = nullptr;  // the batch on the device
-  int* found_ = nullptr;               // what argmax found
+  int* chosen_ = nullptr;              // what choose chose
   AttentionScratch attention_{};
-  std::byte* pinned_ = nullptr;  // the batch, then what argmax found, on the host
-  int* found_on_host_ = nullptr;
-  std::size_t found_rows_ = 0;
+  std::byte* pinned_ = nullptr;  // the batch, then what choose chose, on the host
+  int* chosen_on_host_ = nullptr;
 
   BatchShape shape_{};
   std::vector<RowRun> runs_;
   DeviceBatch device_batch_{};
+  const DeviceChoice* choices_ = nullptr;  // on the device
+  const int* seen_ids_ = nullptr;
   std::set<GraphKey> seen_;  // steps that have been done before
-  std::map<GraphKey, Recording> graphs_;
+  std::map<GraphKey, cudaGraphExec_t> graphs_;
 };
 
 }  // namespace nibble

@@ -4,23 +4,20 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <string>
-
 #include "nibble/error.h"
 
 namespace nibble {
 
-/// Throws Error{kOutOfMemory, kUnsupported} with a sentence unless `status` is success. `what` says what was tried.
-inline void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  const ErrorKind kind = status == cudaErrorMemoryAllocation ? ErrorKind::kOutOfMemory : ErrorKind::kUnsupported;
-  throw Error(kind, std::string("device cuda: ") + what + " failed: " + cudaGetErrorString(status));
-}
+/// Throws Error{kOutOfMemory, kUnsupported} with a sentence. `what` says what was tried.
+[[noreturn]] void fail(cudaError_t status, const char* what);
+[[noreturn]] void fail(cublasStatus_t status, const char* what);
 
+/// The same unless `status` is success.
+inline void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) fail(status, what);
+}
 inline void check(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(ErrorKind::kUnsupported,
-              std::string("device cuda: ") + what + " failed: " + cublasLtGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS) fail(status, what);
 }
 
 }  // namespace nibble

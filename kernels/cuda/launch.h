@@ -19,21 +19,30 @@ inline int most_shared_bytes() {
 }
 
 /// Launches with programmatic dependent launch: the kernel begins while the one before it still runs, and must call
-/// wait_for_previous_kernel().
+/// wait_for_previous_kernel(). So many consecutive blocks of a row of the grid are a cluster; 1 where there are none.
 template <class... Parameters>
-void launch_overlapped(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, int threads, int shared,
-                       const std::type_identity_t<Parameters>&... parameters) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+void launch_in_clusters(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, unsigned cluster, int threads,
+                        int shared, const std::type_identity_t<Parameters>&... parameters) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared);
   config.stream = launch.stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, parameters...), "launching a kernel");
+}
+
+/// The same without clusters.
+template <class... Parameters>
+void launch_overlapped(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, int threads, int shared,
+                       const std::type_identity_t<Parameters>&... parameters) {
+  launch_in_clusters(launch, kernel, grid, 1, threads, shared, parameters...);
 }
 
 /// Lets a kernel have as much shared memory as there is. Once: asking the driver takes as long as a launch.

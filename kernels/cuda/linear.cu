@@ -1,8 +1,10 @@
 // Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, sixteen at a
-// time; rows of longer segments the way of many rows. So a sequence's results do not depend on the others of its batch.
+// time; rows of longer segments the fused way or that of expanded weights, as ways.h says. So a sequence's results do
+// not depend on the others of its batch.
 #include "kernels/cuda/linear.h"
 
 #include "kernels/cuda/linear_expand.cuh"
+#include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/linear_plain.cuh"
 #include "kernels/cuda/linears.h"
 #include "kernels/cuda/rows.h"
@@ -21,6 +23,10 @@ template <class Value>
 constexpr bool kDecodes<float, Dense<Value>> = true;
 template <>
 inline constexpr bool kDecodes<float, Dense<float>> = true;
+
+/// Whether the fused path has.
+template <class T, class Layout>
+constexpr bool kFuses = sizeof(T) == 2 && kDecodes<T, Layout> && !std::is_same_v<Layout, Dense<T>>;
 
 /// Whether two weights can share a launch: what kernels keep once must be the same.
 template <class Layout>
@@ -89,13 +95,50 @@ void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row,
   }
 }
 
+/// Into how many parts the fused way divides the columns for rows of segments of this length, 0 where it is not theirs.
+template <class T, class Layout>
+int split_of(const Launch& launch, Length length, const Layout& weight) {
+  if constexpr (kFuses<T, Layout>) {
+    if (launch.is_hopper && is_tiled(weight)) return fused_split(weight.n, weight.k, length);
+  }
+  return 0;
+}
+
+/// How many of the first projections one launch of the fused path can take.
+template <class Layout>
+std::size_t count_fused(std::span<const Projection> projections) {
+  const std::size_t alike = count_alike<Layout>(projections);
+  const auto rows_of = [&](std::size_t i) { return std::get<Layout>(projections[i].linear.weight).n; };
+  std::size_t count = 1;
+  while (count < alike && rows_of(count) == rows_of(0)) ++count;
+  return count;
+}
+
+template <class T>
+void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, const RowRun& run,
+               std::span<const Projection> projections) {
+  while (!projections.empty()) {
+    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout& weight) {
+      std::size_t taken = 1;
+      const int split = split_of<T>(launch, run.length, weight);
+      if (split == 0) {
+        linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
+      } else if constexpr (kFuses<T, Layout>) {
+        taken = count_fused<Layout>(projections);
+        linear_fused<T, Layout>(launch, room, x, run.first, run.rows, split, projections.first(taken));
+      }
+      projections = projections.subspan(taken);
+    });
+  }
+}
+
 }  // namespace
 
 template <class T>
 void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
-    if (!run.many) {
+    if (run.length == Length::kFew) {
       in_turns<T>(launch, norm, x, run.first, run.rows, projections);
       continue;
     }
@@ -104,12 +147,22 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
       normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), norm->y.slice(run.first, run.rows));
       input = norm->y;
     }
-    for (const Projection& p : projections) {
-      with_layout(p.linear.weight, [&]<class Layout>(const Layout&) {
-        linear_expand<T, Layout>(launch, matmul, room, input, run.first, run.rows, p);
-      });
-    }
+    many_rows<T>(launch, matmul, room, input, run, projections);
   }
+}
+
+template <class T>
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
+  return with_layout(weight, [&]<class Layout>(const Layout& w) {
+    std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
+    const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
+    for (const int most : {kMostFewRows, kMostSomeRows, kMostMoreRows}) {
+      const int split = split_of<T>(launch, length_of(most + 1), w);
+      const std::string name = split == 0 ? many : "fused, k / " + std::to_string(split);
+      if (name != ways.back().name) ways.push_back({most + 1, name});
+    }
+    return ways;
+  });
 }
 
 std::size_t expand_bytes(int most_cols) {
@@ -123,5 +176,9 @@ template void linears<Half>(const Launch&, Matmul&, std::byte*, const Normed*, T
                             std::span<const Projection>);
 template void linears<BFloat16>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
                                 std::span<const Projection>);
+
+template std::vector<LinearWay> linear_ways<float>(const Launch&, const Weight&);
+template std::vector<LinearWay> linear_ways<Half>(const Launch&, const Weight&);
+template std::vector<LinearWay> linear_ways<BFloat16>(const Launch&, const Weight&);
 
 }  // namespace nibble

@@ -32,11 +32,30 @@ struct Finish {
   __device__ __forceinline__ Ahead fetch(int column, std::int64_t place) const {
     return {bias == nullptr ? 0.0F : to_f32(bias[column]), residual == nullptr ? 0.0F : to_f32(residual[place])};
   }
-  __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
+  __device__ __forceinline__ float value(float sum, const Ahead& ahead) const {
     float v = rounded_f32<T>(sum + ahead.bias);
     if (scale != 1.0F) v = rounded_f32<T>(v * scale);
     if (activation != Activation::kIdentity) v = rounded_f32<T>(activated(v, activation));
-    y[place] = from_f32<T>(v + ahead.residual);
+    return v + ahead.residual;
+  }
+  __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
+    y[place] = from_f32<T>(value(sum, ahead));
+  }
+  /// The same for eight results side by side, 16-byte aligned: T[8] of bias and residual, zeros where there are none.
+  __device__ __forceinline__ uint4 fetch_bias(int column, bool valid) const {
+    return bias == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(bias + column);
+  }
+  __device__ __forceinline__ uint4 fetch_residual(std::int64_t place, bool valid) const {
+    return residual == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(residual + place);
+  }
+  __device__ __forceinline__ void eight(float (&sums)[8], const uint4& biases, const uint4& residuals,
+                                        std::int64_t place) const {
+    float b[8], r[8];
+    load8(reinterpret_cast<const T*>(&biases), b);
+    load8(reinterpret_cast<const T*>(&residuals), r);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], {b[i], r[i]});
+    store8(y + place, sums);
   }
 };
 
@@ -55,13 +74,14 @@ struct NormView {
 
 /// Rows of x that one launch of the decode path takes.
 inline constexpr int kDecodeRows = 16;
-/// Linears that one launch of it takes.
+/// Linears that one launch of it or of the fused way takes.
 inline constexpr int kMostProjections = 3;
 
 /// Where a launch goes, and on what.
 struct Launch {
   cudaStream_t stream;
   int processors;
+  bool is_hopper;  ///< compute capability 9.0, whose instructions no other has
 };
 
 /// Up to kDecodeRows rows of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null.
@@ -70,5 +90,9 @@ struct Launch {
 template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections);
+
+/// Bytes of working memory for expanded weights, or for rows of x in the order of the fused way. More than the
+/// second-level cache keeps, as products of fewer rows of w are too small for the machine.
+inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;
 
 }  // namespace nibble

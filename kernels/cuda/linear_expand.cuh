@@ -7,10 +7,6 @@
 
 namespace nibble {
 
-/// Bytes of expanded weights at a time. More than the second-level cache keeps, as products of fewer rows of w are too
-/// small for the machine.
-inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;
-
 namespace {
 
 /// One warp for each tile. A lane's run of columns is 32 bytes of T or more, so its stores are whole sectors.

@@ -5,16 +5,14 @@
 
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/ways.h"
 
 namespace nibble {
 
-/// Segments of more rows than this go the way of many rows.
-inline constexpr int kMostFewRows = 16;
-
-/// Consecutive rows that go the same way.
+/// Consecutive rows of segments of one length.
 struct RowRun {
   int first, rows;
-  bool many;
+  Length length;
 };
 
 /// A LayerNorm on the way into linears, and where its result goes.
@@ -27,6 +25,10 @@ struct Normed {
 template <class T>
 void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections);
+
+/// What `linears` does with rows of segments of each length.
+template <class T>
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight);
 
 /// Room for weights of up to `most_cols` columns, or rows of x as wide.
 std::size_t expand_bytes(int most_cols);

@@ -1,51 +1,72 @@
-// Memory of one GPU: pieces of larger stretches, and copies through pinned memory.
+// Memory of one GPU: pieces of larger stretches, and the way there through pinned memory.
 #pragma once
 
-#include <map>
+#include <functional>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "kernels/buffer.h"
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/cuda/check.h"
 
 namespace nibble {
 
-/// Buffers share the stretches they are pieces of; the last one releases them. One thread at a time.
+class Transfers;
+
+/// Buffers share the stretches they are pieces of; the last one releases them. What is sent is there for what is asked
+/// of the stream afterwards. One thread at a time.
 class DeviceMemory {
  public:
-  explicit DeviceMemory(cudaStream_t stream) : stream_(stream) {}
+  /// `threads` copy what is sent, once there is something; 0: one a core.
+  DeviceMemory(cudaStream_t stream, int threads);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   cudaStream_t stream() const { return stream_; }
+  ThreadPool& pool();
 
-  /// Not initialised, 256-byte aligned. Small pieces stand together in stretches of kStretch bytes. Throws
-  /// Error{kOutOfMemory}.
+  /// Makes one stretch for the next `buffers` buffers of `bytes` together. Throws Error{kOutOfMemory}.
+  void make_room(std::uint64_t bytes, std::size_t buffers);
+  /// Not initialised, 256-byte aligned. Without room made for them, buffers stand in stretches of kStretch bytes, or
+  /// alone. Throws Error{kOutOfMemory}.
   Buffer allocate(std::size_t bytes);
+  /// Working memory until the next call.
+  Buffer temporary(std::size_t bytes);
+
+  /// A copy on the device; the host's memory may go.
   Buffer upload(const Buffer& host);
-  /// The same for a constant table that many weights share: one copy.
+  /// The same for a table of constants that many weights share: one copy.
   Buffer upload_table(const Buffer& host);
 
-  /// A copy in working memory that a kernel reads from next; valid until `finish`.
-  const std::byte* stage(const Buffer& host);
-  /// Waits for all copies and for the kernels that read staged ones.
-  void finish();
+  /// A piece of host memory that is on its way to working memory.
+  struct Piece {
+    const std::byte* data;     ///< on the device
+    std::size_t first, bytes;  ///< of the whole
+    cudaStream_t stream;       ///< where kernels that read it are launched
+  };
+  /// Sends host memory in pieces, each a multiple of `unit` bytes, which is at most kPiece; calls `arrange` for each,
+  /// from several threads, to launch what reads it.
+  void stage(const Buffer& host, std::size_t unit, const std::function<void(const Piece&)>& arrange);
+
+  static constexpr std::size_t kPiece = std::size_t{1} << 20;
 
  private:
   static constexpr std::size_t kStretch = std::size_t{16} << 20;
-  static constexpr std::size_t kPiece = std::size_t{16} << 20;  // of pinned memory; two take turns
 
-  void copy(const std::byte* from, std::size_t bytes, std::byte* to);
+  Transfers& transfers();
 
   cudaStream_t stream_;
+  int threads_;
   Buffer stretch_;
-  std::size_t used_ = 0;                                     // of the stretch
-  std::map<const void*, std::pair<Buffer, Buffer>> tables_;  // host memory: itself, kept alive, and its copy
-  Buffer staging_;
-  std::size_t staged_ = 0;
-  std::byte* pinned_[2] = {};
-  cudaEvent_t copied_[2] = {};
-  int turn_ = 0;
+  std::size_t used_ = 0;  // of the stretch
+  Buffer temporary_;
+  std::vector<std::pair<Buffer, Buffer>> tables_;  // on the host, on the device
+  std::unique_ptr<Transfers> transfers_;
 };
+
+/// Bytes that this process has on the device in stretches and working memory.
+std::uint64_t allocated_device_bytes();
 
 }  // namespace nibble

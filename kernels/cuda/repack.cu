@@ -1,72 +1,42 @@
 #include "kernels/cuda/repack.h"
 
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/arrange.cuh"
+#include "kernels/cuda/encode.h"
 #include "kernels/dispatch.h"
 
 namespace nibble {
 namespace {
 
-constexpr int kThreads = 256;
-
-unsigned blocks_for(std::int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
-
 /// Pairs of columns, `Pair` a byte of 4-bit codes or two of int8.
 template <class Pair>
-__global__ void tile_codes_kernel(const Pair* from, int n, int k, int steps, Pair* to) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= static_cast<std::int64_t>(n) * k / 2) return;
-  const int row = static_cast<int>(i / (k / 2)), pair = static_cast<int>(i % (k / 2));
-  to[place_in_tiles(row, 2 * pair, k, steps)] = from[i];
-}
-
-template <class Absmax>
-__global__ void tile_absmax_kernel(const Absmax* from, int n, int blocks, Absmax* to) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= static_cast<std::int64_t>(n) * blocks) return;
-  to[place_of_absmax(static_cast<int>(i / blocks), static_cast<int>(i % blocks), blocks)] = from[i];
-}
-
-template <class Pair>
-Buffer tiled_codes(const Buffer& codes, int n, int k, int steps, DeviceMemory& memory) {
-  const std::byte* from = memory.stage(codes);
-  Buffer to = memory.allocate(codes.size());
-  tile_codes_kernel<<<blocks_for(static_cast<std::int64_t>(n) * k / 2), kThreads, 0, memory.stream()>>>(
-      reinterpret_cast<const Pair*>(from), n, k, steps, to.mutable_as<Pair>());
-  check(cudaGetLastError(), "arranging codes");
-  return to;
-}
-
-template <class Absmax>
-Buffer tiled_absmax(const Buffer& absmax, int n, int blocks, DeviceMemory& memory) {
-  const std::byte* from = memory.stage(absmax);
-  Buffer to = memory.allocate(absmax.size());
-  tile_absmax_kernel<<<blocks_for(static_cast<std::int64_t>(n) * blocks), kThreads, 0, memory.stream()>>>(
-      reinterpret_cast<const Absmax*>(from), n, blocks, to.mutable_as<Absmax>());
-  check(cudaGetLastError(), "arranging absmax values");
-  return to;
+Buffer tiled_codes(const Buffer& codes, int k, int steps, DeviceMemory& memory) {
+  return arranged<Pair>(codes, CodePlace{k, steps}, memory);
 }
 
 F32Scale upload(const F32Scale& scale, DeviceMemory& memory) { return {memory.upload(scale.absmax)}; }
-F32Scale tile(const F32Scale& scale, int n, int blocks, DeviceMemory& memory) {
-  return {tiled_absmax<float>(scale.absmax, n, blocks, memory)};
+F32Scale tile(const F32Scale& scale, int blocks, DeviceMemory& memory) {
+  return {arranged<float>(scale.absmax, AbsmaxPlace{blocks}, memory)};
 }
 
 NestedScale upload(const NestedScale& scale, DeviceMemory& memory) {
   return {memory.upload(scale.absmax), memory.upload(scale.nested_absmax), memory.upload_table(scale.nested_table),
           scale.offset};
 }
-NestedScale tile(const NestedScale& scale, int n, int blocks, DeviceMemory& memory) {
-  return {tiled_absmax<std::uint8_t>(scale.absmax, n, blocks, memory), memory.upload(scale.nested_absmax),
+NestedScale tile(const NestedScale& scale, int blocks, DeviceMemory& memory) {
+  return {arranged<std::uint8_t>(scale.absmax, AbsmaxPlace{blocks}, memory), memory.upload(scale.nested_absmax),
           memory.upload_table(scale.nested_table), scale.offset};
 }
 
-template <class T>
-Weight convert(const Dense<T>& w, DeviceMemory& memory) {
-  return Dense<T>{memory.upload(w.values), w.n, w.k};
+SymmetricZero upload(const SymmetricZero&, DeviceMemory&) { return {}; }
+SymmetricZero tile(const SymmetricZero&, int, DeviceMemory&) { return {}; }
+
+ZeroPoints upload(const ZeroPoints& zero, DeviceMemory& memory) { return {memory.upload(zero.zeros)}; }
+ZeroPoints tile(const ZeroPoints& zero, int groups, DeviceMemory& memory) {
+  return {arranged<std::uint8_t>(zero.zeros, AbsmaxPlace{groups}, memory)};
 }
 
 Weight convert(const Int8Row& w, DeviceMemory& memory) {
-  Buffer codes = is_tiled(w) ? tiled_codes<std::uint16_t>(w.codes, w.n, w.k, TileView<Int8Row>::kSteps, memory)
+  Buffer codes = is_tiled(w) ? tiled_codes<std::uint16_t>(w.codes, w.k, TileView<Int8Row>::kSteps, memory)
                              : memory.upload(w.codes);
   return Int8Row{std::move(codes), memory.upload(w.scb), w.n, w.k};
 }
@@ -77,20 +47,72 @@ Weight convert(const Lut4<Scale>& w, DeviceMemory& memory) {
   if (!is_tiled(w)) {
     return Lut4<Scale>{memory.upload(w.codes), w.levels, upload(w.scale, memory), w.blocksize, w.n, w.k};
   }
-  return Lut4<Scale>{tiled_codes<std::uint8_t>(w.codes, w.n, w.k, TileView<Lut4<Scale>>::kSteps, memory),
+  return Lut4<Scale>{tiled_codes<std::uint8_t>(w.codes, w.k, TileView<Lut4<Scale>>::kSteps, memory),
                      w.levels,
-                     tile(w.scale, w.n, w.k / w.blocksize, memory),
+                     tile(w.scale, w.k / w.blocksize, memory),
                      w.blocksize,
                      w.n,
                      w.k};
 }
 
+Buffer tiled_int4(const Buffer& codes, int k, DeviceMemory& memory) {
+  Buffer result = memory.allocate(codes.size());
+  auto* to = result.mutable_as<std::uint32_t>();
+  const std::size_t unit = static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(k) / 2;  // whole tiles
+  memory.stage(codes, unit, [=](const DeviceMemory::Piece& piece) {
+    const Staged<std::uint8_t> pairs{reinterpret_cast<const std::uint8_t*>(piece.data),
+                                     static_cast<std::int64_t>(piece.first)};
+    const Int4Place place{k};
+    arrange(Int4Words<Staged<std::uint8_t>>{pairs, place}, static_cast<std::int64_t>(piece.first / 4),
+            static_cast<std::int64_t>(piece.bytes / 4), place, to, piece.stream);
+  });
+  return result;
+}
+
+template <class Zero>
+Weight convert(const Int4Group<Zero>& w, DeviceMemory& memory) {
+  if (!is_tiled(w)) {
+    return Int4Group<Zero>{
+        memory.upload(w.codes), memory.upload(w.scales), upload(w.zero, memory), w.group_size, w.n, w.k};
+  }
+  return Int4Group<Zero>{tiled_int4(w.codes, w.k, memory),
+                         arranged<Half>(w.scales, AbsmaxPlace{w.groups()}, memory),
+                         tile(w.zero, w.groups(), memory),
+                         w.group_size,
+                         w.n,
+                         w.k};
+}
+
+template <class T>
+Weight convert(const Dense<T>& w, DeviceMemory& memory) {
+  return Dense<T>{memory.upload(w.values), w.n, w.k};
+}
+
+/// As the host makes it.
+Weight bring_stored(const Weight& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  const Weight stored = store(w, target, name, memory.pool());
+  return with_layout(stored, [&](const auto& layout) { return convert(layout, memory); });
+}
+
+/// What is quantized stays as it is, or is made plain on the host.
+template <class Quantized>
+Weight bring(const Quantized& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  return bring_stored(w, target, name, memory);
+}
+
+template <class T>
+Weight bring(const Dense<T>& w, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  const bool rows_fit = static_cast<std::size_t>(w.k) * sizeof(T) <= DeviceMemory::kPiece;  // as encoders need them
+  if (is_int4(target.scheme) || !rows_fit) return bring_stored(w, target, name, memory);
+  require_finite(w, target, name, memory.pool());
+  if (target == Storage{Scheme::kNone, kDTypeOf<T>, 0}) return convert(w, memory);
+  return encode_on_device(w, target, memory);
+}
+
 }  // namespace
 
-Weight to_device(const Weight& weight, DeviceMemory& memory) {
-  Weight result = with_layout(weight, [&](const auto& layout) { return convert(layout, memory); });
-  memory.finish();
-  return result;
+Weight to_device(const Weight& weight, const Storage& target, std::string_view name, DeviceMemory& memory) {
+  return with_layout(weight, [&](const auto& layout) { return bring(layout, target, name, memory); });
 }
 
 }  // namespace nibble

@@ -1,12 +1,13 @@
-// Bringing weights to the GPU, into tiles where they fit them.
+// Bringing weights to the GPU, into tiles where they fit them (see tiles.cuh).
 #pragma once
 
 #include "kernels/cuda/memory.h"
-#include "kernels/layout/weight.h"
+#include "kernels/storage.h"
 
 namespace nibble {
 
-/// A copy of the weight on the device; see tiles.cuh. The result is ready when this returns.
-Weight to_device(const Weight& weight, DeviceMemory& memory);
+/// A weight on the device, kept as `target` says: the bits that `store` makes, whose errors it throws. It is there for
+/// what the memory's stream is asked afterwards.
+Weight to_device(const Weight& weight, const Storage& target, std::string_view name, DeviceMemory& memory);
 
 }  // namespace nibble

@@ -34,7 +34,7 @@ double cuda_read_bandwidth() {
   constexpr int kReads = 20;
   int processors = 0;
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0), "asking for multiprocessors");
-  DeviceMemory memory(nullptr);
+  DeviceMemory memory(nullptr, 1);
   Buffer words = memory.allocate(kBytes), sink = memory.allocate(sizeof(std::uint32_t));
   check(cudaMemset(words.mutable_as<void>(), 1, kBytes), "filling memory");
   cudaEvent_t begin{}, end{};

@@ -66,47 +66,6 @@ __global__ void gather_kernel(const Unit* x, const int* rows, int cols, Unit* y)
   y[static_cast<std::int64_t>(blockIdx.y) * cols + col] = x[static_cast<std::int64_t>(rows[blockIdx.y]) * cols + col];
 }
 
-constexpr int kSearchThreads = 1024;
-
-struct Best {
-  float value;
-  int index;
-
-  __device__ void meet(const Best& other) {
-    if (other.value > value || (other.value == value && other.index < index)) *this = other;
-  }
-};
-
-template <class T>
-__global__ void __launch_bounds__(kSearchThreads) find_largest_kernel(const T* x, int cols, int* found) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const T* const row = x + static_cast<std::int64_t>(blockIdx.x) * cols;
-  Best best{-INFINITY, 0};
-  const int vectors = cols % 8 == 0 ? cols : 0;  // columns that can be read by eight
-  for (int i = static_cast<int>(threadIdx.x) * 8; i < vectors; i += kSearchThreads * 8) {
-    float v[8];
-    load8(row + i, v);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) best.meet({v[j], i + j});
-  }
-  for (int i = vectors + static_cast<int>(threadIdx.x); i < cols; i += kSearchThreads) best.meet({to_f32(row[i]), i});
-  const auto meet_lanes = [&] {
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      best.meet({__shfl_xor_sync(0xffffffffU, best.value, step), __shfl_xor_sync(0xffffffffU, best.index, step)});
-    }
-  };
-  __shared__ Best of_warp[kSearchThreads / 32];
-  meet_lanes();
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = best;
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  best = of_warp[threadIdx.x];
-  meet_lanes();
-  if (threadIdx.x == 0) found[blockIdx.x] = best.index;
-}
-
 dim3 grid_for(int cols, int rows) {
   return {static_cast<unsigned>((cols + kThreads - 1) / kThreads), static_cast<unsigned>(rows)};
 }
@@ -146,16 +105,9 @@ void gather_rows(const Launch& launch, Tensor x, const int* rows, Tensor y) {
   }
 }
 
-template <class T>
-void find_largest(const Launch& launch, Tensor x, int* found) {
-  launch_overlapped(launch, find_largest_kernel<T>, dim3(static_cast<unsigned>(x.rows)), kSearchThreads, 0, x.row<T>(0),
-                    x.cols, found);
-}
-
 #define NIBBLE_ROWS(T)                                                                        \
   template void look_up_rows<T>(const Launch&, const Weight&, const int*, int, bool, Tensor); \
-  template void normalise_rows<T>(const Launch&, const LayerNorm&, Tensor, Tensor);           \
-  template void find_largest<T>(const Launch&, Tensor, int*);
+  template void normalise_rows<T>(const Launch&, const LayerNorm&, Tensor, Tensor);
 
 NIBBLE_ROWS(float)
 NIBBLE_ROWS(Half)

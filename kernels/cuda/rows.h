@@ -1,4 +1,4 @@
-// What happens to single rows: embedding, LayerNorm, gathering, the largest value.
+// What happens to single rows: embedding, LayerNorm, gathering.
 #pragma once
 
 #include "kernels/cuda/attention.h"
@@ -15,9 +15,5 @@ void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tenso
 
 /// y[i] = x[rows[i]]
 void gather_rows(const Launch& launch, Tensor x, const int* rows, Tensor y);
-
-/// found[r] = the lowest index of row r's largest value.
-template <class T>
-void find_largest(const Launch& launch, Tensor x, int* found);
 
 }  // namespace nibble

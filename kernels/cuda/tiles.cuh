@@ -8,8 +8,12 @@
 //
 //   lane's 16 bytes:   step 0 [ g:01 | g+8:01 | g:23 | g+8:23 ]  step 1 ...     (01, 23: pairs of columns)
 //
+// What is four bits of a number rather than the place of a level (int4) is taken apart with masks. So the two codes of
+// pair i of a word's four are its nibbles i and i + 4: the low bits of a register's halves, once moved down.
+//
 // The absmax of rows g and g + 8 stand side by side, for each tile's rows and block of columns:
-// [n/16][k/blocksize][8][2]. Plain weights stay row by row, as cuBLAS reads them: a lane reads its runs from two rows.
+// [n/16][k/blocksize][8][2]; and so do scales and zero points of groups. Plain weights stay row by row, as cuBLAS reads
+// them: a lane reads its runs from two rows.
 //
 // A matrix whose shape has no whole tiles, or whose blocks do not begin where rows do, stays as it is on a CPU and goes
 // the plain way (linear_plain.cuh).
@@ -17,6 +21,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/layout/weight.h"
 
@@ -33,6 +38,11 @@ inline bool is_tiled(const Int8Row& w) { return w.n % kTileRows == 0 && w.k % 32
 template <class Scale>
 bool is_tiled(const Lut4<Scale>& w) {
   return w.n % kTileRows == 0 && w.k % 64 == 0 && w.blocksize % 64 == 0 && w.k % w.blocksize == 0;
+}
+
+template <class Zero>
+bool is_tiled(const Int4Group<Zero>& w) {
+  return w.n % kTileRows == 0 && w.k % 64 == 0 && w.group_size % 64 == 0;
 }
 
 /// The place of a pair of columns in tiles of `steps` steps, counted in pairs. `col` is even.
@@ -73,10 +83,6 @@ __device__ __forceinline__ std::uint32_t column_of(int lane) {
   return static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
 }
 
-/// Shared memory that the driver keeps for itself before a block's own (cudaDevAttrReservedSharedMemoryPerBlock, which
-/// the backend compares).
-inline constexpr int kReservedShared = 1024;
-
 template <class T>
 __device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char* table) {
   // A thread writes 16 bytes of each row it comes to. Their second level is always the same, as blocks have 256
@@ -100,10 +106,11 @@ __device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char*
   }
 }
 
-/// The pair of levels that byte `Byte` of `codes` stands for. `column` is the lane's in the table, in bytes.
+/// The pair of levels that byte `Byte` of `codes` stands for. `column` is the lane's in the table, in bytes; its upper
+/// half says whose shared memory it is, and is zero but in clusters.
 template <class T, int Byte>
 __device__ __forceinline__ typename PairTable<T>::Pair look_up(std::uint32_t codes, std::uint32_t column) {
-  const std::uint32_t offset = __byte_perm(codes, column, 0x5504 | (Byte << 4));
+  const std::uint32_t offset = __byte_perm(codes, column, 0x7604 | (Byte << 4));
   typename PairTable<T>::Pair pair;
   if constexpr (sizeof(T) == 4) {
     asm("ld.shared.v2.f32 {%0, %1}, [%2 + %3];" : "=f"(pair.x), "=f"(pair.y) : "r"(offset), "n"(kReservedShared));
@@ -140,6 +147,42 @@ __device__ __forceinline__ auto widen_int8(std::uint32_t bytes) {
     const __nv_bfloat162 d =
         __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&low), *reinterpret_cast<const __nv_bfloat162*>(&sign));
     return *reinterpret_cast<const std::uint32_t*>(&d);
+  }
+}
+
+/// A number from 0 to 127 behind the exponent of T whose last bit counts 1, in both halves: 1024 + i in fp16, 128 + i
+/// in bf16.
+template <class T>
+__device__ __forceinline__ std::uint32_t behind_exponent(std::uint32_t i) {
+  return (std::is_same_v<T, Half> ? 0x64006400U : 0x43004300U) + i * 0x00010001U;
+}
+
+/// The codes in the low nibbles of both halves of `word`, less `zero`, as factors: exact.
+template <class T>
+__device__ __forceinline__ std::uint32_t widen_low(std::uint32_t word, std::uint32_t zero) {
+  const std::uint32_t v = and_or(word, 0x000f000fU, behind_exponent<T>(0)), bias = behind_exponent<T>(zero);
+  if constexpr (std::is_same_v<T, Half>) {
+    const __half2 d = __hsub2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&bias));
+    return *reinterpret_cast<const std::uint32_t*>(&d);
+  } else {
+    const __nv_bfloat162 d =
+        __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&v), *reinterpret_cast<const __nv_bfloat162*>(&bias));
+    return *reinterpret_cast<const std::uint32_t*>(&d);
+  }
+}
+
+/// The same of the nibbles above those. In fp16 they are sixteen times too large where they stand, and need not be
+/// moved: (1024 + 16 code) / 16 - (64 + zero).
+template <class T>
+__device__ __forceinline__ std::uint32_t widen_next(std::uint32_t word, std::uint32_t zero) {
+  if constexpr (std::is_same_v<T, Half>) {
+    const std::uint32_t v = and_or(word, 0x00f000f0U, behind_exponent<Half>(0));
+    const std::uint32_t sixteenth = 0x2c002c00U, bias = 0xd400d400U + zero * 0x00100010U;
+    const __half2 d = __hfma2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&sixteenth),
+                              *reinterpret_cast<const __half2*>(&bias));
+    return *reinterpret_cast<const std::uint32_t*>(&d);
+  } else {
+    return widen_low<T>(word >> 4, zero);
   }
 }
 
@@ -377,6 +420,111 @@ struct TileView<Lut4<Scale>> {
     const int blocks = (k / 64) >> block_tiles_shift, block = (col / 64) >> block_tiles_shift;
     return levels[(col & 1) != 0 ? byte & 15 : byte >> 4] *
            scale.at(place_of_absmax(row, block, blocks), static_cast<std::int64_t>(row) * blocks + block);
+  }
+};
+
+/// Zero points of rows g and g + 8.
+template <class Zero>
+struct ZeroView;
+
+template <>
+struct ZeroView<SymmetricZero> {
+  struct Place {};
+  struct Loaded {
+    static constexpr std::uint32_t x = 8, y = 8;
+  };
+
+  ZeroView() = default;
+  explicit ZeroView(const SymmetricZero&) {}
+
+  __device__ __forceinline__ Place place(std::int64_t) const { return {}; }
+  __device__ __forceinline__ Loaded load(Place, unsigned) const { return {}; }
+  __device__ float at(std::int64_t) const { return 8.0F; }
+};
+
+template <>
+struct ZeroView<ZeroPoints> {
+  using Place = const uchar2*;
+  using Loaded = uchar2;
+  const std::uint8_t* zeros;
+
+  ZeroView() = default;
+  explicit ZeroView(const ZeroPoints& z) : zeros(z.zeros.as<std::uint8_t>()) {}
+
+  __device__ __forceinline__ Place place(std::int64_t pair) const {
+    return reinterpret_cast<const uchar2*>(zeros) + pair;
+  }
+  __device__ __forceinline__ Loaded load(Place place, unsigned pair) const { return __ldg(place + pair); }
+  __device__ float at(std::int64_t place) const { return static_cast<float>(zeros[place]); }
+};
+
+/// Factors are codes less their zero point: whole numbers from -15 to 15, exact in every dtype.
+template <class Zero>
+struct TileView<Int4Group<Zero>> {
+  static constexpr int kSteps = 4;
+  static constexpr bool kHasTable = false;
+
+  struct Place {
+    const uint4* codes;
+    const std::uint32_t* scales;
+    typename ZeroView<Zero>::Place zeros;
+  };
+  struct Loaded {
+    uint4 codes;
+    std::uint32_t scales;
+    typename ZeroView<Zero>::Loaded zeros;
+  };
+
+  const std::uint32_t* codes;
+  const Half* group_scales;
+  ZeroView<Zero> zeros;
+  int n, k;
+  int groups;             ///< of a row
+  int group_tiles_shift;  ///< log2(tiles a group), rounded up
+
+  TileView() = default;
+  explicit TileView(const Int4Group<Zero>& w)
+      : codes(w.codes.template as<std::uint32_t>()),
+        group_scales(w.scales.template as<Half>()),
+        zeros(w.zero),
+        n(w.n),
+        k(w.k),
+        groups(w.groups()),
+        group_tiles_shift(w.group_shift() - 6) {}
+
+  __device__ __forceinline__ Place place(int row_tile, int lane) const {
+    const std::int64_t pair = static_cast<std::int64_t>(row_tile) * groups * 8 + lane / 4;
+    return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
+            reinterpret_cast<const std::uint32_t*>(group_scales) + pair, zeros.place(pair)};
+  }
+  __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
+    const auto pair = static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
+    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)), __ldg(place.scales + pair),
+            zeros.load(place.zeros, pair)};
+  }
+  __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return unpack2<Half>(loaded.scales); }
+  template <class T, int Step>
+  __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t column, StepFactors<T>& f) const {
+    if constexpr (sizeof(T) == 4) {
+      std::uint32_t halves[4];
+      factors<Half, Step>(loaded, column, halves);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) f.v[i] = unpack2<Half>(halves[i]);
+    } else {
+      const std::uint32_t word = Step == 0   ? loaded.codes.x
+                                 : Step == 1 ? loaded.codes.y
+                                 : Step == 2 ? loaded.codes.z
+                                             : loaded.codes.w;
+      f[0] = widen_low<T>(word, loaded.zeros.x), f[1] = widen_next<T>(word, loaded.zeros.y);
+      f[2] = widen_low<T>(word >> 8, loaded.zeros.x), f[3] = widen_next<T>(word >> 8, loaded.zeros.y);
+    }
+  }
+  __device__ float row_scale(int) const { return 1.0F; }
+  __device__ float at(int row, int col) const {
+    const std::int64_t pair = place_in_tiles(row, col & ~1, k, kSteps);
+    const std::uint32_t code = codes[pair / 4] >> (pair % 4 * 4 + (col & 1) * 16) & 15;
+    const std::int64_t group = place_of_absmax(row, (col / 64) >> group_tiles_shift, groups);
+    return (static_cast<float>(code) - zeros.at(group)) * to_f32(group_scales[group]);
   }
 };
 

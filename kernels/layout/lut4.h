@@ -6,7 +6,7 @@
 #include <span>
 
 #include "kernels/buffer.h"
-#include "kernels/numeric.h"
+#include "kernels/layout/codes4.h"
 
 namespace nibble {
 
@@ -46,7 +46,7 @@ struct NestedScale {
 
 template <class Scale>
 struct Lut4 {
-  Buffer codes;   ///< uint8[ceil(n * k / 2)], the first weight of a pair in the high nibble
+  Buffer codes;   ///< uint8[ceil(n * k / 2)], see codes4.h
   Buffer levels;  ///< float[16], see shared_table
   Scale scale;
   int blocksize;  ///< a power of two, 32 to 4096
@@ -59,10 +59,7 @@ struct Lut4 {
     int block_shift;  ///< log2(blocksize)
     int n, k;
 
-    NIBBLE_HD int code(std::int64_t flat) const {
-      const int byte = codes[flat >> 1];
-      return (flat & 1) != 0 ? byte & 15 : byte >> 4;
-    }
+    NIBBLE_HD int code(std::int64_t flat) const { return code4(codes, flat); }
     NIBBLE_HD float decode(std::int64_t row, std::int64_t col) const {
       const std::int64_t flat = row * k + col;
       return levels[code(flat)] * absmax[flat >> block_shift];

@@ -116,7 +116,7 @@ Buffer read_codes(const Checkpoint& checkpoint, const std::string& name, const Q
 /// The levels as the file has them, which must be those of its quant_type (to the last bits, in which releases differ).
 Buffer read_levels(const Checkpoint& checkpoint, const std::string& name, Scheme scheme) {
   const TensorInfo& info = require_tensor(checkpoint, name + ".weight.quant_map", DType::kF32, 16);
-  const Buffer levels = read_scales(checkpoint, info);
+  const Buffer levels = read_table(checkpoint, info);
   const bool nf4 = scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq;
   const auto& expected = nf4 ? kNf4Levels : kFp4Levels;
   const bool close = std::equal(expected.begin(), expected.end(), levels.as<float>(),
@@ -131,8 +131,8 @@ NestedScale read_nested(const Checkpoint& checkpoint, const std::string& name, c
     return require_tensor(checkpoint, name + suffix, dtype, elements);
   };
   return {read_buffer(checkpoint, require(".weight.absmax", DType::kU8, state.blocks())),
-          read_scales(checkpoint, require(".weight.nested_absmax", DType::kF32, nested_blocks)),
-          read_scales(checkpoint, require(".weight.nested_quant_map", DType::kF32, 256)), state.nested_offset};
+          read_buffer(checkpoint, require(".weight.nested_absmax", DType::kF32, nested_blocks)),
+          read_table(checkpoint, require(".weight.nested_quant_map", DType::kF32, 256)), state.nested_offset};
 }
 
 Weight read(const Checkpoint& checkpoint, const std::string& name) {
@@ -145,7 +145,7 @@ Weight read(const Checkpoint& checkpoint, const std::string& name) {
     return Lut4<NestedScale>{codes, levels, read_nested(checkpoint, name, state), state.storage.blocksize, n, k};
   }
   const TensorInfo& absmax = require_tensor(checkpoint, name + ".weight.absmax", DType::kF32, state.blocks());
-  return Lut4<F32Scale>{codes, levels, {read_scales(checkpoint, absmax)}, state.storage.blocksize, n, k};
+  return Lut4<F32Scale>{codes, levels, {read_buffer(checkpoint, absmax)}, state.storage.blocksize, n, k};
 }
 
 /// A double as Python's repr() writes it, so that files equal those of bitsandbytes to the byte.

@@ -40,7 +40,7 @@ Weight read(const Checkpoint& checkpoint, const std::string& name) {
   const auto [n, k] = require_matrix(weight);
   require_row_major(checkpoint, name);
   const TensorInfo& scb = require_tensor(checkpoint, name + ".SCB", DType::kF32, n);
-  return Int8Row{read_buffer(checkpoint, weight), read_scales(checkpoint, scb), static_cast<int>(n),
+  return Int8Row{read_buffer(checkpoint, weight), read_buffer(checkpoint, scb), static_cast<int>(n),
                  static_cast<int>(k)};
 }
 

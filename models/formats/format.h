@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/storage.h"
 #include "models/checkpoint/checkpoint.h"
-#include "models/storage.h"
 
 namespace nibble {
 
@@ -35,16 +35,18 @@ struct Format {
   Weight (*read)(const Checkpoint& checkpoint, const std::string& name);
 };
 
-/// The format of a matrix of this checkpoint, which must have a tensor `name`.weight. Throws Error naming it when no
-/// format claims it.
+/// The format of a matrix of this checkpoint, which must have a tensor `name`.weight or `name`.qweight. Throws Error
+/// naming it when no format claims it.
 const Format& format_of(const Checkpoint& checkpoint, const std::string& name);
 
 extern const Format kDenseFormat;
 extern const Format kBnbInt8Format;
 extern const Format kBnb4bitFormat;
+extern const Format kGptqFormat;
+extern const Format kAwqFormat;
 
-/// The tensors that hold matrix `name` in a file that transformers + bitsandbytes load. `dtype` is what the weights had
-/// before they were quantized.
+/// The tensors that hold matrix `name` in a file that transformers loads, with bitsandbytes or AutoGPTQ. `dtype` is
+/// what the weights had before they were quantized.
 std::vector<OutputTensor> write_matrix(const Weight& weight, const std::string& name, DType dtype);
 std::vector<OutputTensor> write_tensors(const Dense<float>& weight, const std::string& name, DType dtype);
 std::vector<OutputTensor> write_tensors(const Dense<Half>& weight, const std::string& name, DType dtype);
@@ -52,6 +54,8 @@ std::vector<OutputTensor> write_tensors(const Dense<BFloat16>& weight, const std
 std::vector<OutputTensor> write_tensors(const Int8Row& weight, const std::string& name, DType dtype);
 std::vector<OutputTensor> write_tensors(const Lut4<F32Scale>& weight, const std::string& name, DType dtype);
 std::vector<OutputTensor> write_tensors(const Lut4<NestedScale>& weight, const std::string& name, DType dtype);
+std::vector<OutputTensor> write_tensors(const Int4Group<SymmetricZero>& weight, const std::string& name, DType dtype);
+std::vector<OutputTensor> write_tensors(const Int4Group<ZeroPoints>& weight, const std::string& name, DType dtype);
 
 // What formats share.
 
@@ -63,8 +67,8 @@ const TensorInfo& require_tensor(const Checkpoint& checkpoint, const std::string
 std::pair<std::int64_t, std::int64_t> require_matrix(const TensorInfo& info);
 /// Its contents, sharing the checkpoint's memory.
 Buffer read_buffer(const Checkpoint& checkpoint, const TensorInfo& info);
-/// The same for fp32 scales. Throws Error{kFormat} when one is NaN or infinite.
-Buffer read_scales(const Checkpoint& checkpoint, const TensorInfo& info);
+/// The same for a table of fp32 levels. Throws Error{kFormat} when one is NaN or infinite.
+Buffer read_table(const Checkpoint& checkpoint, const TensorInfo& info);
 /// "FILE: tensor 'NAME': expected …, found …" as an Error{kFormat}.
 [[noreturn]] void fail_tensor(const TensorInfo& info, const std::string& expected, const std::string& found);
 std::string show_shape(const std::vector<std::int64_t>& shape);

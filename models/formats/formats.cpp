@@ -11,7 +11,8 @@ namespace nibble {
 namespace {
 
 /// First claim wins; the dense one claims whatever is floating point.
-constexpr std::array<const Format*, 3> kFormats{&kBnb4bitFormat, &kBnbInt8Format, &kDenseFormat};
+constexpr std::array<const Format*, 5> kFormats{&kBnb4bitFormat, &kBnbInt8Format, &kGptqFormat, &kAwqFormat,
+                                                &kDenseFormat};
 
 }  // namespace
 
@@ -67,13 +68,13 @@ Buffer read_buffer(const Checkpoint& checkpoint, const TensorInfo& info) {
   return Buffer::borrow(tensor.data, std::move(tensor.owner));
 }
 
-Buffer read_scales(const Checkpoint& checkpoint, const TensorInfo& info) {
-  Buffer scales = read_buffer(checkpoint, info);
-  const auto* values = scales.as<float>();
+Buffer read_table(const Checkpoint& checkpoint, const TensorInfo& info) {
+  Buffer table = read_buffer(checkpoint, info);
+  const auto* values = table.as<float>();
   const bool finite =
-      std::all_of(values, values + scales.size() / sizeof(float), [](float value) { return std::isfinite(value); });
-  if (!finite) fail_tensor(info, "finite scales", "a NaN or an infinity among them");
-  return scales;
+      std::all_of(values, values + table.size() / sizeof(float), [](float value) { return std::isfinite(value); });
+  if (!finite) fail_tensor(info, "finite levels", "a NaN or an infinity among them");
+  return table;
 }
 
 }  // namespace nibble

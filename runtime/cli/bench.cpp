@@ -31,7 +31,7 @@ struct BenchArguments {
   std::vector<int> prompts{512}, generated{128}, depths{0}, sequences{1};
   int repetitions = 5;
   ResultFormat format = ResultFormat::kMarkdown;
-  bool kernels = false;
+  bool kernels = false, explains = false;
   std::string text;  ///< empty: no perplexity
   WindowOptions windows;
 };
@@ -55,9 +55,7 @@ void declare(CLI::App& app, BenchArguments& a) {
       ->required();
   add_value(
       app, "--scheme", "NAME,...",
-      [&](const FlagValue& value) {
-        a.schemes = value.names("schemes among none, int8, fp4, nf4, fp4-dq and nf4-dq", parse_scheme);
-      },
+      [&](const FlagValue& value) { a.schemes = value.names("schemes among " + scheme_names("and"), parse_scheme); },
       "Hold the linear weights as these (default: as the checkpoint has them)");
   add_value(
       app, "--dtype", "TYPE,...",
@@ -86,8 +84,13 @@ void declare(CLI::App& app, BenchArguments& a) {
       "Print md, json, jsonl or csv (default: md)");
   CLI::Option* const text =
       app.add_option("--perplexity", a.text, "Measure the perplexity of this text too")->type_name("FILE")->take_last();
-  app.add_flag("--kernels", a.kernels, "Measure the kernels of each test's first step instead, each by itself")
-      ->excludes(text);
+  CLI::Option* const kernels =
+      app.add_flag("--kernels", a.kernels, "Measure the kernels of each test's first step instead, each by itself")
+          ->excludes(text);
+  app.add_flag("--explain-kernels", a.explains,
+               "Say instead which kernels multiply by each linear's weight, and from how many tokens of a sequence on")
+      ->excludes(text)
+      ->excludes(kernels);
   add_window_flags(app, a.windows);
   app.footer(
       "Every combination is measured. Lists may hold ranges: first-last, first-last+step, first-last*factor.\n"
@@ -255,10 +258,23 @@ void measure_kernels(const ModelArguments& arguments, const BenchArguments& a, d
   }
 }
 
+void explain_kernels(const ModelArguments& arguments, WayReport& report) {
+  const Engine engine = Engine::open(arguments.model, arguments.load);
+  for (const LinearKernels& kernels : engine.session({.context = 1}).explain_kernels()) {
+    report.add(engine.info(), arguments.load.device, kernels);
+  }
+}
+
 ExitCode bench(const BenchArguments& a) {
   // What cannot be measured is found before anything is.
   for (const ModelArguments& load : loads(a)) {
     for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
+  }
+  if (a.explains) {
+    WayReport report(a.format);
+    for (const ModelArguments& load : loads(a)) explain_kernels(load, report);
+    report.finish();
+    return kSuccess;
   }
   Rooflines rooflines;
   if (a.kernels) {

@@ -21,12 +21,6 @@ std::string test_name(const BenchTest& test) {
   return test.depth > 0 ? fmt::format("{} @ d{}", name, test.depth) : name;
 }
 
-std::vector<std::int64_t> each_in_nanoseconds(const std::vector<double>& seconds) {
-  std::vector<std::int64_t> values;
-  for (const double value : seconds) values.push_back(nanoseconds(value));
-  return values;
-}
-
 Json json_of(const BenchResult& r) {
   const Samples speed = r.tokens_per_second();
   const bool generates = r.test.generated > 0;
@@ -64,7 +58,7 @@ Json json_of(const BenchResult& r) {
           {"roofline_share", generates ? Json(r.reads_per_second() / r.read_bandwidth) : Json()},
           {"perplexity", r.perplexity ? Json(r.perplexity->value) : Json()},
           {"perplexity_error", r.perplexity ? Json(r.perplexity->error) : Json()},
-          {"samples_ns", each_in_nanoseconds(r.seconds.values())},
+          {"samples_ns", nanoseconds(r.seconds)},
           {"samples_ts", speed.values()}};
 }
 

@@ -40,6 +40,12 @@ std::uint64_t decode_reads(const StepReads& reads, const BenchTest& test) {
 
 std::int64_t nanoseconds(double seconds) { return std::llround(seconds * 1e9); }
 
+std::vector<std::int64_t> nanoseconds(const Samples& seconds) {
+  std::vector<std::int64_t> values;
+  for (const double value : seconds.values()) values.push_back(nanoseconds(value));
+  return values;
+}
+
 double Samples::median() const { return median_of(values_); }
 
 double Samples::spread() const {

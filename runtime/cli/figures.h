@@ -54,6 +54,8 @@ class Samples {
   std::vector<double> values_;
 };
 
+std::vector<std::int64_t> nanoseconds(const Samples& seconds);
+
 /// The seconds each run took for what the test measures, and the seconds to its first token.
 Samples test_seconds(const BenchTest& test, std::span<const GenerateStats> runs);
 Samples first_token_seconds(std::span<const GenerateStats> runs);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "nibble/error.h"
 #include "runtime/cli/commands.h"
@@ -60,17 +61,38 @@ void declare(CLI::App& app, GenerateArguments& a) {
   app.footer("Without a prompt it reads standard input; from a terminal, line by line as an interactive session.");
 }
 
+/// What a device has left, or why that is not known: a prediction needs no device.
+struct Available {
+  std::optional<std::uint64_t> bytes;
+  std::string why_not;
+
+  explicit Available(Device device) {
+    try {
+      bytes = available_memory(device);
+    } catch (const Error& error) {
+      why_not = error.what();
+    }
+  }
+};
+
+std::string verdict(const MemoryLedger& ledger, Device device) {
+  const Available available(device);
+  if (!available.bytes) return fmt::format("Whether it fits is not known: {}\n", available.why_not);
+  return fmt::format("It {}: the {} has {} MB left\n", ledger.total() <= *available.bytes ? "fits" : "does not fit",
+                     to_string(device), megabytes(*available.bytes));
+}
+
 ExitCode dry_run(const GenerateArguments& a) {
   const MemoryLedger ledger = predict_memory(a.model.model, a.model.load, a.session);
-  const std::uint64_t available = available_memory(a.model.load.device);
   if (a.json) {
+    const auto available = Available(a.model.load.device).bytes;
     print_json({{"model", {{"name", a.model.model}}},
-                {"memory", {{"predicted", ledger_json(ledger)}, {"available", available}}}});
+                {"memory",
+                 {{"predicted", ledger_json(ledger)}, {"available", available ? Json(*available) : Json(nullptr)}}}});
     return kSuccess;
   }
-  print(fmt::format("{}: {} parameters\n{}It {}: the {} has {} MB left\n", a.model.model, ledger.parameters,
-                    ledger_text(ledger), ledger.total() <= available ? "fits" : "does not fit",
-                    to_string(a.model.load.device), megabytes(available)));
+  print(fmt::format("{}: {} parameters\n{}{}", a.model.model, ledger.parameters, ledger_text(ledger),
+                    verdict(ledger, a.model.load.device)));
   return kSuccess;
 }
 

@@ -55,7 +55,7 @@ std::vector<Scheme> page_schemes(const ModelArguments& arguments) {
   const std::string any = "decoder.layers.0.fc1.weight";
   const Scheme own = inspect_tensor(arguments.model, any, arguments.load).scheme;
   if (own != Scheme::kNone) return {own};
-  return {Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq};
+  return {kSchemes.begin() + 1, kSchemes.end()};
 }
 
 /// The linear weights' names, and `shown` where it is none of them.

@@ -41,6 +41,7 @@ Json ledger_json(const MemoryLedger& ledger) {
   json["huggingface"] = ledger.huggingface;
   json["parameters"] = ledger.parameters;
   json["process_resident"] = ledger.process_resident;
+  json["device_overhead"] = ledger.device_overhead;
   return json;
 }
 

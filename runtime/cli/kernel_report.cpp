@@ -51,7 +51,35 @@ void KernelReport::add(const KernelResult& r) {
        {"flops", t.flops},
        {"flops_per_second", flops},
        {"roofline_bytes_per_second", r.read_bandwidth},
-       {"roofline_share", reads / r.read_bandwidth}});
+       {"roofline_share", reads / r.read_bandwidth},
+       {"samples_ns", nanoseconds(seconds)}});
+}
+
+WayReport::WayReport(ResultFormat format)
+    : rows_(format, {{"model", 20, true},
+                     {"backend", 7, true},
+                     {"dtype", 5, true},
+                     {"kernel", 12, true},
+                     {"layout", 8, true},
+                     {"n x k", 13, false},
+                     {"from tokens", 11, false},
+                     {"way", 16, true}}) {}
+
+void WayReport::add(const ModelInfo& model, Device device, const LinearKernels& kernels) {
+  const std::string backend = backend_name(device);
+  for (const auto& [from, way] : kernels.ways) {
+    rows_.add({model.name, backend, std::string(to_string(model.compute_dtype)), kernels.name, kernels.layout,
+               fmt::format("{} x {}", kernels.n, kernels.k), std::to_string(from), way},
+              {{"model_filename", model.name},
+               {"backends", backend},
+               {"dtype", to_string(model.compute_dtype)},
+               {"kernel", kernels.name},
+               {"layout", kernels.layout},
+               {"n", kernels.n},
+               {"k", kernels.k},
+               {"from_tokens", from},
+               {"way", way}});
+  }
 }
 
 }  // namespace nibble::cli

@@ -1,4 +1,4 @@
-// What `nibble bench --kernels` found: the kernels of a model's step, each by itself.
+// What `nibble bench --kernels` and `--explain-kernels` found: the kernels of a model's step.
 #pragma once
 
 #include "nibble/engine.h"
@@ -21,6 +21,18 @@ class KernelReport {
   explicit KernelReport(ResultFormat format);
 
   void add(const KernelResult& result);
+  void finish() { rows_.finish(); }
+
+ private:
+  ResultRows rows_;
+};
+
+/// Prints which kernels multiply.
+class WayReport {
+ public:
+  explicit WayReport(ResultFormat format);
+
+  void add(const ModelInfo& model, Device device, const LinearKernels& kernels);
   void finish() { rows_.finish(); }
 
  private:

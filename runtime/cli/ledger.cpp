@@ -36,7 +36,13 @@ std::string text_of(std::span<const Column> columns) {
   add("= total", [](const Column& column) { return column.ledger.total(); });
   add("process, resident", [](const Column& column) { return column.process; });
   const MemoryLedger& last = columns.back().ledger;
-  return table.text() +
+  const std::string overhead = last.device_overhead == 0
+                                   ? ""
+                                   : fmt::format(
+                                         "The GPU holds {} MB beside that: CUDA's context and kernels, and other "
+                                         "processes\n",
+                                         megabytes(last.device_overhead));
+  return table.text() + overhead +
          fmt::format(
              "Hugging Face would print {} MB (parameters and buffers); with the quantization state it leaves out "
              "that is {} MB\n",

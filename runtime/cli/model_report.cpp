@@ -13,8 +13,6 @@
 namespace nibble::cli {
 namespace {
 
-constexpr std::array kSchemes{Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq};
-
 SchemeReport report_scheme(const ModelArguments& arguments, Scheme scheme) {
   LoadOptions load = arguments.load;
   load.scheme = scheme;
@@ -94,7 +92,7 @@ std::string packing_text(const SchemeReport& report) {
   return fmt::format(
       "Why {0} is stored as {1}: bitsandbytes lays the weight out row after row and puts two 4-bit codes\n"
       "into each byte, so n values are a column of n/2 bytes and the shape lives in the quantization state, with one\n"
-      "absmax a block of weights: {2} bytes here, which Hugging Face's figure leaves out.\n",
+      "scale a block of weights: {2} bytes here, which Hugging Face's figure leaves out.\n",
       shape_text(packed->shape), shape_text(packed->stored_shape), packed->quant_state_bytes);
 }
 

@@ -68,12 +68,24 @@ std::optional<EmbeddingStorage> parse_embedding(std::string_view name) {
 
 }  // namespace
 
+std::string scheme_names(std::string_view conjunction) {
+  std::string names;
+  for (const Scheme scheme : kSchemes) {
+    if (scheme == kSchemes.back()) {
+      names += " " + std::string(conjunction) + " ";
+    } else if (!names.empty()) {
+      names += ", ";
+    }
+    names += to_string(scheme);
+  }
+  return names;
+}
+
 CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
   CLI::Option* scheme = add_value(
       app, "--scheme", "NAME",
-      [&](const FlagValue& value) { load.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme); },
-      "Hold the linear weights as none (not quantized), int8, fp4, nf4, fp4-dq or nf4-dq (default: as the checkpoint "
-      "has them)");
+      [&](const FlagValue& value) { load.scheme = value.name(scheme_names("or"), parse_scheme); },
+      "Hold the linear weights as " + scheme_names("or") + " (default: as the checkpoint has them)");
   add_value(
       app, "--dtype", "TYPE",
       [&](const FlagValue& value) {
@@ -91,7 +103,7 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
         if ((size & (size - 1)) != 0) value.fail("32, 64, 128, 256, 512, 1024, 2048 or 4096");
         load.blocksize = size;
       },
-      "Weights that share a scale in 4-bit schemes (default: 64)");
+      "Weights that share a scale in 4-bit schemes (default: 64, in int4 128)");
   add_value(
       app, "-t,--threads", "N",
       [&](const FlagValue& value) { load.threads = value.number("a whole number from 0 to 1024", 0, 1024); },

@@ -18,6 +18,9 @@ struct ModelArguments {
   LoadOptions load;
 };
 
+/// Every scheme, for messages and help: "none, int8, ... or int4-asym".
+std::string scheme_names(std::string_view conjunction);
+
 /// --scheme, --dtype, --embedding, --blocksize, --threads. Returns --scheme.
 CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load);
 /// -m and the weight flags.

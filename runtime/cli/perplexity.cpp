@@ -39,9 +39,7 @@ void declare(CLI::App& app, PerplexityArguments& a) {
   add_window_flags(app, a.windows);
   add_value(
       app, "--base-scheme", "NAME",
-      [&](const FlagValue& value) {
-        a.base.scheme = value.name("none, int8, fp4, nf4, fp4-dq or nf4-dq", parse_scheme);
-      },
+      [&](const FlagValue& value) { a.base.scheme = value.name(scheme_names("or"), parse_scheme); },
       "Compare with the model held as this scheme");
   add_value(
       app, "--base-dtype", "TYPE",

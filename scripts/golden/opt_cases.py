@@ -137,6 +137,7 @@ CASES = (
     Case("torch_bin_sharded", ONE_LAYER, save=save_torch_bin_sharded),
     Case("safetensors_sharded", ONE_LAYER, save=save_safetensors_sharded),
     Case("gelu_new", ONE_LAYER | {"activation_function": "gelu_new"}),
+    Case("whole_32s", {"ffn_dim": 160, "num_hidden_layers": 1}),  # what GPTQ and AWQ can pack
 )
 
 

@@ -41,6 +41,14 @@ Weight copy(const Lut4<Scale>& weight) {
   return result;
 }
 
+template <class Zero>
+Weight copy(const Int4Group<Zero>& weight) {
+  Int4Group<Zero> result = weight;
+  result.codes = copy(weight.codes);
+  result.scales = copy(weight.scales);
+  return result;
+}
+
 struct Shape {
   int n, k;
   bool operator==(const Shape&) const = default;

@@ -42,6 +42,24 @@ TEST(Bench, MeasuresEveryCombination) {
   }
 }
 
+TEST(Bench, ExplainsKernels) {
+  const Json rows = bench({"--explain-kernels", "--scheme", "nf4", "--dtype", "fp16"});
+  ASSERT_EQ(rows.size(), 4U);  // a CPU has one way
+  const auto expect = [&](std::size_t row, const char* kernel, const char* layout, int n, int k) {
+    const Json& found = rows.at(row);
+    EXPECT_EQ(found.at("kernel"), kernel);
+    EXPECT_EQ(found.at("layout"), layout);
+    EXPECT_EQ(found.at("n"), n);
+    EXPECT_EQ(found.at("k"), k);
+    EXPECT_EQ(found.at("from_tokens"), 1);
+    EXPECT_NE(found.at("way"), "");
+  };
+  expect(0, "q, k, v, out", "nf4", 64, 64);
+  expect(1, "fc1", "nf4", 48, 64);
+  expect(2, "fc2", "nf4", 64, 48);
+  expect(3, "head", "fp16", 96, 64);
+}
+
 TEST(Bench, MeasuresKernels) {
   const Json rows =
       bench({"--kernels", "--scheme", "nf4", "--dtype", "fp16", "-p", "4", "-n", "1", "-d", "5", "-b", "2"});
@@ -58,6 +76,7 @@ TEST(Bench, MeasuresKernels) {
     EXPECT_EQ(found.at("read_bytes"), read_bytes) << kernel;
     EXPECT_EQ(found.at("flops"), flops) << kernel;
     EXPECT_GT(found.at("median_ns"), 0);
+    EXPECT_EQ(found.at("samples_ns").size(), 2U);
     EXPECT_EQ(found.at("n_depth"), 5);
   };
   expect(0, "qkv", 8, 192, 64, 3 * bytes(64, 64), 2 * 8 * 192 * 64);

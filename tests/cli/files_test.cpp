@@ -111,7 +111,7 @@ TEST(Quantize, SplitsFilesAndKeepsQuiet) {
 TEST(Inspect, ComparesSchemes) {
   const std::string text = output({"inspect", "-m", "synthetic:opt-350m"});
   for (const char* part :
-       {"none   int8    fp4    nf4  fp4-dq  nf4-dq", "linear weights", "quantization state", "uint8",
+       {"none   int8    fp4    nf4  fp4-dq  nf4-dq   int4  int4-asym", "linear weights", "quantization state", "uint8",
         "662.4  359.4  207.8  207.8", "226.8", "[1024, 512]", "[262144, 1]", "x24", "two 4-bit codes"}) {
     EXPECT_TRUE(contains(text, part)) << part << " is not in\n" << text;
   }

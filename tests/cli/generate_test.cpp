@@ -210,5 +210,16 @@ TEST(DryRun, SaysWhetherTheModelFits) {
                        "It does not fit: the cpu has "));
 }
 
+TEST(DryRun, NeedsNoGpu) {
+  const Result result = run({"generate", "-m", "synthetic:opt-66b", "--dry-run", "--device", "cuda"});
+  const Result json = run({"generate", "-m", "synthetic:opt-66b", "--dry-run", "--device", "cuda", "--json"});
+  if (contains(result.err, "was built without CUDA")) return;  // then it is not known what kernels need beside weights
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "131439.4 MB")) << result.out;
+  const bool known = contains(result.out, "the cuda has ");
+  EXPECT_TRUE(known || contains(result.out, "Whether it fits is not known: device cuda: ")) << result.out;
+  EXPECT_EQ(Json::parse(json.out).at("memory").at("available").is_null(), !known);
+}
+
 }  // namespace
 }  // namespace nibble::testing

@@ -187,8 +187,8 @@ TEST_P(CheckTest, EmptyCallsDoNothing) {
   backend_->embed(linear.weight, none.tensor());
   backend_->attend(none.tensor(), none.tensor(), none.tensor(), 0, cache, none.tensor());
   backend_->gather_outputs(none.tensor(), none.tensor());
-  backend_->argmax(none.tensor());
-  EXPECT_TRUE(backend_->last_argmax().empty());
+  backend_->choose(none.tensor());
+  EXPECT_TRUE(backend_->last_chosen().empty());
   backend_->copy_to_host(none.tensor(), {});
 }
 
@@ -228,64 +228,16 @@ TEST_P(RowsTest, AreWidenedOnTheWayToTheHost) {
                  "copy_to_host: expected room for [40, 999] values, found 39959");
 }
 
-class ArgmaxTest : public VerbTest {
- protected:
-  static std::vector<int> reference(const std::vector<float>& values, std::size_t cols) {
-    std::vector<int> largest;
-    for (std::size_t first = 0; first < values.size(); first += cols) {
-      const auto row = values.begin() + static_cast<std::ptrdiff_t>(first);
-      largest.push_back(static_cast<int>(std::max_element(row, row + static_cast<std::ptrdiff_t>(cols)) - row));
-    }
-    return largest;
-  }
-
-  static std::vector<int> found(Backend& backend, const Matrix& x) {
-    backend.argmax(x.tensor());
-    const auto largest = backend.last_argmax();
-    return {largest.begin(), largest.end()};
-  }
-};
-
-TEST_P(ArgmaxTest, FindsTheLargestOfRowsOfAnyWidth) {
-  const auto backend = machine().backend(2);
-  for (const int cols : {1, 2, 7, 31, 33, 255, 1024, 1025, 4099, 50272, 50265}) {
-    for (const int rows : {1, 3, 16}) {
-      const Matrix x(*backend, dtype(), rows, cols, static_cast<std::uint32_t>(cols + rows));
-      EXPECT_EQ(found(*backend, x), reference(x.values(), static_cast<std::size_t>(cols))) << rows << " x " << cols;
-    }
-  }
-}
-
-TEST_P(ArgmaxTest, FindsTheLowestOfEqualOnes) {
-  const auto backend = machine().backend(2);
-  constexpr int kCols = 5003;
-  for (const float background : {-1.0F, 0.0F, -std::numeric_limits<float>::infinity()}) {
-    for (const std::vector<std::size_t>& places :
-         {std::vector<std::size_t>{}, {5002}, {0, 5002}, {4097, 1025, 4999}, {31, 32}, {2047, 2048, 2049}}) {
-      std::vector<float> values(2 * kCols, background);
-      for (const std::size_t place : places) values[kCols + place] = 1.0F;
-      const int lowest = places.empty() ? 0 : static_cast<int>(std::ranges::min(places));
-      EXPECT_EQ(found(*backend, Matrix(*backend, dtype(), 2, kCols, values)), (std::vector<int>{0, lowest}));
-    }
-  }
-}
-
-TEST_P(ArgmaxTest, RefusesRowsOfNothing) {
-  const auto backend = machine().backend(1);
-  expect_refused([&] { backend->argmax(Matrix(*backend, dtype(), 2, 0).tensor()); },
-                 "argmax: expected rows of at least 1 value, found [2, 0]");
-}
-
 INSTANTIATE_TEST_SUITE_P(All, RowsTest, machines_and_dtypes(), verb_test_name);
-INSTANTIATE_TEST_SUITE_P(All, ArgmaxTest, machines_and_dtypes(), verb_test_name);
 
 TEST(CpuScratch, IsWhatWasPredictedAndStaysSo) {
   for (const auto [threads, rows, cols, context] :
        {std::array{1, 1, 64, 16}, std::array{2, 7, 768, 2048}, std::array{3, 1000, 3072, 50}}) {
     const auto backend = make_cpu_backend({.threads = threads});
-    backend->reserve(rows, cols, context);
+    const Extent extent{rows, cols, context, 1, 50272};
+    backend->reserve(extent);
     const std::size_t reserved = backend->scratch_bytes();
-    EXPECT_EQ(reserved, cpu_scratch_bytes(threads, rows, cols, context));
+    EXPECT_EQ(reserved, cpu_scratch_bytes(threads, extent));
     const Matrix x(*backend, kF32, rows, cols, 1), y(*backend, kF32, rows, 5);
     backend->linear({random_dense<float>(5, cols, 1), {}}, x.tensor(), y.tensor());
     const std::vector<int> ids(static_cast<std::size_t>(rows), 1);

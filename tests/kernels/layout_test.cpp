@@ -1,4 +1,5 @@
-// Encoders, tables and decoding against bitsandbytes' own bytes (scripts/golden/kernels.py).
+// Encoders, tables and decoding against bitsandbytes' own bytes (scripts/golden/kernels.py) and AutoGPTQ's
+// (scripts/golden/int4.py).
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -16,11 +17,18 @@ namespace {
 
 using Json = nlohmann::json;
 
+Json read_golden(const std::string& name) {
+  std::ifstream file(fixtures_dir() + "/kernels/" + name);
+  return Json::parse(file);
+}
+
 const Json& golden() {
-  static const Json json = [] {
-    std::ifstream file(fixtures_dir() + "/kernels/layouts.json");
-    return Json::parse(file);
-  }();
+  static const Json json = read_golden("layouts.json");
+  return json;
+}
+
+const Json& int4_golden() {
+  static const Json json = read_golden("int4.json");
   return json;
 }
 
@@ -189,6 +197,115 @@ TEST(Int8Row, EncodesTheSeedsFigures) {
   EXPECT_EQ(codes, (std::vector<std::int8_t>{114, -86, -21, 24, 14, 127}));
 }
 
+/// Weights of [rows, cols] in groups, encoded, and what each code, scale and zero point is.
+struct Int4Encoded {
+  Weight weight;
+  std::vector<std::uint8_t> codes, zeros;
+  std::vector<std::uint16_t> scales;
+};
+
+Int4Encoded encode(std::span<const float> weights, int rows, int cols, int group_size, bool symmetric) {
+  const auto groups = static_cast<std::size_t>(rows * groups_in_row(cols, group_size));
+  std::vector<std::uint8_t> packed((weights.size() + 1) / 2, 0xff), zeros(groups, 8);
+  std::vector<Half> scales(groups);
+  if (symmetric) {
+    encode_int4(weights, cols, group_size, packed, scales);
+  } else {
+    encode_int4_asym(weights, cols, group_size, packed, scales, zeros);
+  }
+  Int4Encoded result;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    result.codes.push_back(static_cast<std::uint8_t>(code4(packed.data(), static_cast<std::int64_t>(i))));
+  }
+  for (const Half scale : scales) result.scales.push_back(scale.bits);
+  result.zeros = zeros;
+  if (symmetric) {
+    result.weight = Int4Group<SymmetricZero>{copied(packed), copied(scales), {}, group_size, rows, cols};
+  } else {
+    result.weight = Int4Group<ZeroPoints>{copied(packed), copied(scales), {copied(zeros)}, group_size, rows, cols};
+  }
+  return result;
+}
+
+/// The number in eights of a word of a GPTQ checkpoint, the first in its lowest bits.
+std::uint8_t eighth(std::uint32_t word, std::size_t place) {
+  return static_cast<std::uint8_t>(word >> (4 * (place % 8)) & 15);
+}
+
+TEST(Int4Group, EncodesAndDecodesAsAutoGptq) {
+  const int n = int4_golden()["rows"], k = int4_golden()["cols"];
+  const auto rows = static_cast<std::size_t>(n), cols = static_cast<std::size_t>(k);
+  std::vector<float> weights;
+  for (const Half weight : array_of<Half>(int4_golden()["weights"])) weights.push_back(to_float(weight));
+  EXPECT_EQ(int4_golden()["packed"].size(), 8U);
+  for (const Json& expected : int4_golden()["packed"]) {
+    const int group_size = expected["group_size"];
+    SCOPED_TRACE(testing::Message() << "group size " << group_size << (expected["sym"] ? " symmetric" : ""));
+    const Int4Encoded found = encode(weights, n, k, group_size, expected["sym"]);
+    EXPECT_EQ(found.scales, array_of<std::uint16_t>(expected["scales"]));
+    const auto qweight = array_of<std::uint32_t>(expected["qweight"]),
+               qzeros = array_of<std::uint32_t>(expected["qzeros"]);
+    const std::size_t groups = found.zeros.size() / rows;
+    for (std::size_t row = 0; row < rows; ++row) {
+      for (std::size_t col = 0; col < cols; ++col) {
+        ASSERT_EQ(found.codes[row * cols + col], eighth(qweight[col / 8 * rows + row], col)) << row << ", " << col;
+      }
+      for (std::size_t group = 0; group < groups; ++group) {  // theirs count from 1
+        ASSERT_EQ(found.zeros[row * groups + group], eighth(qzeros[(group * rows + row) / 8], row) + 1) << row;
+      }
+    }
+    std::vector<float> decoded(weights.size());
+    decode_all(found.weight, decoded);
+    const auto halves = array_of<Half>(expected["decoded"]);
+    for (std::size_t i = 0; i < decoded.size(); ++i) ASSERT_EQ(rounded<Half>(decoded[i]), to_float(halves[i])) << i;
+  }
+}
+
+TEST(Int4Group, EncodesTiesZerosAndExtremesAsAutoGptq) {
+  for (const Json& expected : int4_golden()["edges"]) {
+    SCOPED_TRACE(trace(expected) + (expected["sym"] ? " symmetric" : ""));
+    const int k = expected["cols"];
+    const auto weights = array_of<float>(expected["weights"]);
+    const int n = static_cast<int>(weights.size()) / k;
+    const Int4Encoded found = encode(weights, n, k, expected["group_size"], expected["sym"]);
+    EXPECT_EQ(found.codes, array_of<std::uint8_t>(expected["codes"]));
+    EXPECT_EQ(found.scales, array_of<std::uint16_t>(expected["scales"]));
+    EXPECT_EQ(found.zeros, array_of<std::uint8_t>(expected["zeros"]));
+    std::vector<float> decoded(weights.size());
+    decode_all(found.weight, decoded);
+    EXPECT_EQ(bits_of(decoded), bits_of(array_of<float>(expected["decoded"])));
+  }
+}
+
+TEST(Int4Group, KeepsTheLargestOfPositiveWeights) {  // which AutoGPTQ cuts to 7 of 15 steps
+  const Int4Encoded found = encode(std::vector<float>{3.75F, 1.0F, 0.0F}, 1, 3, 32, true);
+  EXPECT_EQ(found.codes, (std::vector<std::uint8_t>{15, 10, 8}));
+  EXPECT_EQ(found.scales, (std::vector<std::uint16_t>{0x3800}));  // 0.5
+}
+
+TEST(Int4Group, EncodesPiecesAsTheWhole) {
+  const int k = 43;
+  const std::vector<float> weights = random_values(6 * 43, 1);
+  const std::span<const float> whole(weights);
+  const Int4Encoded all = encode(whole, 6, k, 32, false), first = encode(whole.first(2 * 43), 2, k, 32, false),
+                    last = encode(whole.subspan(2 * 43), 4, k, 32, false);
+  const auto joined = [](auto a, const auto& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  };
+  EXPECT_EQ(joined(first.codes, last.codes), all.codes);
+  EXPECT_EQ(joined(first.scales, last.scales), all.scales);
+  EXPECT_EQ(joined(first.zeros, last.zeros), all.zeros);
+}
+
+TEST(Int4Group, DecodesZeroPointsAtBothEnds) {
+  const std::vector<Half> scales = {round_to<Half>(0.5F), round_to<Half>(-2.0F)};
+  const std::vector<std::uint8_t> codes = {0x0f, 0x70}, zeros = {15, 0};
+  std::vector<float> decoded(4);
+  decode_all(Int4Group<ZeroPoints>{copied(codes), copied(scales), {copied(zeros)}, 2, 2, 2}, decoded);
+  EXPECT_EQ(decoded, (std::vector<float>{-7.5F, 0.0F, -14.0F, 0.0F}));
+}
+
 TEST(Encoders, SurviveWeightsTheCallerShouldHaveRefused) {
   std::vector<float> row(130, 1.0F);
   row[0] = std::numeric_limits<float>::quiet_NaN();
@@ -203,6 +320,9 @@ TEST(Encoders, SurviveWeightsTheCallerShouldHaveRefused) {
   encode_nf4(row, 64, packed, absmax);
   encode_fp4(row, 64, packed, absmax);
   EXPECT_EQ(absmax[1], std::numeric_limits<float>::infinity());
+  for (const bool symmetric : {true, false}) {
+    EXPECT_EQ(encode(row, 1, 130, 64, symmetric).scales[1], 0x7c00) << "infinity";
+  }
   EXPECT_EQ(encode_nested(absmax).absmax.size(), 3U);
 }
 
@@ -216,6 +336,12 @@ TEST(Weight, CountsItsBytes) {
   const Weight nested = random_lut4<NestedScale>(3, 43, 1);
   EXPECT_EQ(code_bytes(nested), 65U);
   EXPECT_EQ(state_bytes(nested), 3U + 4 + 4);
+  const Weight int4 = random_int4<SymmetricZero, 32>(3, 43, 1);  // two groups a row
+  EXPECT_EQ(code_bytes(int4), 65U);
+  EXPECT_EQ(state_bytes(int4), 6U * 2);
+  const Weight asymmetric = random_int4<ZeroPoints, 32>(3, 43, 1);
+  EXPECT_EQ(code_bytes(asymmetric), 65U);
+  EXPECT_EQ(state_bytes(asymmetric), 6U * 3);
   const Weight bf16 = random_dense<BFloat16>(3, 43, 1);
   EXPECT_EQ(code_bytes(bf16), 258U);
   EXPECT_EQ(state_bytes(bf16), 0U);

@@ -71,6 +71,27 @@ Weight random_lut4(int n, int k, std::uint32_t seed) {
   return Lut4<Scale>{codes, shared_table(kCodes == Scheme::kNf4 ? kNf4Levels : kFp4Levels), scale, kBlocksize, n, k};
 }
 
+/// kGroupSize 0: whole rows.
+template <class Zero, int kGroupSize = 128>
+Weight random_int4(int n, int k, std::uint32_t seed) {
+  const int group_size = kGroupSize == 0 ? k : kGroupSize;
+  const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
+  const auto groups = static_cast<std::size_t>(n) * static_cast<std::size_t>(groups_in_row(k, group_size));
+  const std::vector<float> values = random_values(count, seed, 0.05F);
+  Buffer codes = Buffer::allocate((count + 1) / 2);
+  Buffer scales = Buffer::allocate(groups * sizeof(Half));
+  const std::span codes_span(codes.mutable_as<std::uint8_t>(), codes.size());
+  const std::span scales_span(scales.mutable_as<Half>(), groups);
+  if constexpr (std::is_same_v<Zero, SymmetricZero>) {
+    encode_int4(values, k, group_size, codes_span, scales_span);
+    return Int4Group<Zero>{codes, scales, {}, group_size, n, k};
+  } else {
+    Buffer zeros = Buffer::allocate(groups);
+    encode_int4_asym(values, k, group_size, codes_span, scales_span, {zeros.mutable_as<std::uint8_t>(), groups});
+    return Int4Group<Zero>{codes, scales, {zeros}, group_size, n, k};
+  }
+}
+
 struct WeightCase {
   std::string_view name;
   Weight (*make)(int n, int k, std::uint32_t seed);
@@ -84,16 +105,20 @@ inline constexpr std::array<WeightCase, std::variant_size_v<Weight>> kWeightCase
     {"int8", random_int8},
     {"nf4", random_lut4<F32Scale>},
     {"nf4-dq", random_lut4<NestedScale>},
+    {"int4", random_int4<SymmetricZero>},
+    {"int4-asym", random_int4<ZeroPoints>},
 }};
 
 /// The other codes and block sizes of those layouts.
-inline constexpr std::array<WeightCase, 6> kLut4Cases = {{
+inline constexpr std::array<WeightCase, 8> kBlocksizeCases = {{
     {"fp4", random_lut4<F32Scale, Scheme::kFp4>},
     {"fp4-dq", random_lut4<NestedScale, Scheme::kFp4>},
     {"nf4-32", random_lut4<F32Scale, Scheme::kNf4, 32>},
     {"nf4-128", random_lut4<F32Scale, Scheme::kNf4, 128>},
     {"nf4-dq-128", random_lut4<NestedScale, Scheme::kNf4, 128>},
     {"nf4-4096", random_lut4<F32Scale, Scheme::kNf4, 4096>},
+    {"int4-row", random_int4<SymmetricZero, 0>},
+    {"int4-asym-64", random_int4<ZeroPoints, 64>},
 }};
 
 }  // namespace nibble

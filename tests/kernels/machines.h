@@ -24,8 +24,11 @@ struct Machine {
     return device == Device::kCuda ? dtype != DType::kF32 : bf16_factors && dtype == DType::kBF16;
   }
 
-  /// What a weight may be off by: it, or its level before its absmax, is rounded once where factors are.
-  double weight_error(DType dtype, double weight) const { return rounds_factors(dtype) ? rounding(dtype, weight) : 0; }
+  /// What a weight may be off by: it, or its level before its absmax, is rounded once where factors are; on a GPU its
+  /// level, its absmax and their product may be.
+  double weight_error(DType dtype, double weight) const {
+    return rounds_factors(dtype) ? (device == Device::kCuda ? 3 : 1) * rounding(dtype, weight) : 0;
+  }
 
   /// The same of the probabilities that attention multiplies values by.
   double probability_error(DType dtype, double probability) const {

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kVocabulary = 100, kWidth = 64, kHeads = 2, kContext = 64, kOffset = 2;
 
-/// One layer without a feed-forward part, and what it works in. Greedy tokens go round.
+/// One layer without a feed-forward part, and what it works in. The tokens it chooses go round.
 class Decoder {
  public:
   Decoder(Backend& backend, DType dtype, int rows, const WeightCase& weights)
@@ -36,7 +36,7 @@ class Decoder {
     project(backend_, attended, {linears_[3], x, {.residual = x}});
     backend_.gather_outputs(x, last);
     backend_.linear(head_, last, logits_.rows(0, rows));
-    backend_.argmax(logits_.rows(0, rows));
+    backend_.choose(logits_.rows(0, rows));
   }
 
   std::vector<float> logits(int rows) const {
@@ -66,22 +66,28 @@ class RepeatTest : public LayoutVerbTest {
       const int rows = 3 - step % 2;
       std::vector<Segment> segments;
       std::vector<int> positions, outputs;
+      std::vector<Choice> choices;
       for (int i = 0; i < rows; ++i) {
         const auto sequence = static_cast<std::size_t>(i);
         segments.push_back({i, i, 1, held[sequence]});
         positions.push_back(held[sequence]++);
         outputs.push_back(i);
+        choices.push_back({.temperature = 0.3F * static_cast<float>(step % 4),
+                           .top_p = i == 1 ? 0.9F : 1.0F,
+                           .repetition_penalty = i == 2 ? 1.2F : 1.0F,
+                           .random = 0x9e3779b97f4a7c15ULL * static_cast<unsigned>(3 * step + i),
+                           .seen = std::span(next).first(static_cast<std::size_t>(i))});
       }
-      backend->begin({std::span(next).first(static_cast<std::size_t>(rows)), positions, segments, outputs});
+      backend->begin({std::span(next).first(static_cast<std::size_t>(rows)), positions, segments, outputs, choices});
       if (repeated) {
         backend->repeat(1, [&] { decoder.step(rows); });
       } else {
         decoder.step(rows);
       }
-      const auto largest = backend->last_argmax();
-      std::copy(largest.begin(), largest.end(), next.begin());
+      const auto chosen = backend->last_chosen();
+      std::copy(chosen.begin(), chosen.end(), next.begin());
       left.push_back(decoder.logits(rows));
-      left.emplace_back(largest.begin(), largest.end());
+      left.emplace_back(chosen.begin(), chosen.end());
     }
     return left;
   }

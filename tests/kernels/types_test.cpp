@@ -29,8 +29,7 @@ TEST(Types, ParseComputeDtypesInEverySpelling) {
 }
 
 TEST(Types, ParseSchemesAndDevicesAsTheyArePrinted) {
-  for (const Scheme scheme :
-       {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+  for (const Scheme scheme : kSchemes) {
     EXPECT_EQ(parse_scheme(to_string(scheme)), scheme);
   }
   EXPECT_EQ(to_string(Scheme::kNf4Dq), "nf4-dq");

@@ -75,9 +75,16 @@ TEST(Config, RefusesInOneSentenceThatNamesTheKey) {
             "config.json: enable_bias: expected true or false, found 1");
   EXPECT_NE(refusal(R"({"model_type": "opt", "activation_function": "tanh"})").find("activation_function 'tanh'"),
             std::string::npos);
-  EXPECT_NE(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": "gptq"}})")
-                .find("quantization method 'gptq' is not supported"),
+  EXPECT_NE(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": "hqq"}})")
+                .find("quantization method 'hqq' is not supported"),
             std::string::npos);
+  EXPECT_EQ(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": "gptq", "bits": 8}})"),
+            "config.json: quantization_config of 'gptq': expected bits 4, found 8");
+  EXPECT_EQ(refusal(R"({"model_type": "opt", "quantization_config":
+                        {"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"}})"),
+            "config.json: quantization_config of 'gptq': expected checkpoint_format \"gptq\", found \"gptq_v2\"");
+  EXPECT_EQ(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": "awq", "version": "gemv"}})"),
+            "config.json: quantization_config of 'awq': expected version \"gemm\", found \"gemv\"");
   EXPECT_NE(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": 4}})").find("quant"),
             std::string::npos);
 }

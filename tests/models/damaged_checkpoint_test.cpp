@@ -12,6 +12,7 @@
 #include "models/checkpoint/safetensors_writer.h"
 #include "models/opt.h"
 #include "nibble/error.h"
+#include "tests/devices.h"
 #include "tests/places.h"
 
 namespace nibble {
@@ -50,20 +51,30 @@ class Changed {
   Changed(const Changed&) = delete;
   Changed& operator=(const Changed&) = delete;
 
-  /// What loading it says.
+  /// What loading it says, on every device.
   std::string refusal(std::optional<Scheme> scheme = {}) const {
+    const std::string sentence = refusal(scheme, Device::kCpu);
+    if (has_cuda()) {
+      EXPECT_EQ(refusal(scheme, Device::kCuda), sentence);
+      const std::uint64_t before = cuda_available_memory();
+      refusal(scheme, Device::kCuda);
+      EXPECT_EQ(cuda_available_memory(), before) << "nothing is left behind";
+    }
+    return sentence;
+  }
+
+ private:
+  std::string refusal(std::optional<Scheme> scheme, Device device) const {
     try {
       const auto source = open_checkpoint_source(path_);
-      const auto backend = make_backend(Device::kCpu, {.threads = 1});
-      ThreadPool pool(1);
-      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, pool, {});
+      const auto backend = make_backend(device, {.threads = 1});
+      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, {});
     } catch (const Error& error) {
       return error.what();
     }
     return "no error";
   }
 
- private:
   static std::string next() {
     static int count = 0;
     return std::to_string(++count);
@@ -178,13 +189,42 @@ TEST(DamagedCheckpoint, NamesScalesThatAreNotNumbers) {
     const float value = INFINITY;
     std::memcpy(t.at(std::string(kFc1) + ".absmax").data.data(), &value, sizeof value);
   });
-  expect_in_order(nan.refusal(), {"fc1.weight.absmax", "expected finite scales"});
+  expect_in_order(nan.refusal(), {kFc1, "expected finite scales", "absmax"});
 }
 
 TEST(DamagedCheckpoint, RefusesGpuTileOrders) {
   const Changed tiled("post_norm_350m_int8",
                       [](auto& t) { t.at("model.decoder.layers.0.fc1.weight_format").data[0] = std::byte{3}; });
   expect_in_order(tiled.refusal(), {"fc1.weight_format", "expected 0", "found 3"});
+}
+
+template <class T>
+void set(Contents& contents, std::size_t place, T value) {
+  std::memcpy(contents.data.data() + place * sizeof value, &value, sizeof value);
+}
+
+TEST(DamagedCheckpoint, OfGptqNamesWhatItsTensorsContradict) {
+  const std::string name = "model.decoder.layers.0.fc2";  // [64, 160] in groups of 128
+  const Changed ordered("whole_32s_int4", [&](auto& tensors) { set(tensors.at(name + ".g_idx"), 7, std::int32_t{1}); });
+  expect_in_order(ordered.refusal(),
+                  {"fc2.g_idx", "expected columns in the order of their groups", "column 7 in group 1"});
+  const Changed endless("whole_32s_int4",
+                        [&](auto& tensors) { set(tensors.at(name + ".scales"), 3, std::uint16_t{0x7c00}); });
+  expect_in_order(endless.refusal(), {"fc2.scales", "expected finite scales"});
+  const Changed eight_bit("whole_32s_int4", [&](auto& tensors) {
+    auto& zeros = tensors.at(name + ".qzeros");
+    zeros.info.shape[1] *= 2;
+    zeros.data.resize(zeros.data.size() * 2);
+  });
+  expect_in_order(eight_bit.refusal(), {"fc2.qzeros", "expected [2, 8]", "found [2, 16]"});
+  const Changed odd("whole_32s_awq", [&](auto& tensors) {  // five groups of 32 become four
+    for (const char* part : {".qzeros", ".scales"}) {
+      auto& contents = tensors.at(name + part);
+      contents.data.resize(contents.data.size() / 5 * 4);
+      contents.info.shape[0] = 4;
+    }
+  });
+  expect_in_order(odd.refusal(), {"fc2.scales", "expected groups of a power of two", "of 160 columns", "found 4"});
 }
 
 }  // namespace

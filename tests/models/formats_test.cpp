@@ -1,4 +1,5 @@
-// Quantized checkpoints as transformers + bitsandbytes save them: what they decode to, bit for bit.
+// Quantized checkpoints as transformers + bitsandbytes, AutoGPTQ and AutoAWQ save them: what they decode to, bit for
+// bit.
 #include "models/formats/format.h"
 
 #include <gtest/gtest.h>
@@ -27,7 +28,7 @@ int mismatches(const std::vector<float>& decoded, const HostTensor& expected) {
   return count;
 }
 
-TEST(Formats, DecodeToWhatBitsandbytesDequantizesTo) {
+TEST(Formats, DecodeToWhatPeersDequantizeTo) {
   int compared = 0;
   for (const auto& entry : fs::directory_iterator(kModels)) {
     const fs::path expected_file = entry.path() / "expected.safetensors";

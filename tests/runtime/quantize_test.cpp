@@ -42,8 +42,8 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.saved; }
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  for (const std::string source : {"pre_norm_fp16", "post_norm_350m", "odd_dims"}) {
-    for (const Scheme scheme : {Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+  for (const std::string source : {"pre_norm_fp16", "post_norm_350m", "odd_dims", "whole_32s"}) {
+    for (const Scheme scheme : kSchemes) {
       std::string suffix(to_string(scheme));
       std::replace(suffix.begin(), suffix.end(), '-', '_');
       const std::string saved = source + "_" + suffix;
@@ -64,7 +64,7 @@ std::map<std::string, const TensorInfo*> by_name(const Checkpoint& checkpoint) {
 
 class Quantize : public ::testing::TestWithParam<Case> {};
 
-TEST_P(Quantize, WritesTheBytesThatBitsandbytesWrites) {
+TEST_P(Quantize, WritesTheBytesThatPeersWrite) {
   const Scratch scratch;
   quantize(golden_model(GetParam().source), scratch / "out", {.scheme = GetParam().scheme, .threads = 2});
   const Checkpoint ours = Checkpoint::open(scratch / "out");
@@ -94,7 +94,7 @@ TEST_P(Quantize, AtLoadAndFromFileGiveTheSameLogits) {
   EXPECT_EQ(from_file, at_load);
 }
 
-TEST_P(Quantize, IsUndoneToTheValuesBitsandbytesDequantizesTo) {
+TEST_P(Quantize, IsUndoneToTheValuesPeersDequantizeTo) {
   const Scratch scratch;
   quantize(golden_model(GetParam().saved), scratch / "out", {.scheme = Scheme::kNone});
   const Checkpoint plain = Checkpoint::open(scratch / "out");
@@ -114,6 +114,34 @@ TEST_P(Quantize, IsUndoneToTheValuesBitsandbytesDequantizesTo) {
 
 INSTANTIATE_TEST_SUITE_P(Saved, Quantize, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.saved; });
+
+/// The sentence that quantize() refuses with.
+std::string refusal(const std::string& source, const std::string& destination, QuantizeOptions options = {}) {
+  try {
+    quantize(source, destination, options);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(QuantizeDirectory, Int4SaysItsGroupSize) {
+  const Scratch scratch;
+  quantize(golden_model("whole_32s"), scratch / "out", {.scheme = Scheme::kInt4, .blocksize = 32});
+  const auto config = nlohmann::json::parse(std::ifstream(scratch / "out/config.json"))["quantization_config"];
+  EXPECT_EQ(config["quant_method"], "gptq");
+  EXPECT_EQ(config["group_size"], 32);
+  const Engine engine = Engine::open(scratch / "out");
+  EXPECT_EQ(engine.info().scheme, Scheme::kInt4);
+  EXPECT_EQ(engine.session().memory().bytes, predict_memory(scratch / "out").bytes);
+}
+
+TEST(QuantizeDirectory, RefusesInt4ThatGptqCannotHold) {
+  const Scratch scratch;
+  const std::string sentence = refusal(golden_model("odd_dims"), scratch / "out", {.scheme = Scheme::kInt4});
+  EXPECT_NE(sentence.find("expected rows and columns in whole 32s"), std::string::npos) << sentence;
+  EXPECT_FALSE(fs::exists(scratch / "out"));
+}
 
 TEST(QuantizeDirectory, ShardsAreNamedAndIndexed) {
   const Scratch scratch;
@@ -138,19 +166,11 @@ TEST(QuantizeDirectory, EmbeddingInInt8HalvesTheTable) {
 TEST(QuantizeDirectory, LeavesNothingBehindWhenItFails) {
   const Scratch scratch;
   fs::create_directories(scratch.path());
-  const auto message = [&](const std::string& source, const std::string& destination, QuantizeOptions options = {}) {
-    try {
-      quantize(source, destination, options);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
-  };
-  EXPECT_NE(message(golden_model("pre_norm_fp16"), scratch.path().string()).find("found it exists"), std::string::npos);
-  EXPECT_NE(message(golden_model("pre_norm_fp16"), scratch / "out", {.blocksize = 48}).find("blocksize: expected"),
+  EXPECT_NE(refusal(golden_model("pre_norm_fp16"), scratch.path().string()).find("found it exists"), std::string::npos);
+  EXPECT_NE(refusal(golden_model("pre_norm_fp16"), scratch / "out", {.blocksize = 48}).find("blocksize: expected"),
             std::string::npos);
-  EXPECT_NE(message(golden_model("absent"), scratch / "out").find("no such checkpoint directory"), std::string::npos);
-  EXPECT_NE(message(golden_model("post_norm_350m_nf4"), scratch / "out", {.scheme = Scheme::kInt8})
+  EXPECT_NE(refusal(golden_model("absent"), scratch / "out").find("no such checkpoint directory"), std::string::npos);
+  EXPECT_NE(refusal(golden_model("post_norm_350m_nf4"), scratch / "out", {.scheme = Scheme::kInt8})
                 .find("is already quantized to nf4"),
             std::string::npos);
   EXPECT_TRUE(fs::is_empty(scratch.path()));

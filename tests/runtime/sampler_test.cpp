@@ -1,90 +1,45 @@
-// Sampling against transformers' logits processors (tests/golden/sampling.json, made by scripts/golden/models.py).
+// What options have to do with choosing tokens, and stop strings.
 #include "runtime/sampler.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <limits>
-#include <map>
-#include <nlohmann/json.hpp>
+#include <set>
 
 #include "nibble/error.h"
 #include "runtime/stop_text.h"
-#include "tests/places.h"
 
 namespace nibble {
 namespace {
 
-using Json = nlohmann::json;
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-std::vector<float> floats(const Json& values) {
-  std::vector<float> result;
-  for (const Json& value : values) result.push_back(value.is_null() ? kMasked : value.get<float>());
-  return result;
+TEST(Philox, MakesTheNumbersOfItsAuthors) {
+  // kat_vectors of Random123, philox4x32 10.
+  using Four = std::array<std::uint32_t, 4>;
+  constexpr std::uint32_t kOnes = 0xffffffff;
+  EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}), (Four{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_EQ(philox({kOnes, kOnes, kOnes, kOnes}, {kOnes, kOnes}),
+            (Four{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Four{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-GenerateOptions options_of(const Json& json) {
-  GenerateOptions options;
-  options.repetition_penalty = json["repetition_penalty"];
-  options.temperature = json["temperature"];
-  options.top_k = json["top_k"];
-  options.top_p = json["top_p"];
-  options.min_p = json["min_p"].is_null() ? 0.0F : json["min_p"].get<float>();
-  return options;
-}
-
-TEST(Sampler, LeavesTheProbabilitiesThatTransformersLeaves) {
-  const Json golden = Json::parse(std::ifstream(fixtures_dir() + "/sampling.json"));
-  int compared = 0;
-  for (const Json& entry : golden["cases"]) {
-    if (entry["options"]["typical_p"] != 1.0) continue;  // not an option of nibble
-    const GenerateOptions options = options_of(entry["options"]);
-    std::vector<float> logits = floats(golden["logits"][entry["logits"].get<std::string>()]);
-    auto history = entry["history"].get<std::vector<int>>();
-    penalize_repetition(logits, history, options.repetition_penalty);
-    std::vector<Candidate> candidates;
-    find_candidates(logits, options, candidates);
-    std::map<int, float> left;
-    for (const Candidate& c : candidates) {
-      if (c.logit != kMasked) left.emplace(c.id, c.logit);
+TEST(RandomBits, AreOthersForEverySeedSequenceAndStepAndEvenlySpread) {
+  std::set<std::uint64_t> found;
+  std::array<int, 16> counts{};
+  for (const std::uint64_t seed : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{1} << 32}) {
+    for (int sequence = 0; sequence < 10; ++sequence) {
+      for (int step = 0; step < 1000; ++step) {
+        const std::uint64_t bits = random_bits(seed, sequence, step);
+        found.insert(bits);
+        ++counts[bits >> 60];
+      }
     }
-    double total = 0;
-    for (const auto& [id, logit] : left) total += std::exp(static_cast<double>(logit));
-
-    const std::vector<float> expected = floats(entry["log_probabilities"]);
-    for (int id = 0; id < static_cast<int>(expected.size()); ++id) {
-      const float wanted = expected[static_cast<std::size_t>(id)];
-      ASSERT_EQ(left.contains(id), wanted != kMasked) << entry["logits"] << entry["options"] << " token " << id;
-      if (wanted == kMasked) continue;
-      EXPECT_NEAR(static_cast<double>(left.at(id)) - std::log(total), static_cast<double>(wanted), 2e-5);
-    }
-    ++compared;
   }
-  EXPECT_GT(compared, 80);
-}
-
-TEST(Sampler, GreedyTakesTheLowestIdOfATie) {
-  std::vector<float> logits{1, 3, 2, 3};
-  EXPECT_EQ(Sampler({}, 0, 1).sample(logits, {}), 1);
-}
-
-TEST(Sampler, DrawsAsOftenAsTheProbabilitiesSay) {
-  GenerateOptions options;
-  options.temperature = 1.0F;
-  const std::vector<float> logits{std::log(0.5F), std::log(0.3F), std::log(0.2F)};
-  Sampler sampler(options, 0, 1);
-  std::vector<int> counts(3);
   constexpr int kDraws = 30000;
-  for (int i = 0; i < kDraws; ++i) {
-    std::vector<float> copy = logits;
-    ++counts[static_cast<std::size_t>(sampler.sample(copy, {}))];
-  }
-  // Five standard deviations of a binomial count: 5 * sqrt(30000 * 0.25) = 433.
-  EXPECT_NEAR(counts[0], 0.5 * kDraws, 433);
-  EXPECT_NEAR(counts[1], 0.3 * kDraws, 433);
-  EXPECT_NEAR(counts[2], 0.2 * kDraws, 433);
+  EXPECT_EQ(found.size(), kDraws);
+  // Five standard deviations of a binomial count.
+  const double deviation = std::sqrt(kDraws * 15.0 / 256);
+  for (const int count : counts) EXPECT_NEAR(count, kDraws / 16.0, 5 * deviation);
 }
 
 TEST(Sampler, LogprobsAreOfTheWholeDistribution) {

@@ -121,8 +121,26 @@ TEST_P(SessionOnDevice, TimesItsKernelsAndForgetsWhatItHeld) {
             "found 7 rows behind 14 tokens in 2 sequences");
 }
 
-TEST(Session, SameSeedGivesSameTokensAndAnotherSeedOthers) {
-  const Engine engine = tiny();
+TEST_P(SessionOnDevice, DrawsWhatItDrawsAloneAndWithoutLogprobs) {
+  const Engine engine = tiny(DType::kF16, GetParam());
+  const std::vector<std::vector<int>> prompts{{2, 17, 9}, {2}, {2, 40, 41, 42, 43, 44, 45, 46}};
+  GenerateOptions options = greedy(20);
+  options.temperature = 1.2F;
+  options.top_p = 0.95F;
+  options.repetition_penalty = 1.2F;
+  options.seed = 3;
+  const auto together = engine.session({.sequences = 3}).generate(prompts, options);
+  EXPECT_EQ(engine.session().generate(std::span(prompts).first(1), options).front().tokens, together[0].tokens);
+  options.logprobs = 2;
+  const auto with_logprobs = engine.session({.sequences = 3}).generate(prompts, options);
+  for (std::size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(with_logprobs[i].tokens, together[i].tokens);
+  const std::vector<std::vector<int>> alike(3, prompts[0]);
+  const auto drawn = engine.session({.sequences = 3}).generate(alike, options);
+  EXPECT_NE(drawn[1].tokens, drawn[0].tokens) << "each sequence has its own draws";
+}
+
+TEST_P(SessionOnDevice, SameSeedGivesSameTokensAndAnotherSeedOthers) {
+  const Engine engine = tiny(DType::kF32, GetParam());
   const std::vector<std::vector<int>> prompts{kPrompt};
   GenerateOptions options = greedy(30);
   options.temperature = 1.5F;
@@ -174,7 +192,7 @@ TEST(Session, RefusesWhatItCannotReadInASentence) {
 
 TEST_P(SessionOnDevice, TakesTheMemoryThatWasPredicted) {
   for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
-    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq}) {
+    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kInt4Asym}) {
       const LoadOptions load{.scheme = scheme, .compute_dtype = DType::kF16, .device = GetParam(), .threads = 2};
       const SessionOptions options{.context = 32, .sequences = 2};
       const MemoryLedger predicted = predict_memory(golden_model(name), load, options);
@@ -200,6 +218,9 @@ TEST(Memory, OfA350mShapeIsWhatTheSeedPrinted) {
   EXPECT_EQ(predict(Scheme::kNf4, DType::kF16).weights(), 207'835'136U + 18'939'904U);  // 226.8 MB
   EXPECT_EQ(predict(Scheme::kNf4Dq, DType::kF16).weights(), 207'835'136U + 4'734'976U + 73'984U + 146U * 4U);  // 212.6
   EXPECT_EQ(predict(Scheme::kInt8, DType::kF16).weights(), 359'354'368U + 890'880U);
+  // A scale of two bytes for each 128 weights, and a zero point of one.
+  EXPECT_EQ(predict(Scheme::kInt4, DType::kF16).weights(), 207'835'136U + 2U * 2'367'488U);  // 212.6
+  EXPECT_EQ(predict(Scheme::kInt4Asym, DType::kF16).weights(), 207'835'136U + 3U * 2'367'488U);
 }
 
 TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {
@@ -209,6 +230,35 @@ TEST(Memory, SaysBeforeLoadingThatAModelDoesNotFit) {
   const Engine engine = tiny();
   EXPECT_NE(error_of([&] { engine.session({.sequences = 100'000'000}); }).find("a session of 100000000 x"),
             std::string::npos);
+}
+
+TEST(Memory, OfAGpuIsWhatTheLedgerSays) {
+  if (!has_cuda()) GTEST_SKIP() << "no GPU";
+  const LoadOptions load{.scheme = Scheme::kNf4Dq, .compute_dtype = DType::kF16, .device = Device::kCuda};
+  const std::vector<std::vector<int>> prompts{kPrompt};
+  // Bytes that free memory shrinks by, and that the ledger has on the GPU: all but the tokenizer and 16 rows of logits.
+  const auto open = [&](std::uint64_t& used, std::uint64_t& counted) {
+    const std::uint64_t before = available_memory(Device::kCuda);
+    const Engine engine = Engine::open("synthetic:opt-350m", load);
+    Session session = engine.session({.context = 16});
+    session.generate(prompts, greedy(4));
+    const std::uint64_t after = available_memory(Device::kCuda);
+    session.generate(prompts, greedy(10));
+    EXPECT_EQ(available_memory(Device::kCuda), after) << "tokens take none";
+    const MemoryLedger ledger = session.memory();
+    used = before - after;
+    counted = ledger.total() - std::uint64_t{16} * 50272 * sizeof(float);
+    EXPECT_GT(ledger.device_overhead, 0U);
+    return ledger.device_overhead;
+  };
+  std::uint64_t used = 0, counted = 0;
+  const std::uint64_t overhead = open(used, counted);  // the driver loads kernels as they are first used
+  EXPECT_GE(used, counted);
+  EXPECT_LE(used, counted + overhead);
+  open(used, counted);
+  EXPECT_GE(used, counted);
+  EXPECT_LE(used, counted + (std::uint64_t{6} << 20))
+      << "the two stretches end on a page of 2 MiB, and buffers begin on 256 bytes";
 }
 
 TEST(Engine, RefusesWhatItCannotOpen) {
@@ -236,8 +286,7 @@ TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
 }
 
 TEST_P(SessionOnDevice, RunsSyntheticModelsInEveryScheme) {
-  for (const Scheme scheme :
-       {Scheme::kNone, Scheme::kInt8, Scheme::kFp4, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kNf4Dq}) {
+  for (const Scheme scheme : kSchemes) {
     const Engine engine = Engine::open("synthetic:opt-125m", {.scheme = scheme, .device = GetParam()});
     Session session = engine.session({.context = 16});
     const std::vector<std::vector<int>> prompts{kPrompt};

@@ -54,6 +54,17 @@ class CompareBench(unittest.TestCase):
         self.assertEqual(new.returncode, 0)
         self.assertIn("pp64 @ d8", new.stdout)
 
+    def test_kernels_are_compared_by_their_time(self):
+        def kernel(nanoseconds: float, **changes: object) -> dict:
+            shape = {"kernel": "fc1", "m": 16, "n": 4096, "k": 1024, "n_depth": 0}
+            where = {key: row(0)[key] for key in ("model_filename", "scheme", "dtype", "backends", "n_threads")}
+            return {**where, **shape, "median_ns": nanoseconds, "spread_ns": 0.0, **changes}
+
+        result = self.compare([kernel(10000)], [kernel(20000)])
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("fc1 4096 x 1024, 16 rows | 100000.00 | 50000.00 | 0.500 ± 0.000 | slower", result.stdout)
+        self.assertIn("| new |", self.compare([kernel(1)], [kernel(1), kernel(1, m=1)]).stdout)
+
     def test_other_files_are_refused_in_one_sentence(self):
         for wrong in ("not json", "{}", "[{}]", "[1]"):
             result = self.compare([row(100)], wrong)

@@ -22,7 +22,8 @@ struct LoadOptions {
   std::optional<Scheme> scheme = {};               ///< absent: as the checkpoint stores its weights
   std::optional<DType> compute_dtype = {};         ///< fp32, fp16 or bf16; absent: the checkpoint's own
   std::optional<EmbeddingStorage> embedding = {};  ///< absent: as the checkpoint stores it
-  int blocksize = 64;  ///< weights an absmax, for 4-bit schemes quantized at load: 32, 64, …, 4096
+  /// Weights that share a scale in 4-bit schemes quantized at load: 32, 64, …, 4096; absent: 64, for int4 128.
+  std::optional<int> blocksize = {};
   Device device = Device::kCpu;
   int threads = 0;              ///< 0: one a core
   std::string cpu_target = {};  ///< portable, avx2, avx512 or avx512-bf16; empty: the fastest of this machine

@@ -35,8 +35,8 @@ struct TensorReport {
   std::vector<int> first_codes;           ///< their codes: -127..127, or 0..15
   std::vector<std::uint8_t> first_bytes;  ///< as stored
   std::vector<float> first_decoded;
-  double max_error, rms_error, snr_db;   ///< decoded minus original; SNR = 10 log10(sum w^2 / sum e^2)
-  std::vector<float> levels;             ///< what a code stands for before its absmax; int8: code / 127
+  double max_error, rms_error, snr_db;  ///< decoded minus original; SNR = 10 log10(sum w^2 / sum e^2)
+  std::vector<float> levels;  ///< what a code stands for before its absmax; int8: code / 127, int4: (code - 8) / 7.5
   std::vector<std::uint64_t> histogram;  ///< weights at each level; parallel to levels
 };
 
@@ -45,16 +45,17 @@ struct TensorReport {
 TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options = {});
 
 struct QuantizeOptions {
-  Scheme scheme = Scheme::kNf4;  ///< kNone turns a quantized checkpoint into a plain one
-  int blocksize = 64;
-  std::optional<DType> dtype = {};  ///< of what is not quantized; absent: the checkpoint's own
+  Scheme scheme = Scheme::kNf4;       ///< kNone turns a quantized checkpoint into a plain one
+  std::optional<int> blocksize = {};  ///< as LoadOptions has it
+  std::optional<DType> dtype = {};    ///< of what is not quantized; absent: the checkpoint's own
   /// kInt8 makes files smaller that transformers cannot load.
   EmbeddingStorage embedding = EmbeddingStorage::kCompute;
   std::uint64_t shard_bytes = 5'000'000'000;  ///< largest file
   int threads = 0;
 };
 
-/// Writes checkpoint `source`, quantized, as directory `destination`, in the form transformers + bitsandbytes save.
+/// Writes checkpoint `source`, quantized, as directory `destination`, in the form transformers + bitsandbytes save, or
+/// for int4 AutoGPTQ.
 /// The directory appears only when it is complete and on disk; it must not exist before. Throws Error.
 void quantize(const std::string& source, const std::string& destination, const QuantizeOptions& options = {},
               const Progress& progress = {});

@@ -28,11 +28,13 @@ std::string_view to_string(MemoryClass memory_class);
 struct MemoryLedger {
   std::array<std::uint64_t, kMemoryClasses> bytes{};
   /// What transformers' get_memory_footprint() returns for the same load: parameters and buffers, no quantization
-  /// state, nothing of the cache.
+  /// state, nothing of the cache. Of int4, whose state its GPTQ layers count, the codes alone.
   std::uint64_t huggingface = 0;
   std::uint64_t parameters = 0;  ///< count of weights, a tied head once
   /// The process beyond the classes above (code, libraries, heap): resident set when the ledger was made.
   std::uint64_t process_resident = 0;
+  /// A GPU's memory in use beyond the classes above, measured: CUDA's context and kernels, and other processes.
+  std::uint64_t device_overhead = 0;
 
   std::uint64_t& operator[](MemoryClass c) { return bytes[static_cast<std::size_t>(c)]; }
   std::uint64_t operator[](MemoryClass c) const { return bytes[static_cast<std::size_t>(c)]; }

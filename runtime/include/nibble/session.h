@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nibble/memory.h"
@@ -26,7 +27,7 @@ struct GenerateOptions {
   float top_p = 1.0F;        ///< 1: off
   float min_p = 0.0F;        ///< 0: off
   float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; sequence i draws from its own stream
+  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; token n of sequence i is drawn by seed, i and n
   int logprobs = -1;       ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
   std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
@@ -79,6 +80,13 @@ struct KernelTiming {
   std::vector<double> seconds;  ///< of one layer, one for each repetition
 };
 
+/// Which kernels multiply by a weight [n, k]: each from a number of tokens that a sequence adds in a step on.
+struct LinearKernels {
+  std::string name, layout;  ///< q, k, v, out; fc1, ...; a scheme, or the dtype of a weight that has none
+  int n, k;
+  std::vector<std::pair<int, std::string>> ways;
+};
+
 /// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
 /// in parallel. Movable.
 class Session {
@@ -104,6 +112,9 @@ class Session {
   /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
   /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
   std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
+
+  /// The kernels of the linears, one for each shape.
+  std::vector<LinearKernels> explain_kernels() const;
 
   /// Forgets what the sequences hold.
   void reset();

@@ -1,0 +1,155 @@
+// What sm_90a adds, one line each: products of a warpgroup, barriers that count bytes, copies in bulk, clusters.
+//
+// A warpgroup is four warps. Its product is 64 rows of a, held in registers as mma.m16n8k16 has them, sixteen a warp,
+// times N rows of b, which stand in shared memory: 64 columns of 16 bits to a line of 128 bytes, whose eight pieces
+// stand at their number xor the line's number modulo 8 (PTX ISA, wgmma, "128-byte swizzling").
+#pragma once
+
+#include "kernels/cuda/ptx.cuh"
+
+namespace nibble {
+
+/// Bytes of a line of b, and columns it has.
+inline constexpr int kLineBytes = 128;
+inline constexpr int kLineColumns = 64;
+
+/// A description of lines in shared memory that begin at a multiple of eight of them. 32 bytes further, which is 2
+/// more, are the next sixteen columns.
+__device__ __forceinline__ std::uint64_t describe_lines(std::uint32_t address) {
+  constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kEightLines = std::uint64_t{8 * kLineBytes / 16} << 32;
+  return kSwizzle128 | kEightLines | (std::uint64_t{1} << 16) | (address & 0x3ffff) >> 4;
+}
+
+__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/// Waits for all but the last N groups of products.
+template <int N>
+__device__ __forceinline__ void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+/// d = a b + d, or a b where `adds` is false, for N rows of b. Lane 4 g + t has of d: rows g and g + 8, columns
+/// 8 i + 2t and 8 i + 2t + 1 as d[4 i .. 4 i + 3].
+template <class T, int N>
+__device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t* a, std::uint64_t b, bool adds);
+
+#define NIBBLE_8(d, i)                                                                                        \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define NIBBLE_16(d, i) NIBBLE_8(d, i), NIBBLE_8(d, i + 8)
+#define NIBBLE_32(d, i) NIBBLE_16(d, i), NIBBLE_16(d, i + 16)
+#define NIBBLE_64(d, i) NIBBLE_32(d, i), NIBBLE_32(d, i + 32)
+#define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NIBBLE_NAMES_32 \
+  NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NIBBLE_NAMES_64                                                                               \
+  NIBBLE_NAMES_32                                                                                     \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
+  "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NIBBLE_NAMES_128                                                                             \
+  NIBBLE_NAMES_64                                                                                    \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
+  "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+
+#define NIBBLE_MULTIPLY(T, type, n, names, a0, a1, a2, a3, b, adds, ...)                                             \
+  template <>                                                                                                        \
+  __device__ __forceinline__ void multiply<T, n>(float(&d)[n / 2], const std::uint32_t* a, std::uint64_t lines,      \
+                                                 bool accumulates) {                                                 \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type \
+                 "." type " {" names "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;}"            \
+                 : __VA_ARGS__                                                                                       \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(lines), "r"(static_cast<int>(accumulates)));      \
+  }
+#define NIBBLE_MULTIPLIES(T, type)                                                        \
+  NIBBLE_MULTIPLY(T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16(d, 0))  \
+  NIBBLE_MULTIPLY(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32(d, 0))  \
+  NIBBLE_MULTIPLY(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64(d, 0)) \
+  NIBBLE_MULTIPLY(T, type, 256, NIBBLE_NAMES_128, 128, 129, 130, 131, 132, 133, NIBBLE_64(d, 0), NIBBLE_64(d, 64))
+NIBBLE_MULTIPLIES(Half, "f16")
+NIBBLE_MULTIPLIES(BFloat16, "bf16")
+#undef NIBBLE_MULTIPLIES
+#undef NIBBLE_MULTIPLY
+#undef NIBBLE_NAMES_128
+#undef NIBBLE_NAMES_64
+#undef NIBBLE_NAMES_32
+#undef NIBBLE_NAMES_16
+#undef NIBBLE_64
+#undef NIBBLE_32
+#undef NIBBLE_16
+#undef NIBBLE_8
+
+// A barrier is eight bytes of shared memory. Its phase ends when as many have arrived as it was made for, and all
+// bytes that were announced have come; `parity` is that of the phase that is waited for, 0 at first.
+__device__ __forceinline__ void make_barrier(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/// Makes barriers that were made known to everybody, the copy engine and other blocks of the cluster too.
+__device__ __forceinline__ void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void arrive_announcing(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+/// The same in another block of the cluster, at an address that `in_block` gave.
+__device__ __forceinline__ void arrive_there(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void wait(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{.reg .pred p; again: mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%0], %1; @!p bra again;}" ::"r"(
+          barrier),
+      "r"(parity)
+      : "memory");
+}
+/// For what other blocks of the cluster have written.
+__device__ __forceinline__ void wait_for_cluster(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{.reg .pred p; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; @!p bra again;}" ::
+          "r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+/// A multiple of 16 bytes, to shared memory; the barrier counts them.
+__device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* global, int bytes, std::uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+/// Waits for `threads` threads of the block that come to barrier `id`.
+__device__ __forceinline__ void meet(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// Waits for all threads of the cluster.
+__device__ __forceinline__ void meet_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ int block_of_cluster() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/// Where what stands at `address` in this block stands in another of the cluster.
+__device__ __forceinline__ std::uint32_t in_block(std::uint32_t address, int block) {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
+  return there;
+}
+__device__ __forceinline__ uint4 load_there(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address));
+  return v;
+}
+
+}  // namespace nibble
