@@ -1,7 +1,7 @@
 // The kernels of a step: how long each takes by itself, and which ones multiply.
 #include <chrono>
 
-#include "models/storage.h"
+#include "kernels/storage.h"
 #include "nibble/error.h"
 #include "runtime/session_impl.h"
 

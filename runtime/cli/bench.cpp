@@ -266,15 +266,15 @@ void explain_kernels(const ModelArguments& arguments, WayReport& report) {
 }
 
 ExitCode bench(const BenchArguments& a) {
-  // What cannot be measured is found before anything is.
-  for (const ModelArguments& load : loads(a)) {
-    for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
-  }
   if (a.explains) {
     WayReport report(a.format);
     for (const ModelArguments& load : loads(a)) explain_kernels(load, report);
     report.finish();
     return kSuccess;
+  }
+  // What cannot be measured is found before anything is.
+  for (const ModelArguments& load : loads(a)) {
+    for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
   }
   Rooflines rooflines;
   if (a.kernels) {

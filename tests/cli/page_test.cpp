@@ -68,15 +68,15 @@ TEST_F(Page, ShowsMemoryErrorsAndWeights) {
         "<title>quantization state: ", "<title>q_proj of layer 1: ", ">nf4-dq</figcaption>", "<title>+1.0000: "}) {
     EXPECT_TRUE(contains(text, part)) << part;
   }
-  // 6 schemes with 5 classes, and the histograms of int8 (255 levels) and four 4-bit schemes.
+  // 8 schemes with 5 classes, and the histograms of int8 (255 levels) and six 4-bit schemes.
   const auto count = [&](std::string_view part) {
     std::size_t found = 0;
     for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
     return found;
   };
-  EXPECT_EQ(count("<rect "), 6U * 5 + 255 + 4 * 16);
-  // Five schemes, two layers of six linears.
-  EXPECT_EQ(count("<circle "), 5U * 2 * 6);
+  EXPECT_EQ(count("<rect "), 8U * 5 + 255 + 6 * 16);
+  // Seven schemes, two layers of six linears.
+  EXPECT_EQ(count("<circle "), 7U * 2 * 6);
 }
 
 TEST_F(Page, OfAQuantizedCheckpointHasNothingToCompareWith) {

@@ -55,14 +55,11 @@ class Engine {
   static Engine open(const std::string& model, const LoadOptions& options = {}, const Progress& progress = {});
 
   const ModelInfo& info() const;
-
   /// The checkpoint's own generation settings (generation_config.json), greedy where it says nothing.
   GenerateOptions default_options() const;
-
   /// Ids of a text, with the checkpoint's prefix tokens. Throws Error{kUnsupported} without a tokenizer.
   std::vector<int> tokenize(std::string_view text) const;
   std::string detokenize(std::span<const int> tokens) const;
-
   /// Allocates a cache and a workspace, so it throws Error{kOutOfMemory} when they do not fit.
   Session session(const SessionOptions& options = {}) const;
 

@@ -55,8 +55,7 @@ struct QuantizeOptions {
 };
 
 /// Writes checkpoint `source`, quantized, as directory `destination`, in the form transformers + bitsandbytes save, or
-/// for int4 AutoGPTQ.
-/// The directory appears only when it is complete and on disk; it must not exist before. Throws Error.
+/// for int4 AutoGPTQ. It appears only when it is complete and on disk and must not exist before. Throws Error.
 void quantize(const std::string& source, const std::string& destination, const QuantizeOptions& options = {},
               const Progress& progress = {});
 

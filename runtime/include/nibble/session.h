@@ -7,7 +7,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "nibble/memory.h"
@@ -101,7 +100,6 @@ class Session {
   /// range, or a prompt longer than the context.
   std::vector<Completion> generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
                                    const OnStep& on_step = {});
-
   /// The same for one prompt given as text.
   Completion generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step = {});
 
@@ -112,15 +110,12 @@ class Session {
   /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
   /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
   std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
-
   /// The kernels of the linears, one for each shape.
   std::vector<LinearKernels> explain_kernels() const;
 
   /// Forgets what the sequences hold.
   void reset();
-
   const GenerateStats& last_stats() const;
-
   /// Measured from the buffers that exist.
   MemoryLedger memory() const;
 
