@@ -260,8 +260,14 @@ void Backend::copy_to_host(Tensor x, std::span<float> values) {
 
 Weight Backend::prepare(const Weight& weight) { return prepare(weight, storage_of(weight, DType::kF32), "weight"); }
 
-std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target) {
-  return device == Device::kCuda ? make_cuda_backend(threads) : make_cpu_backend(threads, cpu_target);
+std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu) {
+  if (device == Device::kCpu) return make_cpu_backend(cpu);
+  const auto expect_cpu = [&](const char* option, bool is_set) {
+    if (is_set) refuse(std::string(option) + ": expected device cpu, found " + std::string(to_string(device)));
+  };
+  expect_cpu("pinned threads", cpu.pin_threads);
+  expect_cpu("8-bit activations", cpu.int8_activations);
+  return make_cuda_backend(cpu.threads);
 }
 
 std::size_t scratch_bytes(Device device, int threads, const Extent& extent) {

@@ -175,10 +175,18 @@ class Backend {
   std::vector<Choice> choices_;
 };
 
-/// `threads` 0: one a core; with a GPU they bring weights to it. `cpu_target` empty: the fastest instruction set here.
-/// Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the machine has none.
-std::unique_ptr<Backend> make_backend(Device device, int threads, std::string_view cpu_target = {});
-std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target = {});
+/// How a CPU computes.
+struct CpuOptions {
+  int threads = 0;                ///< 0: one a core; with a GPU they bring weights to it
+  std::string_view target = {};   ///< an instruction set; empty: the fastest here
+  bool pin_threads = false;       ///< each thread but the caller's on a core of its own
+  bool int8_activations = false;  ///< x rounded to 8 bits a row where it meets Int8Row weights
+};
+
+/// Throws Error{kUnsupported} when the device is not in this build, Error{kNotFound} when the machine has none,
+/// Error{kInvalidArgument} when there is nothing to pin threads to, or for what the device does not do.
+std::unique_ptr<Backend> make_backend(Device device, const CpuOptions& cpu = {});
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 std::unique_ptr<Backend> make_cuda_backend(int threads = 0);
 
 /// What the backend's scratch_bytes() is after reserve(extent).

@@ -19,6 +19,10 @@ class Buffer {
   /// Host memory, not initialised. Throws Error{kOutOfMemory}.
   static Buffer allocate(std::size_t bytes);
 
+  /// The same for what is written once and read from end to end in every step: in pages of 2 MiB where the system gives
+  /// them, of which fewer have to be found. No byte more is used. Throws Error{kOutOfMemory}.
+  static Buffer allocate_in_huge_pages(std::size_t bytes);
+
   /// Memory somebody else made; `owner` keeps it alive.
   static Buffer borrow(std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                        Device device = Device::kCpu);
@@ -36,6 +40,8 @@ class Buffer {
   }
 
  private:
+  static Buffer allocate_aligned(std::size_t bytes, std::size_t alignment);
+
   std::shared_ptr<const void> owner_;
   const void* data_ = nullptr;
   std::size_t size_ = 0;

@@ -11,7 +11,7 @@ namespace {
 template <class T, class F>
 Buffer filled(std::int64_t count, ThreadPool& pool, F&& f) {
   constexpr std::int64_t kPiece = 1 << 18;
-  Buffer buffer = Buffer::allocate(static_cast<std::size_t>(count) * sizeof(T));
+  Buffer buffer = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(count) * sizeof(T));
   auto* values = buffer.mutable_as<T>();
   pool.run(static_cast<int>((count + kPiece - 1) / kPiece), [&](int task) {
     const std::int64_t last = std::min(count, (task + 1) * kPiece);

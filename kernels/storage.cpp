@@ -95,7 +95,8 @@ Weight to_dense(const Dense<T>& source, DType dtype, ThreadPool& pool) {
   const auto elements = static_cast<std::int64_t>(source.n) * source.k;
   return with_dtype(dtype, [&](auto tag) -> Weight {
     using Target = typename decltype(tag)::type;
-    Dense<Target> result{Buffer::allocate(static_cast<std::size_t>(elements) * sizeof(Target)), source.n, source.k};
+    Dense<Target> result{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements) * sizeof(Target)), source.n,
+                         source.k};
     auto* out = result.values.template mutable_as<Target>();
     const T* values = source.values.template as<T>();
     for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
@@ -109,7 +110,7 @@ template <class T>
 Weight to_int8(const Dense<T>& source, DType dtype, ThreadPool& pool) {
   const std::int64_t k = source.k;
   const std::int64_t elements = source.n * k;
-  Int8Row result{Buffer::allocate(static_cast<std::size_t>(elements)),
+  Int8Row result{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements)),
                  Buffer::allocate(static_cast<std::size_t>(source.n) * sizeof(float)), source.n, source.k};
   auto* codes = result.codes.mutable_as<std::int8_t>();
   auto* scb = result.scb.mutable_as<float>();
@@ -126,9 +127,9 @@ Weight to_int8(const Dense<T>& source, DType dtype, ThreadPool& pool) {
 template <class T>
 Weight to_lut4(const Dense<T>& source, const Storage& target, ThreadPool& pool) {
   const auto elements = static_cast<std::int64_t>(source.n) * source.k;
-  Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
+  Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(ceil_div(elements, 2)));
   const std::int64_t blocks = ceil_div(elements, target.blocksize);
-  Buffer absmax = Buffer::allocate(static_cast<std::size_t>(blocks) * sizeof(float));
+  Buffer absmax = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(blocks) * sizeof(float));
   for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
@@ -150,7 +151,7 @@ Weight to_int4(const Dense<T>& source, const Storage& target, std::string_view n
   const std::int64_t elements = source.n * k;
   const std::int64_t groups = groups_in_row(source.k, target.blocksize);
   const bool symmetric = target.scheme == Scheme::kInt4;
-  Buffer codes = Buffer::allocate(static_cast<std::size_t>(ceil_div(elements, 2)));
+  Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(ceil_div(elements, 2)));
   Buffer scales = Buffer::allocate(static_cast<std::size_t>(source.n * groups) * sizeof(Half));
   Buffer zeros = Buffer::allocate(symmetric ? 0 : static_cast<std::size_t>(source.n * groups));
   for_each_piece(elements, int4_piece(k), pool, [&](std::int64_t first, std::int64_t count) {

@@ -87,7 +87,7 @@ Engine Engine::open(const std::string& model, const LoadOptions& options, const 
   const StoragePolicy policy = resolve_policy(options, *source);
   require_memory(predict_weights(*source, policy).weights(), options.device, model);
   auto tokenizer = find_tokenizer(model);
-  const auto backend = make_backend(options.device, options.threads, options.cpu_target);
+  const auto backend = make_backend(options.device, {.threads = options.threads, .target = options.cpu_target});
   OptModel opt = OptModel::load(*source, policy, *backend, progress);
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);
   report_unused(*source, opt.config());

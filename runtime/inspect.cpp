@@ -121,7 +121,7 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
   // A scheme that is asked for is shown for any matrix, the embedding too.
   if (options.scheme) parameter.kind = Parameter::Kind::kLinear;
 
-  const auto backend = make_cpu_backend(options.threads, options.cpu_target);
+  const auto backend = make_cpu_backend({.threads = options.threads, .target = options.cpu_target});
   const Storage stored = source->describe(parameter.name).storage;
   const Storage target = target_storage(policy, parameter, stored);
   const Weight before = source->matrix(parameter.name, stored, *backend);

@@ -32,6 +32,14 @@ StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& 
   StoragePolicy policy{options.scheme, compute_dtype, options.embedding, options.blocksize};
   // A checkpoint of plain weights may still ask to be quantized as it is loaded.
   if (!policy.scheme && linear_scheme(policy, source) == Scheme::kNone) policy.scheme = source.config().scheme;
+  if (options.int8_activations && options.device != Device::kCpu) {
+    throw Error(ErrorKind::kInvalidArgument,
+                "8-bit activations: expected device cpu, found " + std::string(to_string(options.device)));
+  }
+  if (options.int8_activations && linear_scheme(policy, source) != Scheme::kInt8) {
+    throw Error(ErrorKind::kInvalidArgument, "8-bit activations: expected weights of scheme int8, found " +
+                                                 std::string(to_string(linear_scheme(policy, source))));
+  }
   return policy;
 }
 

@@ -217,7 +217,7 @@ void quantize(const std::string& source_path, const std::string& destination, co
                    .blocksize = options.blocksize};
   const StoragePolicy policy = resolve_policy(load, *source);
   const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
-  const auto backend = make_cpu_backend(options.threads);
+  const auto backend = make_cpu_backend({.threads = options.threads});
   AtomicDirectory directory(destination);
   ShardWriter writer(directory.path(), options.shard_bytes);
 

@@ -128,7 +128,7 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
   const std::uint64_t workspace = workspace_bytes(plan, config, dtype, load);
   require_memory(cached + workspace, load.device,
                  "a session of " + std::to_string(plan.sequences) + " x " + std::to_string(plan.context) + " tokens");
-  backend = make_backend(load.device, load.threads, load.cpu_target);
+  backend = make_backend(load.device, {load.threads, load.cpu_target, load.pin_threads, load.int8_activations});
   log(LogLevel::kInfo, "computing on " + backend->description());
   constexpr std::size_t kBuffers = 5;  // scratch, keys, values, activations and results
   backend->make_room(cached + workspace - logits_bytes(plan, config), kBuffers);

@@ -42,8 +42,13 @@ const T* parameters(const Buffer& buffer) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(int threads, CpuTarget target)
-    : target_(target), kernels_(cpu_kernels(target)), pool_(threads) {}
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : target_(options.target.empty() ? fastest_target() : parse_cpu_target(options.target)),
+      kernels_(cpu_kernels(target_)),
+      int8_activations_(options.int8_activations),
+      pool_(options.threads) {
+  if (options.pin_threads) pool_.pin();
+}
 
 Weight CpuBackend::prepare(const Weight& weight, const Storage& target, std::string_view name) {
   return store(weight, target, name, pool_);
@@ -175,7 +180,7 @@ void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& 
 /// Linears of one layout, which share the packed rows of x and the threads' work.
 template <class T, class Layout, class F>
 void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections, F&& complete) {
-  const LinearKernels<Layout, T>& kernels = loops<T>();
+  const LinearKernels<Layout, T>& kernels = linear_loops<T, Layout>();
   grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes({}));
   auto* packed = packed_.mutable_as<std::byte>();
   int columns = 0;
@@ -296,9 +301,7 @@ void CpuBackend::do_copy_to_host(Tensor x, std::span<float> values) {
   });
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view target) {
-  return std::make_unique<CpuBackend>(threads, target.empty() ? fastest_target() : parse_cpu_target(target));
-}
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) { return std::make_unique<CpuBackend>(options); }
 
 std::size_t cpu_scratch_bytes(int threads, const Extent& extent) {
   return packed_bytes(extent.rows, extent.cols) +

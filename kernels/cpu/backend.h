@@ -9,7 +9,9 @@ namespace nibble {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, CpuTarget target);
+  /// Throws Error{kInvalidArgument} for a target that is not here, or nothing to pin threads to.
+  explicit CpuBackend(const CpuOptions& options);
+  CpuBackend(int threads, CpuTarget target) : CpuBackend({.threads = threads, .target = to_string(target)}) {}
 
   void make_room(std::uint64_t, std::size_t) override {}
   Weight prepare(const Weight& weight, const Storage& target, std::string_view name) override;
@@ -55,11 +57,19 @@ class CpuBackend final : public Backend {
   const DTypeKernels<T>& loops() const {
     return kernels_;
   }
+  template <class T, class Layout>
+  const LinearKernels<Layout, T>& linear_loops() const {
+    if constexpr (std::is_same_v<Layout, Int8Row>) {
+      if (int8_activations_) return loops<T>().int8_activations;
+    }
+    return loops<T>();
+  }
   std::byte* thread_scratch(int thread);
   void grow_scratch(std::size_t packed, std::size_t thread);
 
   CpuTarget target_;
   const CpuKernels& kernels_;
+  bool int8_activations_;
   ThreadPool pool_;
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread

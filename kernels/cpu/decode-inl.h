@@ -10,15 +10,17 @@ namespace nibble {
 namespace {
 
 /// Into the second-level cache: rows a power of two apart would push each other out of the first. A row of w is too
-/// short for the hardware to notice that it is being read in order. A part of a group is `kBytes` from `first` on.
+/// short for the hardware to notice that it is being read in order.
 template <int kBytes>
-NIBBLE_HD void prefetch_part(const void* first, int part) {
+NIBBLE_HD void prefetch(const void* first) {
   constexpr int kLine = 64;
-  if (part * kBytes % kLine != 0) return;  // in the line of the part before
   for (int byte = 0; byte < kBytes; byte += kLine) {
     __builtin_prefetch(static_cast<const char*>(first) + byte, 0, 2);
   }
 }
+
+/// Groups whose scales are made ready at once.
+constexpr int kScalesAhead = 16;
 
 /// What factors have no zero points taken off.
 struct NoZeros {};
@@ -39,19 +41,28 @@ struct PlainDecoder {
   using View = typename Layout::View;
   /// Whether sums over groups are multiplied by `scale`.
   static constexpr bool kScaled = false;
+  /// Bytes of a group, and where the first of a row is, so that they can be asked for before they are decoded.
+  static constexpr int kGroupBytes = 0;
+  NIBBLE_HD static const void* row_codes(const View&, std::int64_t) { return nullptr; }
   /// Where column i of a group stands in a packed group.
   template <class Operand>
   NIBBLE_HD static int place(int i) {
     return i;
   }
-  /// Groups at the beginning of rows up to `last` that `decode` and `prefetch` may be called for.
+  /// Groups at the beginning of rows up to `last` that `decode` may be called for.
   static int fast_groups(const View&, [[maybe_unused]] std::int64_t last) { return 0; }
+  /// The weight as `decode` takes it: with what is the same for all groups.
+  template <class Operand>
+  NIBBLE_HD static const View& prepared(const View& w) {
+    return w;
+  }
   /// One part of a group, before zero points are taken off.
   template <class Operand>
   NIBBLE_HD static Operand decode(const View&, std::int64_t, int, int) {
     return {};
   }
-  NIBBLE_HD static void prefetch(const View&, std::int64_t, int, int) {}
+  /// The scales of the next kScalesAhead groups.
+  NIBBLE_HD static void prefetch_scales(const View&, std::int64_t, int) {}
   /// One factor.
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) { return w.decode(row, col); }
   /// The zero points of a group's lanes.
@@ -69,6 +80,8 @@ struct GroupDecoder : PlainDecoder<Layout> {};
 template <class T>
 struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   using View = typename Dense<T>::View;
+  static constexpr int kGroupBytes = kGroup * sizeof(T);
+  NIBBLE_HD static const void* row_codes(const View& w, std::int64_t row) { return w.values + row * w.k; }
   static int fast_groups(const View& w, std::int64_t) { return w.k / kGroup; }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
@@ -78,9 +91,6 @@ struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
     } else {
       return make_operand<Operand>(load(values), load(values + 16));
     }
-  }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
-    prefetch_part<kPart * sizeof(T)>(w.values + row * w.k + group * kGroup + part * kPart, part);
   }
 };
 
@@ -97,14 +107,16 @@ NIBBLE_HD int whole_groups(const View& w, std::int64_t last) {
 /// Factors are the codes.
 template <>
 struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
+  static constexpr int kGroupBytes = kGroup;
+  NIBBLE_HD static const void* row_codes(const View& w, std::int64_t row) { return w.codes + row * w.k; }
+  template <class Operand>
+  NIBBLE_HD static int place(int i) {
+    return Operand::place_of_byte(i);
+  }
   static int fast_groups(const View& w, std::int64_t last) { return whole_groups(w, last); }
   template <class Operand>
   NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
-    const std::int8_t* codes = w.codes + row * w.k + group * kGroup + part * kPart;
-    return make_operand<Operand>(load(codes), load(codes + 16));
-  }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
-    prefetch_part<kPart>(w.codes + row * w.k + group * kGroup + part * kPart, part);
+    return load_bytes<Operand>(w.codes + row * w.k + group * kGroup, part);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return static_cast<float>(w.codes[row * w.k + col]);
@@ -120,21 +132,32 @@ template <class Scale>
 struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   using View = typename Lut4<Scale>::View;
   static constexpr bool kScaled = true;
+  static constexpr int kGroupBytes = kGroup / 2;
   template <class Operand>
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
   }
   NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % (kGroup / 2) == 0; }
   static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
-  NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
-    return w.codes + ((row * w.k + group * kGroup) >> 1);
+  NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
+    return w.codes + row * (w.k / 2);  // k is even where groups are fast
   }
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
-    return lookup_codes<Operand>(w.levels, codes(w, row, group), part);
+  struct Prepared : View {
+    typename Operand::Table table;
+  };
+  template <class Operand>
+  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
+    return {w, make_table<Operand>(w.levels)};
   }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
-    prefetch_part<kPart / 2>(codes(w, row, group), part);
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
+    return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  }
+  NIBBLE_HD static void prefetch_scales(const View& w, std::int64_t row, int group) {
+    const auto* absmax = w.absmax.absmax + ((row * w.k + group * kGroup) >> w.block_shift);
+    const auto* end = absmax + ((kScalesAhead * kGroup) >> w.block_shift);
+    for (; absmax < end; absmax += 64 / sizeof *absmax) __builtin_prefetch(absmax, 0, 2);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
@@ -171,15 +194,21 @@ struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
   }
   NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % 2 == 0; }
   static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
-  NIBBLE_HD static const std::uint8_t* codes(const View& w, std::int64_t row, int group) {
-    return w.codes + ((row * w.k + group * kGroup) >> 1);
+  static constexpr int kGroupBytes = kGroup / 2;
+  NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
+    return w.codes + row * (w.k / 2);  // k is even where groups are fast
   }
   template <class Operand>
-  NIBBLE_HD static Operand decode(const View& w, std::int64_t row, int group, int part) {
-    return lookup_codes<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes, codes(w, row, group), part);
+  struct Prepared : View {
+    typename Operand::Table table;
+  };
+  template <class Operand>
+  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
+    return {w, make_table<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes)};
   }
-  NIBBLE_HD static void prefetch(const View& w, std::int64_t row, int group, int part) {
-    prefetch_part<kPart / 2>(codes(w, row, group), part);
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
+    return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
@@ -207,8 +236,6 @@ struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
   }
 };
 
-constexpr int kScalesAhead = 16;
-
 /// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that; and their zero points.
 template <class Layout>
 struct ScalesAhead {
@@ -220,40 +247,66 @@ struct ScalesAhead {
   }
 };
 
-/// Nested absmax are decoded sixteen at a time.
-template <>
-struct ScalesAhead<Lut4<NestedScale>> {
-  using View = Lut4<NestedScale>::View;
+/// Absmax of blocks [first, first + count) as fp32; `values` has room for whole vectors of them.
+NIBBLE_HD void read_absmax(const F32Scale::View& blocks, std::int64_t first, int count, float* values) {
+  for (int i = 0; i < count; i += 16) {
+    store(values + i, load_some(blocks.absmax + first + i, count - i < 16 ? count - i : 16));
+  }
+}
+
+/// The same steps as NestedScale::View takes. The look-ups are done one at a time, beside the vectors' work: gathers
+/// and permutes of the table are slower.
+NIBBLE_HD void read_absmax(const NestedScale::View& blocks, std::int64_t first, int count, float* values) {
+  constexpr int kNested = NestedScale::kBlocksize;
+  const std::uint8_t* codes = blocks.absmax + first;
+#pragma GCC unroll 8
+  for (int i = 0; i < count; ++i) {
+    std::int64_t code = codes[i];
+    asm("" : "+r"(code));  // no gather
+    values[i] = blocks.nested_table[code];
+  }
+  for (int i = 0; i < count; i += 16) {
+    const std::int64_t nested = (first + i) / kNested;
+    if ((first + i + 15) / kNested == nested) {
+      store(values + i, load(values + i) * broadcast(blocks.nested_absmax[nested]) + broadcast(blocks.offset));
+    } else {
+      for (int j = i; j < i + 16 && j < count; ++j) {
+        values[j] = values[j] * blocks.nested_absmax[(first + j) / kNested] + blocks.offset;
+      }
+    }
+  }
+}
+
+/// Absmax of half a group each, or of a quarter where blocks are as small.
+template <class Scale>
+struct ScalesAhead<Lut4<Scale>> {
+  using View = typename Lut4<Scale>::View;
 
   NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
+    constexpr int kHalf = kGroup / 2;
     const std::int64_t begin = row * w.k + group * kGroup;
-    const std::int64_t columns =
-        w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
-    first_ = begin >> w.block_shift;
-    const auto count = static_cast<int>(((begin + columns - 1) >> w.block_shift) - first_) + 1;
-    for (int i = 0; i < count; i += kLanes) decode(w.absmax, first_ + i, count - i, absmax_ + i);
+    const int left = w.k - group * kGroup;
+    const int columns = left < kScalesAhead * kGroup ? left : kScalesAhead * kGroup;
+    if (columns < kScalesAhead * kGroup) {
+      for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(0));
+    }
+    if (!GroupDecoder<Lut4<Scale>>::scaled_by_group(w)) {
+      for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(1));
+    } else if ((1 << w.block_shift) <= kHalf) {
+      read_absmax(w.absmax, begin >> w.block_shift, columns >> w.block_shift, absmax_);
+    } else {
+      for (int i = 0; i < columns / kHalf; ++i) absmax_[i] = w.absmax[(begin + i * kHalf) >> w.block_shift];
+    }
   }
-  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
-    return GroupDecoder<Lut4<NestedScale>>::scale_of(w, row, group, *this);
+  /// The half of a group that is beyond a row's end has any finite scale.
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const {
+    const int place = group % kScalesAhead;
+    return w.block_shift == 5 ? quarters(absmax_ + 4 * place) : halves(absmax_ + 2 * place);
   }
-  NIBBLE_HD float operator[](std::int64_t block) const { return absmax_[block - first_]; }
 
  private:
-  static constexpr int kLanes = 16;
-
-  /// The same steps as NestedScale::View takes.
-  NIBBLE_HD static void decode(const NestedScale::View& blocks, std::int64_t first, int count, float* absmax) {
-    const std::int64_t nested = first / NestedScale::kBlocksize;
-    if (count >= kLanes && (first + kLanes - 1) / NestedScale::kBlocksize == nested) {
-      const F32x16 values = gather(blocks.nested_table, blocks.absmax + first);
-      return store(absmax, values * broadcast(blocks.nested_absmax[nested]) + broadcast(blocks.offset));
-    }
-    for (int i = 0; i < kLanes && i < count; ++i) absmax[i] = blocks[first + i];
-  }
-
-  std::int64_t first_;
-  float absmax_[kScalesAhead * kGroup / 32 + kLanes];  ///< blocks have at least 32 columns
+  float absmax_[kScalesAhead * 4 + 16];  ///< `of` reads sixteen from any
 };
 
 /// fp16 scales and zero points are widened sixteen at a time.

@@ -107,7 +107,9 @@ template <class T, class... Layouts>
 struct LayoutTable<T, std::variant<Layouts...>> : LinearKernels<Layouts, T>... {};
 
 template <class T>
-struct DTypeKernels : RowKernels<T>, LayoutTable<T, Weight> {};
+struct DTypeKernels : RowKernels<T>, LayoutTable<T, Weight> {
+  LinearKernels<Int8Row, T> int8_activations;  ///< for rows of x rounded to 8 bits
+};
 
 struct CpuKernels : DTypeKernels<float>, DTypeKernels<Half>, DTypeKernels<BFloat16> {};
 

@@ -35,25 +35,53 @@ NIBBLE_HD F32x16 end_group(const F32x16& total, const F32x16& sums, const F32x16
   return GroupDecoder<Layout>::kScaled ? fma(sums, scale, total) : sums;
 }
 
+/// Codes of w in the order of memory, some way before they are read: N rows are one stretch, and while N are read the
+/// next but one are asked for, or those at least kAheadBytes behind.
+template <class Layout, int N>
+class Ahead {
+ public:
+  NIBBLE_HD Ahead(const typename Layout::View& w, std::int64_t first)
+      : row_(first + N + padded_to(kAheadBytes / (groups_of(w.k) * kGroupBytes + 1) + 1, N)),
+        codes_(GroupDecoder<Layout>::row_codes(w, row_)) {}
+
+  /// The row that the first of the N stands for.
+  NIBBLE_HD std::int64_t row() const { return row_; }
+  /// As many codes as a group of N rows has.
+  NIBBLE_HD void ask() {
+    prefetch<N * kGroupBytes>(codes_);
+    codes_ = static_cast<const char*>(codes_) + N * kGroupBytes;
+  }
+
+ private:
+  static constexpr int kAheadBytes = 3 << 10;
+  static constexpr int kGroupBytes = GroupDecoder<Layout>::kGroupBytes;
+
+  std::int64_t row_;
+  const void* codes_;
+};
+
 /// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way.
 template <class Layout, class Operand, int M, int N>
-void multiply_fused(const typename Layout::View& w, std::int64_t first, const typename Operand::Element* x,
+void multiply_fused(const typename Layout::View& weight, std::int64_t first, const typename Operand::Element* x,
                     F32x16 (*totals)[16]) {
   using Decoder = GroupDecoder<Layout>;
+  const auto& w = Decoder::template prepared<Operand>(weight);
   const int groups = groups_of(w.k);
   const int fast = Decoder::fast_groups(w, first + N - 1);
+  Ahead<Layout, N> ahead(w, first);
   F32x16 total[N][M];
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
   ScalesAhead<Layout> scales[N];
   typename Decoder::ZeroLanes zeros[N];
+  const auto* factors = x;
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
     if (group % kScalesAhead == 0) {
+      for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, group);
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
     for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, group);
-    const auto* factors = x + group / kBlockGroups * (M * kBlock) + group % kBlockGroups * kGroup;
     F32x16 partial[N][M];
     for (int n = 0; n < N; ++n) {
       for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout>(total[n][m]);
@@ -70,11 +98,12 @@ void multiply_fused(const typename Layout::View& w, std::int64_t first, const ty
       const F32x16 scale = scales[n].of(w, first + n, group);
       for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[n][m], scale);
     }
+    factors += (group + 1) % kBlockGroups == 0 ? (M - 1) * kBlock + kGroup : kGroup;
   };
   for (int group = 0; group < fast; ++group) {
+    ahead.ask();
     add_group(
         group, [&](int n, int part) __attribute__((always_inline)) {
-          Decoder::prefetch(w, first + n + N, group, part);
           return take_off(Decoder::template decode<Operand>(w, first + n, group, part), zeros[n]);
         });
   }
@@ -131,18 +160,20 @@ struct alignas(64) Panel {
 
 /// Decodes one block of rows [first, first + count) of w; then come zeros up to a multiple of a tile.
 template <class Layout, class Operand>
-void decode_panel(const typename Layout::View& w, int first, int count, int first_group, int groups,
+void decode_panel(const typename Layout::View& weight, int first, int count, int first_group, int groups,
                   Panel<Operand>& panel) {
   using Decoder = GroupDecoder<Layout>;
+  const auto& w = Decoder::template prepared<Operand>(weight);
   for (int row = 0; row < padded_to(count, kTileColumns); ++row) {
     const int fast = row < count ? Decoder::fast_groups(w, first + row) : 0;
     for (int g = 0; g < groups; ++g) {
       const int group = first_group + g;
       auto* factors = panel.factors[row] + g * kGroup;
       if (group < fast) {
+        const void* next = Decoder::row_codes(w, first + row + kPanelRows);
+        prefetch<Decoder::kGroupBytes>(static_cast<const char*>(next) + group * Decoder::kGroupBytes);
         const auto zeros = Decoder::zeros(w, first + row, group);
         for (int part = 0; part < kParts; ++part) {
-          Decoder::prefetch(w, first + row + kPanelRows, group, part);
           store_operand(factors + part * kPart,
                         take_off(Decoder::template decode<Operand>(w, first + row, group, part), zeros));
         }

@@ -11,6 +11,7 @@ constexpr int kParts = kGroup / kPart;
 
 struct F32x32 {
   using Element = float;
+  using Table = F32x16;  ///< of 16 levels
   F32x16 first, second;
 
   /// Part p of a group of 4-bit codes is the low nibbles of bytes p, p + 4, p + 8, ..., then the high ones.
@@ -18,6 +19,7 @@ struct F32x32 {
     const int byte = i / 2;
     return byte % 4 * kPart + (i % 2 == 0 ? 16 : 0) + byte / 4;
   }
+  NIBBLE_HD static constexpr int place_of_byte(int i) { return i; }
 };
 
 template <class Operand>
@@ -39,14 +41,28 @@ NIBBLE_HD void store_operand(float* packed, const F32x32& v) {
   store(packed + 16, v.second);
 }
 
+template <class Operand>
+NIBBLE_HD typename Operand::Table make_table(const float* levels);
+template <>
+NIBBLE_HD F32x16 make_table<F32x32>(const float* levels) {
+  return load(levels);
+}
+
 /// A part of a group of 64 bytes of codes as levels.
 template <class Operand>
-NIBBLE_HD Operand lookup_codes(const float* levels, const std::uint8_t* codes, int part);
+NIBBLE_HD Operand lookup_codes(const typename Operand::Table& table, const std::uint8_t* codes, int part);
 template <>
-NIBBLE_HD F32x32 lookup_codes<F32x32>(const float* levels, const std::uint8_t* codes, int part) {
-  const F32x16 table = load(levels);
+NIBBLE_HD F32x32 lookup_codes<F32x32>(const F32x16& table, const std::uint8_t* codes, int part) {
   const Words words = load_words(codes);
   return {lookup(table, words, 2 * part), lookup(table, words, 2 * part + 1)};
+}
+
+/// A part of a group of 128 signed bytes.
+template <class Operand>
+NIBBLE_HD Operand load_bytes(const std::int8_t* bytes, int part);
+template <>
+NIBBLE_HD F32x32 load_bytes<F32x32>(const std::int8_t* bytes, int part) {
+  return {load(bytes + part * kPart), load(bytes + part * kPart + 16)};
 }
 
 /// Takes a number off both factors of each lane.

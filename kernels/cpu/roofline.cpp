@@ -39,7 +39,7 @@ double cpu_read_bandwidth(int threads) {
   constexpr std::chrono::milliseconds kLeastTime{500};
   const int pieces = static_cast<int>(beyond_caches() / kPiece);
   const std::size_t bytes = static_cast<std::size_t>(pieces) * kPiece;
-  Buffer memory = Buffer::allocate(bytes);
+  Buffer memory = Buffer::allocate_in_huge_pages(bytes);
   ThreadPool pool(threads);
   pool.run(pieces, [&](int piece) {
     std::memset(memory.mutable_as<std::byte>() + static_cast<std::size_t>(piece) * kPiece, 1, kPiece);

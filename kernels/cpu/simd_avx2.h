@@ -32,15 +32,6 @@ NIBBLE_HD F32x16 load(const BFloat16* values) {
 }
 NIBBLE_HD F32x16 load(const std::int8_t* values) { return {bytes_to_floats(values), bytes_to_floats(values + 8)}; }
 
-/// table[indices[i]] in lane i
-NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
-  const auto eight = [table](const std::uint8_t* from) {
-    const __m256i places = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-    return _mm256_i32gather_ps(table, places, 4);
-  };
-  return {eight(indices), eight(indices + 8)};
-}
-
 /// The upper halves of the lanes, rounded to nearest even, as 32-bit numbers.
 NIBBLE_HD __m256i rounded_upper_halves(__m256 v) {
   const __m256i bits = _mm256_castps_si256(v);
@@ -113,6 +104,10 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
   return {_mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first)),
           _mm256_set_m128(_mm_set1_ps(fourth), _mm_set1_ps(third))};
 }
+
+/// The same of values[0], values[1], …
+NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
+NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
 
 /// Sixteen 32-bit words of 4-bit codes.
 struct Words {

@@ -33,12 +33,6 @@ NIBBLE_HD F32x16 load(const std::int8_t* values) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values))))};
 }
 
-/// table[indices[i]] in lane i
-NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
-  const __m512i places = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(indices)));
-  return {_mm512_i32gather_ps(places, table, 4)};
-}
-
 NIBBLE_HD void store(float* values, const F32x16& v) { _mm512_storeu_ps(values, v.lanes); }
 NIBBLE_HD void store(Half* values, const F32x16& v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(values), _mm512_cvtps_ph(v.lanes, _MM_FROUND_TO_NEAREST_INT));
@@ -110,6 +104,16 @@ NIBBLE_HD F32x16 halves(float first, float second) {
 NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
   return {_mm512_mask_mov_ps(halves(first, third).lanes, 0xf0f0,
                              _mm512_mask_mov_ps(_mm512_set1_ps(second), 0xff00, _mm512_set1_ps(fourth)))};
+}
+
+/// The same of values[0], values[1], …; sixteen values are read.
+NIBBLE_HD F32x16 halves(const float* values) {
+  const __m512i places = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
+}
+NIBBLE_HD F32x16 quarters(const float* values) {
+  const __m512i places = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
 }
 
 /// Sixteen 32-bit words of 4-bit codes.

@@ -44,13 +44,6 @@ NIBBLE_HD F32x16 load(const std::int8_t* values) {
   return load(widened);
 }
 
-/// table[indices[i]] in lane i
-NIBBLE_HD F32x16 gather(const float* table, const std::uint8_t* indices) {
-  float found[16];
-  for (int i = 0; i < 16; ++i) found[i] = table[indices[i]];
-  return load(found);
-}
-
 template <class T>
 NIBBLE_HD void store(T* values, const F32x16& v) {
   for (int i = 0; i < 16; ++i) values[i] = round_to<T>(v.part[i / 4][i % 4]);
@@ -100,6 +93,10 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
 
 /// Lanes 0 to 7 and 8 to 15.
 NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, first, second, second); }
+
+/// The same of values[0], values[1], …
+NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
+NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
 
 /// Sixteen 32-bit words of 4-bit codes: nibble 0 is the lowest of the first byte.
 struct Words {

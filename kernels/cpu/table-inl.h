@@ -11,6 +11,8 @@
 #include "kernels/cpu/rows-inl.h"
 #include "kernels/cpu/sampling-inl.h"
 
+#include "kernels/cpu/bytes-inl.h"
+
 namespace nibble {
 namespace {
 
@@ -23,7 +25,8 @@ constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTabl
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
   return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, choose<T>},
-          layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr))};
+          layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr)),
+          {pack_bytes<T>, sizeof(std::int8_t), multiply_bytes<T>, decode_row<Int8Row, T>}};
 }
 
 constexpr CpuKernels make_kernels() {

@@ -5,6 +5,8 @@
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx2.h"
 
+#include "kernels/cpu/bytes_avx2.h"
+
 #include "kernels/cpu/operand.h"
 
 namespace nibble {

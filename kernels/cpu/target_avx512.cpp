@@ -5,6 +5,8 @@
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
+#include "kernels/cpu/bytes_avx512.h"
+
 #include "kernels/cpu/operand.h"
 
 namespace nibble {

@@ -1,9 +1,12 @@
-// The loops for AVX-512 with BF16: bf16 activations are multiplied as they are, by weights rounded to bf16.
+// The loops for AVX-512 with BF16, VBMI and VNNI: bf16 activations are multiplied as they are, by weights rounded to
+// bf16.
 #include "kernels/cpu/targets.h"
 
 #if defined(__x86_64__)
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
+
+#include "kernels/cpu/bytes_vnni.h"
 
 #include "kernels/cpu/operand.h"
 #include "kernels/cpu/operand_bf16.h"

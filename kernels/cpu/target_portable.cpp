@@ -4,6 +4,8 @@
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_portable.h"
 
+#include "kernels/cpu/bytes_portable.h"
+
 #include "kernels/cpu/operand.h"
 
 namespace nibble {

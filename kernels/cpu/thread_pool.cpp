@@ -1,6 +1,10 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -66,6 +70,36 @@ ThreadPool::ThreadPool(int threads) {
 }
 
 ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::pin() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
+    throw Error(ErrorKind::kUnsupported, "pinned threads: the system does not say which cores the process may use: " +
+                                             std::generic_category().message(errno));
+  }
+  if (CPU_COUNT(&allowed) < threads()) {
+    throw Error(ErrorKind::kInvalidArgument, "pinned threads: expected at most " + std::to_string(CPU_COUNT(&allowed)) +
+                                                 ", as many as cores that the process may use, found " +
+                                                 std::to_string(threads()));
+  }
+  std::size_t core = 0;
+  const auto next_core = [&] {
+    while (!CPU_ISSET(core, &allowed)) ++core;
+    return core++;
+  };
+  next_core();
+  for (std::thread& worker : workers_) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(next_core(), &one);
+    if (const int error = ::pthread_setaffinity_np(worker.native_handle(), sizeof one, &one); error != 0) {
+      throw Error(ErrorKind::kUnsupported, "pinned threads: the system refuses to keep one on core " +
+                                               std::to_string(core - 1) + ": " +
+                                               std::generic_category().message(error));
+    }
+  }
+}
 
 void ThreadPool::stop() {
   stopping_.store(true, std::memory_order_relaxed);

@@ -24,6 +24,11 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  /// Keeps every worker on a core of its own, of those the process may use the second and following; the first is left
+  /// for the caller, whose own affinity is its own affair. Throws Error{kInvalidArgument} when there are fewer cores
+  /// than threads.
+  void pin();
+
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// Calls f(task), or f(task, thread) with 0 <= thread < threads(), for every task in [0, tasks); returns when all are

@@ -2,6 +2,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,6 +27,7 @@ struct BenchArguments {
   std::vector<std::optional<DType>> dtypes{std::nullopt};
   std::vector<Device> devices{Device::kCpu};
   std::vector<int> threads{0};
+  LoadOptions load;  ///< what is not in lists
   std::vector<int> prompts{512}, generated{128}, depths{0}, sequences{1};
   int repetitions = 5;
   ResultFormat format = ResultFormat::kMarkdown;
@@ -67,6 +69,7 @@ void declare(CLI::App& app, BenchArguments& a) {
       },
       "Compute on cpu or cuda (default: cpu)");
   add_counts(app, "-t,--threads", a.threads, 0, 1024, "Threads, 0: one a core (default: 0)");
+  add_cpu_flags(app, a.load);
   add_counts(app, "-p,--n-prompt", a.prompts, 0, kMostTokens, "Prompt tokens to read, 0: no such test (default: 512)");
   add_counts(app, "-n,--n-gen", a.generated, 0, kMostTokens, "Tokens to generate, 0: no such test (default: 128)");
   add_counts(app, "-d,--n-depth", a.depths, 0, kMostTokens, "Tokens held before the test begins (default: 0)");
@@ -103,7 +106,11 @@ std::vector<ModelArguments> loads(const BenchArguments& a) {
       for (const auto& dtype : a.dtypes) {
         for (const Device device : a.devices) {
           for (const int threads : a.threads) {
-            loads.push_back({model, {.scheme = scheme, .compute_dtype = dtype, .device = device, .threads = threads}});
+            LoadOptions& load = loads.emplace_back(model, a.load).load;
+            load.scheme = scheme;
+            load.compute_dtype = dtype;
+            load.device = device;
+            load.threads = threads;
           }
         }
       }
@@ -144,17 +151,22 @@ std::vector<std::vector<int>> prompts(const BenchTest& test, int run, int vocab_
   return prompts;
 }
 
-/// One run that is not measured, which also fills the cache up to the depth, and then `repetitions`.
-std::vector<GenerateStats> run_test(Session& session, const BenchTest& test, int vocab_size, int repetitions,
-                                    ProgressDisplay& display) {
+/// One run by itself, which also fills the cache up to the depth and touches the weights for the first time, and then
+/// `repetitions`.
+struct TestRuns {
+  GenerateStats first;
+  std::vector<GenerateStats> measured;
+};
+
+TestRuns run_test(Session& session, const BenchTest& test, int vocab_size, int repetitions, ProgressDisplay& display) {
   const GenerateOptions options{.max_tokens = 1 + test.generated, .ignore_eos = true};
-  std::vector<GenerateStats> runs;
-  for (int run = 0; run <= repetitions; ++run) {
+  const auto run_once = [&](int run) {
     session.generate(prompts(test, run, vocab_size), options);
-    runs.push_back(session.last_stats());
     display.update(static_cast<std::uint64_t>(run), static_cast<std::uint64_t>(repetitions));
-  }
-  runs.erase(runs.begin());
+    return session.last_stats();
+  };
+  TestRuns runs{run_once(0), {}};
+  for (int run = 1; run <= repetitions; ++run) runs.measured.push_back(run_once(run));
   return runs;
 }
 
@@ -191,7 +203,9 @@ class Rooflines {
 
 void measure(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth, BenchReport& report) {
   reset_peak_resident();
+  const auto start = std::chrono::steady_clock::now();
   const Engine engine = Engine::open(arguments.model, arguments.load);
+  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   const std::uint64_t loading_peak = peak_resident();
   const std::vector<ParameterReport> parameters = inspect_model(arguments.model, arguments.load);
   std::optional<Perplexity> perplexity;
@@ -203,11 +217,10 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
     reset_peak_resident();
     const SessionOptions options = session_options(test);
     Session session = engine.session(options);
-    std::vector<GenerateStats> runs;
-    {
+    const TestRuns runs = [&] {
       ProgressDisplay display(info.name, progress_style(ProgressStyle::kNone));
-      runs = run_test(session, test, info.vocab_size, a.repetitions, display);
-    }
+      return run_test(session, test, info.vocab_size, a.repetitions, display);
+    }();
     const MemoryLedger memory = session.memory();
     const StepReads reads =
         step_reads(parameters, memory[MemoryClass::kKvCache],
@@ -216,10 +229,13 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
                 .model = info,
                 .device = device,
                 .threads = threads_of(arguments.load),
+                .int8_activations = arguments.load.int8_activations,
                 .memory = memory,
                 .peak = device == Device::kCpu ? std::max(loading_peak, peak_resident()) : memory.total(),
-                .seconds = test_seconds(test, runs),
-                .first_token = first_token_seconds(runs),
+                .load_seconds = load_time.count(),
+                .first_run_token = runs.first.first_token_seconds,
+                .seconds = test_seconds(test, runs.measured),
+                .first_token = first_token_seconds(runs.measured),
                 .reads = decode_reads(reads, test),
                 .read_bandwidth = read_bandwidth,
                 .perplexity = perplexity});

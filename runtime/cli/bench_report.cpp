@@ -33,6 +33,7 @@ Json json_of(const BenchResult& r) {
           {"model_n_params", r.memory.parameters},
           {"scheme", to_string(r.model.scheme)},
           {"dtype", to_string(r.model.compute_dtype)},
+          {"int8_activations", r.int8_activations},
           {"n_threads", r.threads},
           {"n_sequences", r.test.sequences},
           {"n_prompt", r.test.prompt},
@@ -45,6 +46,8 @@ Json json_of(const BenchResult& r) {
           {"stddev_ts", speed.standard_deviation()},
           {"median_ts", speed.median()},
           {"spread_ts", speed.spread()},
+          {"load_ns", nanoseconds(r.load_seconds)},
+          {"first_ttft_ns", generates ? Json() : Json(nanoseconds(r.first_run_token))},
           {"ttft_ns", generates ? Json() : Json(nanoseconds(r.first_token.median()))},
           {"huggingface_size", r.memory.huggingface},
           {"memory", ledger_json(r.memory)},
@@ -71,7 +74,8 @@ constexpr Column kColumns[] = {
      [](const BenchResult& r) { return fmt::format("{:.2f} M", static_cast<double>(r.memory.parameters) / 1e6); }},
     {{"backend", 7, true}, [](const BenchResult& r) { return backend_name(r.device); }},
     {{"threads", 7, false}, [](const BenchResult& r) { return std::to_string(r.threads); }},
-    {{"scheme", 6, true}, [](const BenchResult& r) { return std::string(to_string(r.model.scheme)); }},
+    {{"scheme", 6, true},
+     [](const BenchResult& r) { return std::string(to_string(r.model.scheme)) + (r.int8_activations ? " A8" : ""); }},
     {{"dtype", 5, true}, [](const BenchResult& r) { return std::string(to_string(r.model.compute_dtype)); }},
     {{"batch", 5, false}, [](const BenchResult& r) { return std::to_string(r.test.sequences); }},
     {{"test", 14, false}, [](const BenchResult& r) { return test_name(r.test); }},
@@ -80,6 +84,7 @@ constexpr Column kColumns[] = {
        const Samples speed = r.tokens_per_second();
        return fmt::format("{:.2f} ± {:.2f}", speed.median(), speed.spread());
      }},
+    {{"load, s", 7, false}, [](const BenchResult& r) { return fmt::format("{:.2f}", r.load_seconds); }},
     {{"TTFT, ms", 8, false},
      [](const BenchResult& r) {
        return r.test.prompt > 0 ? fmt::format("{:.1f}", r.first_token.median() * 1e3) : std::string();

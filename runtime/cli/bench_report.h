@@ -15,12 +15,15 @@ struct BenchResult {
   ModelInfo model;
   Device device;
   int threads;
-  MemoryLedger memory;    ///< measured
-  std::uint64_t peak;     ///< resident set of the process, loading included; on a GPU what its buffers take
-  Samples seconds;        ///< for all of the test's tokens
-  Samples first_token;    ///< seconds
-  std::uint64_t reads;    ///< bytes of weights and cache; 0 for a prompt, whose speed they do not bound
-  double read_bandwidth;  ///< the roofline, in bytes a second
+  bool int8_activations;
+  MemoryLedger memory;     ///< measured
+  std::uint64_t peak;      ///< resident set of the process, loading included; on a GPU what its buffers take
+  double load_seconds;     ///< to open the model, files not in the page cache included
+  double first_run_token;  ///< seconds to the first token of the run before those measured
+  Samples seconds;         ///< for all of the test's tokens
+  Samples first_token;     ///< seconds
+  std::uint64_t reads;     ///< bytes of weights and cache; 0 for a prompt, whose speed they do not bound
+  double read_bandwidth;   ///< the roofline, in bytes a second
   std::optional<Perplexity> perplexity;
 
   Samples tokens_per_second() const { return seconds.rates(test.tokens()); }

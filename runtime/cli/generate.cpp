@@ -34,7 +34,7 @@ struct GenerateArguments {
 
 void declare(CLI::App& app, GenerateArguments& a) {
   add_model_flags(app, a.model);
-  add_device_flag(app, a.model.load);
+  add_compute_flags(app, a.model.load);
   add_prompt_flags(app, a.prompt);
   app.add_flag("--lines", a.lines, "Take each line of the text as a prompt of its own and generate them all at once");
   add_value(
@@ -130,6 +130,7 @@ void print_lines(const Engine& engine, const std::vector<Prompt>& prompts, const
 void print_document(const Opened& model, const GenerateOptions& options, const std::vector<Completion>& completions) {
   Json document{{"model", model_json(model.engine.info())}, {"seed", options.seed}, {"completions", Json::array()}};
   for (const Completion& completion : completions) document["completions"].push_back(completion_json(completion));
+  document["load_seconds"] = model.load_seconds;
   document["stats"] = stats_json(model.session.last_stats());
   document["memory"] = {{"predicted", ledger_json(model.predicted)}, {"measured", ledger_json(model.session.memory())}};
   print_json(document);
@@ -159,7 +160,8 @@ ExitCode generate_once(const GenerateArguments& a) {
     if (std::ranges::find(completions, FinishReason::kContextFull, &Completion::finish) != completions.end()) {
       note(fmt::format("\nthe context of {} tokens is full\n", model.context));
     }
-    note("\n" + speed_line(model.session.last_stats()) + ledger_text(model.predicted, model.session.memory()));
+    note(fmt::format("\n[ Load: {:.2f} s ]\n", model.load_seconds) + speed_line(model.session.last_stats()) +
+         ledger_text(model.predicted, model.session.memory()));
   }
   return interrupted() ? kInterrupted : kSuccess;
 }

@@ -22,7 +22,7 @@ struct LogitsArguments {
 
 void declare(CLI::App& app, LogitsArguments& a) {
   add_model_flags(app, a.model);
-  add_device_flag(app, a.model.load);
+  add_compute_flags(app, a.model.load);
   add_prompt_flags(app, a.prompt);
   add_value(
       app, "--attention-mask", "BITS",

@@ -1,5 +1,7 @@
 #include "runtime/cli/opening.h"
 
+#include <chrono>
+
 #include "runtime/cli/ledger.h"
 #include "runtime/cli/render.h"
 
@@ -8,11 +10,13 @@ namespace nibble::cli {
 Opened open_model(const ModelArguments& arguments, const SessionOptions& options) {
   const MemoryLedger predicted = require_memory(arguments, options);
   ProgressDisplay display("loading", progress_style(ProgressStyle::kNone));
+  const auto start = std::chrono::steady_clock::now();
   Engine engine = Engine::open(arguments.model, arguments.load,
                                [&](std::uint64_t done, std::uint64_t total) { display.update(done, total); });
   Session session = engine.session(options);
   const int context = options.context == 0 ? engine.info().context : options.context;
-  return {predicted, std::move(engine), std::move(session), context};
+  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
+  return {predicted, std::move(engine), std::move(session), load_time.count(), context};
 }
 
 }  // namespace nibble::cli

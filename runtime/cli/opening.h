@@ -10,7 +10,8 @@ struct Opened {
   MemoryLedger predicted;
   Engine engine;
   Session session;
-  int context;  ///< of the session
+  double load_seconds;  ///< to open the model and the session
+  int context;          ///< of the session
 };
 
 /// Throws Error, before loading when it will not fit.

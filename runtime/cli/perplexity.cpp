@@ -34,7 +34,7 @@ struct PerplexityArguments {
 
 void declare(CLI::App& app, PerplexityArguments& a) {
   add_model_flags(app, a.model);
-  add_device_flag(app, a.model.load);
+  add_compute_flags(app, a.model.load);
   app.add_option("-f,--file", a.file, "Text to predict, UTF-8")->type_name("FILE")->take_last()->required();
   add_window_flags(app, a.windows);
   add_value(
@@ -56,6 +56,7 @@ void declare(CLI::App& app, PerplexityArguments& a) {
 Opened open_base(const PerplexityArguments& a, int context) {
   ModelArguments base = a.model;
   if (a.base.model) base.model = *a.base.model;
+  base.load.int8_activations = false;
   if (a.base.scheme) base.load.scheme = a.base.scheme;
   if (a.base.dtype) base.load.compute_dtype = a.base.dtype;
   return open_model(base, {.context = context});

@@ -4,19 +4,17 @@
 //   linear_bench --benchmark_filter='avx512/threads:1/nf4/bf16/m:1/'
 //
 // Weights are taken in turn from copies that together exceed the caches, so few rows are limited by memory. `weights`
-// is the rate at which weight bytes pass and `read` the rate at which the same threads sum memory; `share` is their
+// is the rate at which weight bytes pass and `read` the rate at which the same threads read memory; `share` is their
 // ratio. `flops` counts 2 m n k. Rates are those of the fastest call, which other work on the machine disturbs least.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstring>
 #include <map>
-#include <numeric>
-#include <span>
 
 #include "kernels/cpu/backend.h"
+#include "kernels/roofline.h"
 #include "tests/kernels/linear_cases.h"
 
 namespace nibble {
@@ -25,7 +23,7 @@ namespace {
 constexpr std::size_t kBeyondCaches = std::size_t{640} << 20;
 
 Buffer copy(const Buffer& buffer) {
-  Buffer result = Buffer::allocate(buffer.size());
+  Buffer result = Buffer::allocate_in_huge_pages(buffer.size());
   std::memcpy(result.mutable_as<void>(), buffer.as<void>(), buffer.size());
   return result;
 }
@@ -88,37 +86,12 @@ class Fastest {
   double seconds_ = 1e9;
 };
 
-/// Sums memory as fast as one thread can: a line at a time, and lines asked for well before.
-std::uint64_t sum_of(std::span<const std::uint64_t> memory) {
-  constexpr std::size_t kLine = 8;
-  constexpr std::size_t kAhead = 128 * kLine;
-  std::array<std::uint64_t, kLine> sums{};
-  for (std::size_t i = 0; i + kLine <= memory.size(); i += kLine) {
-    __builtin_prefetch(memory.data() + i + kAhead, 0, 2);
-    for (std::size_t lane = 0; lane < kLine; ++lane) sums[lane] += memory[i + lane];
-  }
-  return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
-}
-
-/// Bytes a second that so many threads sum, in pieces as large as a layer.
+/// Bytes a second that so many threads read.
 double read_rate(int threads) {
   static std::map<int, double> known;
-  if (known.contains(threads)) return known[threads];
-  ThreadPool pool(threads);
-  constexpr int kTurns = 40;
-  constexpr int kPieces = 16;
-  const std::vector<std::uint64_t> memory(kBeyondCaches / sizeof(std::uint64_t), 1);
-  const std::size_t size = memory.size() / kTurns / kPieces;
-  Fastest fastest;
-  for (int turn = 0; turn < 3 * kTurns; ++turn) {
-    fastest.time([&] {
-      pool.run(kPieces, [&](int piece) {
-        const std::size_t first = size * static_cast<std::size_t>(turn % kTurns * kPieces + piece);
-        benchmark::DoNotOptimize(sum_of(std::span(memory).subspan(first, size)));
-      });
-    });
-  }
-  return known[threads] = fastest.rate(static_cast<double>(size * kPieces * sizeof(std::uint64_t)));
+  const auto [found, is_new] = known.try_emplace(threads);
+  if (is_new) found->second = cpu_read_bandwidth(threads);
+  return found->second;
 }
 
 void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dtype, int m, Shape shape,

@@ -119,6 +119,8 @@ TEST(Bench, DerivesItsRatesFromItsSamples) {
     }
     const bool generates = row.at("n_gen") > 0;
     EXPECT_EQ(row.at("ttft_ns").is_null(), generates);
+    EXPECT_EQ(row.at("first_ttft_ns").is_null(), generates);
+    EXPECT_GT(row.at("load_ns"), 0);
     EXPECT_EQ(row.at("roofline_share").is_null(), !generates);
     if (!generates) continue;
     const double read = row.at("read_bytes_per_second");
@@ -131,9 +133,9 @@ TEST(Bench, PrintsTablesAndLines) {
   const Arguments arguments{"bench", "-m", kTiny, "--dtype", "bf16", "-p", "4", "-n", "2", "-d", "3", "-r", "1"};
   const std::string table = output(arguments);
   EXPECT_EQ(std::ranges::count(table, '\n'), 4);
-  for (const char* part :
-       {"| model ", " size, MB |", " HF says |", " params |", "| backend |", "| scheme |", "| dtype |", " t/s |",
-        " TTFT, ms |", " GB/s |", " % roof |", " peak, MB |", " pp4 @ d3 |", " tg2 @ d3 |", " ± 0.00 |", "| CPU "}) {
+  for (const char* part : {"| model ", " size, MB |", " HF says |", " params |", "| backend |", "| scheme |",
+                           "| dtype |", " t/s |", " load, s |", " TTFT, ms |", " GB/s |", " % roof |", " peak, MB |",
+                           " pp4 @ d3 |", " tg2 @ d3 |", " ± 0.00 |", "| CPU "}) {
     EXPECT_TRUE(contains(table, part)) << part << " is not in\n" << table;
   }
   EXPECT_FALSE(contains(table, "perplexity"));

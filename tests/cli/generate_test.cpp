@@ -91,6 +91,7 @@ TEST(Generate, ReportsEverythingAsJson) {
   EXPECT_EQ(stats.at("prompt_tokens"), completion.at("prompt_ids").size());
   EXPECT_EQ(stats.at("decode_tokens"), 4);
   EXPECT_GT(stats.at("first_token_seconds").get<double>(), 0.0);
+  EXPECT_GT(document.at("load_seconds").get<double>(), 0.0);
   const Json& memory = document.at("memory");
   for (const char* key : {"weights", "total", "huggingface", "KV_cache", "parameters"}) {
     EXPECT_EQ(memory.at("predicted").at(key), memory.at("measured").at(key)) << key;

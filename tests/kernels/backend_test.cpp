@@ -233,7 +233,7 @@ INSTANTIATE_TEST_SUITE_P(All, RowsTest, machines_and_dtypes(), verb_test_name);
 TEST(CpuScratch, IsWhatWasPredictedAndStaysSo) {
   for (const auto [threads, rows, cols, context] :
        {std::array{1, 1, 64, 16}, std::array{2, 7, 768, 2048}, std::array{3, 1000, 3072, 50}}) {
-    const auto backend = make_cpu_backend(threads);
+    const auto backend = make_cpu_backend({.threads = threads});
     const Extent extent{rows, cols, context, 1, 50272};
     backend->reserve(extent);
     const std::size_t reserved = backend->scratch_bytes();
@@ -259,15 +259,27 @@ TEST(CpuTargets, NameThemselvesAndRunEverywhere) {
     const std::string description = CpuBackend(3, target).description();
     EXPECT_NE(description.find(to_string(target)), std::string::npos) << description;
     EXPECT_NE(description.find("3 threads"), std::string::npos) << description;
-    EXPECT_EQ(make_backend(Device::kCpu, 3, to_string(target))->description(), description);
+    EXPECT_EQ(make_backend(Device::kCpu, {3, to_string(target)})->description(), description);
   }
-  expect_refused([] { make_backend(Device::kCpu, 1, "mmx"); },
-                 "CPU target: expected one that this machine has (portable");
+  expect_refused(
+      [] {
+        make_backend(Device::kCpu, {1, "mmx"});
+      },
+      "CPU target: expected one that this machine has (portable");
 }
 
 TEST(CudaBackend, SaysWhyItIsNotThere) {
   if (has_cuda()) GTEST_SKIP() << "it is there";
-  expect_refused([] { make_backend(Device::kCuda, 0); }, "device cuda: ", ErrorKind::kUnsupported);
+  expect_refused([] { make_backend(Device::kCuda); }, "device cuda: ", ErrorKind::kUnsupported);
+}
+
+TEST(CpuOptions, AreForTheCpuAlone) {
+  EXPECT_EQ(make_backend(Device::kCpu, {.threads = 1, .pin_threads = true})->description(),
+            make_backend(Device::kCpu, {.threads = 1})->description());
+  expect_refused([] { make_backend(Device::kCuda, {.pin_threads = true}); },
+                 "pinned threads: expected device cpu, found cuda");
+  expect_refused([] { make_backend(Device::kCuda, {.int8_activations = true}); },
+                 "8-bit activations: expected device cpu, found cuda");
 }
 
 }  // namespace

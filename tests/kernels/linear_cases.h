@@ -41,6 +41,17 @@ inline Weight random_int8(int n, int k, std::uint32_t seed) {
   return weight;
 }
 
+/// All 256 codes, of which quantizing yields 255: -128 is in no file that bitsandbytes wrote.
+inline Weight every_int8_code(int n, int k, std::uint32_t seed) {
+  const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
+  const std::vector<float> scb(static_cast<std::size_t>(n), 0.25F);
+  Int8Row weight{Buffer::allocate(count), buffer_of<float>(scb), n, k};
+  for (std::size_t i = 0; i < count; ++i) {
+    weight.codes.mutable_as<std::uint8_t>()[i] = static_cast<std::uint8_t>(seed + 37 * i);
+  }
+  return weight;
+}
+
 /// 4-bit codes, kNf4 or kFp4.
 template <class Scale, Scheme kCodes = Scheme::kNf4, int kBlocksize = 64>
 Weight random_lut4(int n, int k, std::uint32_t seed) {

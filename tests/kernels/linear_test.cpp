@@ -23,6 +23,7 @@ std::vector<float> decoded(const Weight& weight) {
 std::vector<WeightCase> all_weight_cases() {
   std::vector<WeightCase> cases(kWeightCases.begin(), kWeightCases.end());
   cases.insert(cases.end(), kBlocksizeCases.begin(), kBlocksizeCases.end());
+  cases.push_back({"int8-codes", every_int8_code});
   return cases;
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <chrono>
 #include <numeric>
@@ -53,6 +54,49 @@ TEST(ThreadPool, WakesThreadsThatHaveGoneToSleep) {
       while (here != 2) std::this_thread::yield();
     });
     EXPECT_EQ(here, 2);
+  }
+}
+
+/// The cores a thread may run on.
+cpu_set_t affinity() {
+  cpu_set_t cores;
+  EXPECT_EQ(::sched_getaffinity(0, sizeof cores, &cores), 0);
+  return cores;
+}
+
+TEST(ThreadPool, PinsEveryWorkerToACoreOfItsOwnAndLeavesTheCallerAlone) {
+  const cpu_set_t allowed = affinity();
+  const int cores = CPU_COUNT(&allowed);
+  ThreadPool pool(cores);
+  pool.pin();
+  std::vector<cpu_set_t> of_thread(static_cast<std::size_t>(cores));
+  std::atomic<int> here = 0;
+  pool.run(cores, [&](int, int thread) {  // each task waits for the others, so every thread has one
+    of_thread[static_cast<std::size_t>(thread)] = affinity();
+    ++here;
+    while (here != cores) std::this_thread::yield();
+  });
+  EXPECT_TRUE(CPU_EQUAL(&of_thread[0], &allowed));
+  cpu_set_t taken;
+  CPU_ZERO(&taken);
+  for (std::size_t thread = 1; thread < of_thread.size(); ++thread) {
+    EXPECT_EQ(CPU_COUNT(&of_thread[thread]), 1);
+    CPU_OR(&taken, &taken, &of_thread[thread]);
+  }
+  EXPECT_EQ(CPU_COUNT(&taken), cores - 1);
+}
+
+TEST(ThreadPool, RefusesToPinMoreThreadsThanCores) {
+  const cpu_set_t allowed = affinity();
+  ThreadPool pool(CPU_COUNT(&allowed) + 1);
+  try {
+    pool.pin();
+    FAIL() << "was not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kInvalidArgument);
+    EXPECT_EQ(error.what(), "pinned threads: expected at most " + std::to_string(CPU_COUNT(&allowed)) +
+                                ", as many as cores that the process may use, found " +
+                                std::to_string(CPU_COUNT(&allowed) + 1));
   }
 }
 

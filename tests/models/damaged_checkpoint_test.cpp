@@ -67,7 +67,7 @@ class Changed {
   std::string refusal(std::optional<Scheme> scheme, Device device) const {
     try {
       const auto source = open_checkpoint_source(path_);
-      const auto backend = make_backend(device, 1);
+      const auto backend = make_backend(device, {.threads = 1});
       OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, {});
     } catch (const Error& error) {
       return error.what();

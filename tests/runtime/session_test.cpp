@@ -55,6 +55,28 @@ TEST_P(SessionOnDevice, GivesEverySequenceExactlyWhatItGivesAlone) {
   }
 }
 
+TEST(Session, WithInt8ActivationsGivesEverySequenceExactlyWhatItGivesAlone) {
+  const LoadOptions load{.scheme = Scheme::kInt8, .threads = 2, .int8_activations = true};
+  const Engine engine = Engine::open(golden_model("pre_norm"), load);
+  const std::vector<std::vector<int>> prompts{{2, 17, 9}, {2}, {2, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49}};
+  GenerateOptions options = greedy(8);
+  options.logprobs = 0;
+  const auto together = engine.session({.sequences = 3}).generate(prompts, options);
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto alone = engine.session().generate(std::span(prompts).subspan(i, 1), options).front();
+    EXPECT_EQ(together[i].tokens, alone.tokens);
+    for (std::size_t t = 0; t < 8; ++t) EXPECT_EQ(together[i].logprobs[t][0].logprob, alone.logprobs[t][0].logprob);
+  }
+  const LoadOptions plain{.scheme = Scheme::kInt8, .threads = 2};
+  EXPECT_NE(engine.session().logits(kPrompt), Engine::open(golden_model("pre_norm"), plain).session().logits(kPrompt));
+}
+
+TEST(Session, WithPinnedThreadsIsTheSame) {
+  const LoadOptions pinned{.threads = 1, .pin_threads = true};
+  EXPECT_EQ(Engine::open(golden_model("pre_norm"), pinned).session().logits(kPrompt),
+            Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt));
+}
+
 TEST(Session, DoesNotDependOnTheNumberOfThreads) {
   const std::vector<float> one = Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt);
   const std::vector<float> three = Engine::open(golden_model("pre_norm"), {.threads = 3}).session().logits(kPrompt);
@@ -250,6 +272,11 @@ TEST(Engine, RefusesWhatItCannotOpen) {
   }
   EXPECT_NE(error_of([] { Engine::open(golden_model("pre_norm"), {.blocksize = 60}); }).find("blocksize: expected"),
             std::string::npos);
+  EXPECT_EQ(error_of([] { Engine::open(golden_model("pre_norm"), {.int8_activations = true}); }),
+            "8-bit activations: expected weights of scheme int8, found none");
+  EXPECT_EQ(
+      error_of([] { predict_memory(golden_model("pre_norm"), {.device = Device::kCuda, .int8_activations = true}); }),
+      "8-bit activations: expected device cpu, found cuda");
 }
 
 TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
