@@ -62,7 +62,7 @@ struct Int4Group {
 
   int groups() const { return groups_in_row(k, group_size); }
   /// log2 of a power of two; one of k is rounded up, which leaves all of a row in group 0.
-  int group_shift() const { return std::bit_width(static_cast<unsigned>(group_size - 1)); }
+  int group_shift() const { return static_cast<int>(std::bit_width(static_cast<unsigned>(group_size - 1))); }
   View view() const {
     return {codes.as<std::uint8_t>(), scales.as<Half>(), zero.view(), groups(), group_shift(), n, k};
   }

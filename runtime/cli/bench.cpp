@@ -106,7 +106,7 @@ std::vector<ModelArguments> loads(const BenchArguments& a) {
       for (const auto& dtype : a.dtypes) {
         for (const Device device : a.devices) {
           for (const int threads : a.threads) {
-            LoadOptions& load = loads.emplace_back(model, a.load).load;
+            LoadOptions& load = loads.emplace_back(ModelArguments{model, a.load}).load;
             load.scheme = scheme;
             load.compute_dtype = dtype;
             load.device = device;

@@ -27,11 +27,8 @@ struct LoadOptions {
   Device device = Device::kCpu;
   int threads = 0;              ///< 0: one a core
   std::string cpu_target = {};  ///< portable, avx2, avx512 or avx512-bf16; empty: the fastest of this machine
-  /// CPU: keep each thread of a session but the caller's on a core of its own, of those the process may use (taskset
-  /// chooses) the second and following. More threads than cores are then refused.
-  bool pin_threads = false;
-  /// CPU and scheme int8: round activations to 8 bits a row before they are multiplied by int8 weights, as LLM.int8()
-  /// does but without its outlier columns. Long prompts are read faster; what it costs depends on the model.
+  bool pin_threads = false;  ///< CPU: each thread but the caller's on a core of its own, of those the process may use
+  /// CPU, scheme int8: activations are rounded to 8 bits a row, as by LLM.int8() but without its outlier columns.
   bool int8_activations = false;
   std::uint64_t seed = 0;  ///< for synthetic models
 };

@@ -102,17 +102,14 @@ class Session {
                                    const OnStep& on_step = {});
   /// The same for one prompt given as text.
   Completion generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step = {});
-
   /// Logits of every position, fp32, row-major [tokens, vocab_size]. `attention_mask`, when not empty, has one value a
   /// token: a token under 0 is neither seen nor counted for positions, as if it were not there; its row is zero.
   std::vector<float> logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask = {});
-
   /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
   /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
   std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
   /// The kernels of the linears, one for each shape.
   std::vector<LinearKernels> explain_kernels() const;
-
   /// Forgets what the sequences hold.
   void reset();
   const GenerateStats& last_stats() const;
