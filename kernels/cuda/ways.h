@@ -19,7 +19,8 @@ inline Length length_of(int rows) {
 }
 
 // Products with nf4 weights [n, k] in fp16, us: fused / expanded, then cuBLASLt. One H200, weights from memory, graphs
-// of 4 to 16 calls, the fused way with x arranged, 2026-11-26. Nested absmax and int8 lie within a fifth of these.
+// of 4 to 16 calls, the fused way with x arranged, 2026-11-26. Nested absmax and int8 were
+// within a fifth of these in an earlier version.
 //
 //        n x k       32 rows     64           128          256          512          1024
 //   16384 x 4096    27 / 200    31 / 199    41 / 200     75 / 206    136 / 210    263 / 286
