@@ -126,18 +126,18 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   }
 };
 
-/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole halves of
-/// a group, factors are the weights.
-template <class Scale>
-struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
-  using View = typename Lut4<Scale>::View;
+/// What layouts of 4-bit codes share: factors are looked up in a table of sixteen, for the 64 bytes of a group in the
+/// order operands look them up. Where rows are not multiples of kWholeColumns, an even number, factors are the weights.
+template <class Layout, int kWholeColumns>
+struct CodeDecoder : PlainDecoder<Layout> {
+  using View = typename Layout::View;
   static constexpr bool kScaled = true;
   static constexpr int kGroupBytes = kGroup / 2;
   template <class Operand>
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
   }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % (kGroup / 2) == 0; }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kWholeColumns == 0; }
   static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
   NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
     return w.codes + row * (w.k / 2);  // k is even where groups are fast
@@ -146,13 +146,26 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   struct Prepared : View {
     typename Operand::Table table;
   };
+  /// `codes` has what each of the sixteen codes stands for.
   template <class Operand>
-  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
-    return {w, make_table<Operand>(w.levels)};
+  NIBBLE_HD static Prepared<Operand> with_table(const View& w, const float* codes) {
+    return {w, make_table<Operand>(codes)};
   }
   template <class Operand>
   NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
     return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  }
+};
+
+/// Factors are the levels.
+template <class Scale>
+struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
+  using Base = CodeDecoder<Lut4<Scale>, kGroup / 2>;
+  using View = typename Base::View;
+  using Base::scaled_by_group;
+  template <class Operand>
+  NIBBLE_HD static auto prepared(const View& w) {
+    return Base::template with_table<Operand>(w, w.levels);
   }
   NIBBLE_HD static void prefetch_scales(const View& w, std::int64_t row, int group) {
     const auto* absmax = w.absmax.absmax + ((row * w.k + group * kGroup) >> w.block_shift);
@@ -181,34 +194,17 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
 constexpr float kInt4Codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 constexpr float kSymmetricCodes[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 
-/// Factors are codes less their zero point. Where rows begin within a byte, factors are the weights.
+/// Factors are codes less their zero point.
 template <class Zero>
-struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
-  using View = typename Int4Group<Zero>::View;
+struct GroupDecoder<Int4Group<Zero>> : CodeDecoder<Int4Group<Zero>, 2> {
+  using Base = CodeDecoder<Int4Group<Zero>, 2>;
+  using View = typename Base::View;
+  using Base::scaled_by_group;
   static constexpr bool kSymmetric = std::is_same_v<Zero, SymmetricZero>;
-  static constexpr bool kScaled = true;
   using ZeroLanes = std::conditional_t<kSymmetric, NoZeros, F32x16>;
   template <class Operand>
-  NIBBLE_HD static int place(int i) {
-    return Operand::place_of_code(i);
-  }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % 2 == 0; }
-  static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
-  static constexpr int kGroupBytes = kGroup / 2;
-  NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
-    return w.codes + row * (w.k / 2);  // k is even where groups are fast
-  }
-  template <class Operand>
-  struct Prepared : View {
-    typename Operand::Table table;
-  };
-  template <class Operand>
-  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
-    return {w, make_table<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes)};
-  }
-  template <class Operand>
-  NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
-    return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  NIBBLE_HD static auto prepared(const View& w) {
+    return Base::template with_table<Operand>(w, kSymmetric ? kSymmetricCodes : kInt4Codes);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
