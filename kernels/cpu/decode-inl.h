@@ -176,15 +176,12 @@ struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
     return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
   }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
-    return scale_of(w, row, group, w.absmax);
-  }
-  /// `absmax` has those of the blocks, by their numbers.
-  template <class Absmax>
-  NIBBLE_HD static F32x16 scale_of(const View& w, std::int64_t row, int group, const Absmax& blocks) {
     if (!scaled_by_group(w)) return broadcast(1);
     const std::int64_t first = row * w.k + group * kGroup;
     const int half = w.k - group * kGroup > kGroup / 2 ? kGroup / 2 : 0;  // the second, or where the row ends the first
-    const auto absmax = [&](int col) __attribute__((always_inline)) { return blocks[(first + col) >> w.block_shift]; };
+    const auto absmax = [&](int col) __attribute__((always_inline)) {
+      return w.absmax[(first + col) >> w.block_shift];
+    };
     return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(half), absmax(half + 32))
                               : halves(absmax(0), absmax(half));
   }
@@ -243,40 +240,10 @@ struct ScalesAhead {
   }
 };
 
-/// Absmax of blocks [first, first + count) as fp32; `values` has room for whole vectors of them.
-NIBBLE_HD void read_absmax(const F32Scale::View& blocks, std::int64_t first, int count, float* values) {
-  for (int i = 0; i < count; i += 16) {
-    store(values + i, load_some(blocks.absmax + first + i, count - i < 16 ? count - i : 16));
-  }
-}
-
-/// The same steps as NestedScale::View takes. The look-ups are done one at a time, beside the vectors' work: gathers
-/// and permutes of the table are slower.
-NIBBLE_HD void read_absmax(const NestedScale::View& blocks, std::int64_t first, int count, float* values) {
-  constexpr int kNested = NestedScale::kBlocksize;
-  const std::uint8_t* codes = blocks.absmax + first;
-#pragma GCC unroll 8
-  for (int i = 0; i < count; ++i) {
-    std::int64_t code = codes[i];
-    asm("" : "+r"(code));  // no gather
-    values[i] = blocks.nested_table[code];
-  }
-  for (int i = 0; i < count; i += 16) {
-    const std::int64_t nested = (first + i) / kNested;
-    if ((first + i + 15) / kNested == nested) {
-      store(values + i, load(values + i) * broadcast(blocks.nested_absmax[nested]) + broadcast(blocks.offset));
-    } else {
-      for (int j = i; j < i + 16 && j < count; ++j) {
-        values[j] = values[j] * blocks.nested_absmax[(first + j) / kNested] + blocks.offset;
-      }
-    }
-  }
-}
-
 /// Absmax of half a group each, or of a quarter where blocks are as small.
-template <class Scale>
-struct ScalesAhead<Lut4<Scale>> {
-  using View = typename Lut4<Scale>::View;
+template <>
+struct ScalesAhead<Lut4<F32Scale>> {
+  using View = Lut4<F32Scale>::View;
 
   NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
@@ -287,10 +254,14 @@ struct ScalesAhead<Lut4<Scale>> {
     if (columns < kScalesAhead * kGroup) {
       for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(0));
     }
-    if (!GroupDecoder<Lut4<Scale>>::scaled_by_group(w)) {
+    if (!GroupDecoder<Lut4<F32Scale>>::scaled_by_group(w)) {
       for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(1));
     } else if ((1 << w.block_shift) <= kHalf) {
-      read_absmax(w.absmax, begin >> w.block_shift, columns >> w.block_shift, absmax_);
+      const float* absmax = w.absmax.absmax + (begin >> w.block_shift);
+      const int count = columns >> w.block_shift;
+      for (int i = 0; i < count; i += 16) {
+        store(absmax_ + i, load_some(absmax + i, count - i < 16 ? count - i : 16));
+      }
     } else {
       for (int i = 0; i < columns / kHalf; ++i) absmax_[i] = w.absmax[(begin + i * kHalf) >> w.block_shift];
     }
@@ -303,6 +274,21 @@ struct ScalesAhead<Lut4<Scale>> {
 
  private:
   float absmax_[kScalesAhead * 4 + 16];  ///< `of` reads sixteen from any
+};
+
+/// Double-quantized absmax of blocks of at least half a group, in rows of whole groups: no group is in two nested
+/// blocks, so one step serves all lanes. No branch, which would keep rows of w from being decoded side by side; looked
+/// up one at a time, beside the vectors' work: gathers and permutes of the table are slower.
+struct NestedHalves : ScalesAhead<Lut4<NestedScale>> {
+  static bool fit(const View& w) { return 1 << w.block_shift >= kGroup / 2 && w.k % kGroup == 0; }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    const auto& absmax = w.absmax;
+    const std::int64_t first = row * w.k + group * kGroup;
+    const std::int64_t block = first >> w.block_shift;
+    return halves(absmax.entry(block), absmax.entry((first + kGroup / 2) >> w.block_shift)) *
+               broadcast(absmax.nested_absmax[block / NestedScale::kBlocksize]) +
+           broadcast(absmax.offset);
+  }
 };
 
 /// fp16 scales and zero points are widened sixteen at a time.
@@ -348,6 +334,15 @@ struct ScalesAhead<Int4Group<Zero>> {
 
   float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
+
+/// Calls `f` with the type that has the scales of the weight's groups.
+template <class Layout, class F>
+NIBBLE_HD void with_scales(const typename Layout::View& w, F&& f) {
+  if constexpr (std::is_same_v<Layout, Lut4<NestedScale>>) {
+    if (NestedHalves::fit(w)) return f(std::type_identity<NestedHalves>{});
+  }
+  f(std::type_identity<ScalesAhead<Layout>>{});
+}
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.
 template <class Operand, class Layout>
