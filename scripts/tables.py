@@ -89,6 +89,11 @@ def cuda_prefill() -> str:
     return by_scheme(rows, columns, lambda row: f"{prompt_ms(row):.1f}")
 
 
+def rate_and_share(row: dict) -> str:
+    share = row["roofline_share"]
+    return f"{row['median_ts']:.1f}" + (f" ({100 * share:.0f} %)" if share else "")
+
+
 def speed(place: str) -> str:
     """Tokens a second, generating, by scheme; for each model and dtype a column, and its share of the roofline."""
     rows = [row for row in read(place) if row["n_gen"] and not row["n_depth"] and row["n_sequences"] == 1]
@@ -98,9 +103,26 @@ def speed(place: str) -> str:
     lines = []
     for scheme in present((row["scheme"] for row in rows), SCHEMES):
         own = [found.get((*column, scheme)) for column in columns]
-        shown = [f"{row['median_ts']:.1f} ({100 * row['roofline_share']:.0f} %)" if row else "" for row in own]
-        lines.append([scheme, *shown])
+        lines.append([scheme, *(rate_and_share(row) if row else "" for row in own)])
     names = [f"{model.removeprefix('opt-')} {dtype}" for model, dtype in columns]
+    return markdown(["tokens a second", *names], lines, 1)
+
+
+def test_name(row: dict) -> str:
+    return f"tg{row['n_gen']}" if row["n_gen"] else f"pp{row['n_prompt']}"
+
+
+def threads(*places: str) -> str:
+    """Tokens a second by scheme, for each model, test and number of threads; of tests that generate the share of
+    the roofline too."""
+    rows = [row for place in places for row in read(place)]
+    found = {(model_name(row), test_name(row), row["n_threads"], row["scheme"]): row for row in rows}
+    columns = sorted(present(key[:3] for key in found), key=lambda column: (parameters(column[0]), column[2]))
+    lines = []
+    for scheme in present((row["scheme"] for row in rows), SCHEMES):
+        own = [found.get((*column, scheme)) for column in columns]
+        lines.append([scheme, *(rate_and_share(row) if row else "" for row in own)])
+    names = [f"{model[4:]} {test}, {count} thread{'s' * (count > 1)}" for model, test, count in columns]
     return markdown(["tokens a second", *names], lines, 1)
 
 
@@ -221,6 +243,7 @@ def bold(show: Callable[[dict], str]) -> Callable[[dict], str]:
 TABLES: dict[str, Callable[[], str]] = {
     "cpu quality": quality,
     "cpu speed": lambda: speed("cpu/speed.json"),
+    "cpu threads": lambda: threads("cpu/threads-1.3b.json", "cpu/threads-6.7b.json"),
     "cuda speed": lambda: speed("cuda/speed.json"),
     "cuda decode": cuda_decode,
     "cuda prefill": cuda_prefill,

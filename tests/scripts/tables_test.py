@@ -57,6 +57,17 @@ class Tables(unittest.TestCase):
         self.assertEqual(header, "| tokens a second | 350m fp16 |")
         self.assertEqual(lines, ["| none | 10.0 (50 %) |", "| nf4 | 20.0 (50 %) |"])
 
+    def test_threads_have_a_column_for_each_model_test_and_number_of_threads(self):
+        one, two = measured("6.7b", "nf4", 5), measured("1.3b", "nf4", 20)
+        one["n_threads"], two["n_threads"] = 1, 2
+        prompt = {**measured("1.3b", "nf4", 45, prompt=128), "n_threads": 2, "roofline_share": None}
+        self.write("cpu/a.json", [one])
+        self.write("cpu/b.json", [two, prompt])
+        header, _, line = tables.threads("cpu/a.json", "cpu/b.json").splitlines()
+        names = "1.3b tg64, 2 threads | 1.3b pp128, 2 threads | 6.7b tg64, 1 thread"
+        self.assertEqual(header, f"| tokens a second | {names} |")
+        self.assertEqual(line, "| nf4 | 20.0 (50 %) | 45.0 | 5.0 (50 %) |")
+
     def test_peers_stand_below_nibble_and_the_last_run_counts(self):
         old = {"what": "models", "threads": 2, "rows": [peer("eager", "none", "tg4 @ d8", 9, 9)]}
         rows = [peer("eager", "none", "tg4 @ d8", 2, 2.0), peer("nibble", "none", "tg4 @ d8", 1, 1.0),
@@ -120,7 +131,7 @@ class Tables(unittest.TestCase):
 
 class Readme(unittest.TestCase):
     def test_holds_what_was_measured(self):
-        for name in ("README.md", "scripts/peers/README.md"):
+        for name in ("README.md", "kernels/cpu/README.md", "scripts/peers/README.md"):
             text = (ROOT / name).read_text()
             self.assertTrue("<!-- table: " in text, f"{name} has no tables")
             self.assertTrue(tables.renewed(text) == text, f"python3 scripts/tables.py {name} makes others")
