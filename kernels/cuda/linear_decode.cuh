@@ -1,15 +1,16 @@
-// Few rows of x: weights stream from memory through registers once, whatever the number of rows.
+// Few rows of x: weights stream from memory once, whatever the number of rows.
 //
 // A block owns some rows of tiles. Its warps divide the columns, always in the same way for a number of columns, and
 // what they have is added up in their order, so a row's result does not depend on the rows beside it or on the GPU. A
-// warp computes four tiles at once, which hide each other's latencies, and loads the next four where it has used these.
+// warp computes four tiles at once, which hide each other's latencies, while the next eight are on their way to its own
+// part of shared memory: copies have a counter of their own, where loads into registers would wait for the newest.
 // 16-bit factors go through the tensor cores with the weights as the larger operand, so that 1 to 8 rows of x cost the
 // same; sums are fp32, and the absmax of a block multiplies its fp32 sum.
 //
 // A block takes half a multiprocessor. Where there is little to do there is one, and beside it a block of the next
-// kernel makes its table and loads its first weights meanwhile.
+// kernel makes its table and asks for its first weights meanwhile.
 //
-//   table of pairs, first weights -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> finish
+//   first weights, table of pairs -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> finish
 #pragma once
 
 #include "kernels/cuda/check.h"
@@ -22,7 +23,8 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kBatch = 4;  // tiles that a warp computes at once
+constexpr int kBatch = 4;   // tiles that a warp computes at once
+constexpr int kStages = 2;  // batches on their way to a warp
 
 template <class Layout, class T>
 struct DecodeTask {
@@ -33,7 +35,8 @@ struct DecodeTask {
     int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
   };
   Part parts[kMostProjections];
-  int round;     ///< rows of tiles whose sums there is room for, a multiple of kBatch
+  int round;     ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
+  int sharers;   ///< warps that divide the columns of a row of tiles among them, 4 or 8
   int rows;      ///< of x
   int row_bits;  ///< that a row of x is numbered with
   int k;
@@ -43,27 +46,84 @@ struct DecodeTask {
   bool normed;
 };
 
-/// A warp's way through its weights: tiles [first, last) of each of `rows` rows of tiles, from `row_tile` on. Behind
-/// the last row its tiles come again.
+/// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
+struct Share {
+  int first, last;
+
+  __device__ __forceinline__ Share(int col_tiles, int sharers, int sharer) {
+    const int each = col_tiles / sharers, longer = col_tiles % sharers;
+    first = sharer * each + min(sharer, longer);
+    last = first + each + (sharer < longer ? 1 : 0);
+  }
+  __device__ __forceinline__ int count() const { return last - first; }
+};
+
+/// A warp's way through its weights, by batches of tiles of one row: `ask` sends for the next batch, `take` waits for
+/// the one that was asked for first. kStages are asked for at first, then one for each that was taken.
 template <class View>
 class Stream {
  public:
-  __device__ __forceinline__ Stream(const View& view, int row_tile, int rows, int first, int last, int lane)
-      : view_(view), place_(view.place(row_tile, lane)), rows_(rows), first_(first), last_(last), col_(first) {}
+  static constexpr int kTileBytes = View::kPieces * kPiecesApart;
+  static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
+  static constexpr int kBytes = kStages * kStageBytes;
+  using Batch = typename View::Loaded[kBatch];
 
-  __device__ __forceinline__ typename View::Loaded next() {
-    const auto loaded = view_.load(place_, min(row_, rows_ - 1), col_);
-    const bool ends = ++col_ == last_;
-    col_ = ends ? first_ : col_;
-    row_ += ends ? 1 : 0;
-    return loaded;
+  /// Rows of tiles row_tile + row, + row + step, ... below row_tile + rows. `room` has kBytes.
+  __device__ __forceinline__ Stream(const View& view, int row_tile, int row, int step, int rows, Share share,
+                                    std::uint32_t room, int lane)
+      : view_(view),
+        place_(view.place(row_tile, lane)),
+        share_(share),
+        row_(row),
+        rows_(rows),
+        step_(step),
+        col_(share.first),
+        lane_(lane),
+        room_(room) {}
+
+  __device__ __forceinline__ void ask() {
+    const int tiles = row_ < rows_ ? share_.last - col_ : 0;
+    const std::uint32_t stage = room_ + stage_, slot = stage + static_cast<std::uint32_t>(lane_) * 16;
+    const uint4* const pieces = view_.pieces(place_, row_, col_);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (i < tiles) view_.copy(pieces, i, slot + i * kTileBytes);
+    }
+    if constexpr (View::kNoteBytes > 0) {
+      // Lane t of four has the notes of tile t.
+      if (lane_ % 4 < tiles) {
+        view_.copy_notes(place_, row_, col_ + lane_ % 4,
+                         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
+      }
+    }
+    commit_copies();
+    turn();
+    col_ += kBatch;
+    if (col_ >= share_.last) col_ = share_.first, row_ += step_;
+  }
+
+  /// What the batch has no tiles for is left as it was before.
+  __device__ __forceinline__ void take(Batch& batch) const {
+    const std::uint32_t stage = room_ + stage_, slot = stage + static_cast<std::uint32_t>(lane_) * 16;
+    const std::uint32_t notes =
+        stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
+    wait_for_copies<kStages - 1>();
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      batch[i] = view_.read(place_, slot + i * kTileBytes, notes + i * View::kNoteBytes);
+    }
+    __syncwarp();
   }
 
  private:
+  __device__ __forceinline__ void turn() { stage_ = stage_ + kStageBytes == kBytes ? 0 : stage_ + kStageBytes; }
+
   const View& view_;
   typename View::Place place_;
-  int rows_, first_, last_;
-  int row_ = 0, col_;
+  Share share_;
+  int row_, rows_, step_, col_, lane_;
+  std::uint32_t room_, stage_ = 0;
 };
 
 /// Rows of x as a lane reads them: its run of columns of the first tile, in shared memory or in global memory. For
@@ -218,35 +278,35 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 
   extern __shared__ __align__(256) char shared[];
   float* const partial = reinterpret_cast<float*>(shared + (View::kHasTable ? kPairTableBytes : 0));
   const int sums_of_warp = kTileRows * task.rows;
-  char* const behind = reinterpret_cast<char*>(partial + task.round * kWarps * sums_of_warp);
+  char* const rings = reinterpret_cast<char*>(partial + task.round * task.sharers * sums_of_warp);
+  char* const behind = rings + kWarps * Stream<View>::kBytes;
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
   const int warp = threadIdx.x / 32;
 
-  // The block's rows of tiles, and this warp's columns of them.
+  // The block's rows of tiles, and this warp's part of them.
   int block = blockIdx.x;
   const auto& part = task.parts[block < task.parts[1].first_block ? 0 : block < task.parts[2].first_block ? 1 : 2];
-  const View& view = part.weight;
+  const View view = part.weight;
   block -= part.first_block;
-  int tile = block * part.block + min(block, part.longer);
-  const int end = tile + part.block + (block < part.longer ? 1 : 0);
-  const int col_tiles = task.k / kCols;
-  const int first = warp * (col_tiles / kWarps) + min(warp, col_tiles % kWarps);
-  const int count = col_tiles / kWarps + (warp < col_tiles % kWarps ? 1 : 0);
-  Stream<View> stream(view, tile, end - tile, first, first + count, lane);
-  typename View::Loaded loaded[kBatch];
-  if (count > 0) {
-#pragma unroll
-    for (auto& tile_of_batch : loaded) tile_of_batch = stream.next();
-  }
+  const int tile = block * part.block + min(block, part.longer);
+  const int tiles = part.block + (block < part.longer ? 1 : 0);
+  const int group = warp / task.sharers, groups = kWarps / task.sharers;
+  const Share share(task.k / kCols, task.sharers, warp % task.sharers);
 
+  // Where the table of pairs leaves gaps, x and the parameters of LayerNorm stand in them.
+  const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind, task.x_pitch, task.x_gap};
   NormTask<T> norm = task.norm;
-  if (kStaged && task.normed) stage_parameters(norm, task.k, behind);
-  if constexpr (View::kHasTable) fill_pair_table<T>(view.levels, shared);
+  if (kStaged && task.normed) {
+    stage_parameters(norm, task.k, {staged.base + task.rows * staged.pitch, staged.pitch, staged.gap});
+  }
+  Stream<View> stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream<View>::kBytes),
+                      lane);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) stream.ask();
+  if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
   let_next_kernel_start();
+  if (kStaged && task.normed) wait_for_copies<kStages>();
   wait_for_previous_kernel();
-  // Where rows of the table of pairs leave gaps, x stands in them.
-  const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind + (task.normed ? 2 * task.k * sizeof(T) : 0),
-                          task.x_pitch, task.x_gap};
   if constexpr (kStaged) {
     if (task.normed) {
       stage_normed_rows<T, Writer::kFirstBlock>(task.x, task.rows, task.k, norm, staged,
@@ -255,77 +315,75 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 
       stage_rows(task.x, task.rows, task.k, staged);
     }
   }
-  // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits from `tile` on. Both
+  // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits of a round. Both
   // halves of a warp have the same. What they are finished with is fetched before their sums are there.
   const auto row_of = [&](int i) { return i & ((1 << task.row_bits) - 1); };
-  const auto column_of_y = [&](int i) { return (tile + (i >> task.row_bits)) * kTileRows + lane % kTileRows; };
-  const auto place_of = [&](int i) { return static_cast<std::int64_t>(row_of(i)) * view.n + column_of_y(i); };
-  const auto fetch = [&](int i) {
-    const bool there = row_of(i) < task.rows && tile + (i >> task.row_bits) < end;
-    return there ? part.finish.fetch(column_of_y(i), place_of(i)) : typename Finish<T>::Ahead{};
+  const auto column_of_y = [&](int begin, int i) {
+    return (tile + begin + (i >> task.row_bits)) * kTileRows + lane % kTileRows;
   };
-  auto ahead = fetch(warp);
+  const auto place_of = [&](int begin, int i) {
+    return static_cast<std::int64_t>(row_of(i)) * view.n + column_of_y(begin, i);
+  };
+  const auto fetch = [&](int begin, int i) {
+    const bool there = row_of(i) < task.rows && begin + (i >> task.row_bits) < tiles;
+    return there ? part.finish.fetch(column_of_y(begin, i), place_of(begin, i)) : typename Finish<T>::Ahead{};
+  };
+  auto ahead = fetch(0, warp);
+  wait_for_copies<0>();
   __syncthreads();
 
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
   const std::uint32_t column = kept(column_of<T>(lane));
-  const RowsOfX<T, kColumns, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
-                                        first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
-                                        lane, task.rows, task.x_pitch);
-  while (true) {
-    const int tiles = min(task.round, end - tile);
+  const RowsOfX<T, kColumns, kStaged> x(
+      kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
+      share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, task.rows, task.x_pitch);
+  for (int begin = 0; begin < tiles; begin += task.round) {
+    const int end = min(begin + task.round, tiles);
     float* out = partial + warp * sums_of_warp;
-    SumsOf sums;
-    int col = 0;       // of the share, where sums are
-    int col_of_x = 0;  // and where products are
-    for (int left = tiles * count; left > 0; left -= kBatch) {
-      SumsOf products[kBatch];
-      float2 scales[kBatch];
+    for (int row = begin + group; row < end; row += groups, out += kWarps * sums_of_warp) {
+      SumsOf sums;
+      for (int col = 0; col < share.count(); col += kBatch) {
+        typename Stream<View>::Batch batch;
+        stream.take(batch);
+        stream.ask();
+        if (col + kBatch <= share.count()) {
+          SumsOf products[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        products[i].multiply(view, loaded[i], column, x, col_of_x * step);
-        scales[i] = view.scales(loaded[i]);
-        loaded[i] = stream.next();
-        if (++col_of_x == count) col_of_x = 0;
-      }
-      if (left >= kBatch && col + kBatch < count) {
+          for (int i = 0; i < kBatch; ++i) products[i].multiply(view, batch[i], column, x, (col + i) * step);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) sums.add(products[i], scales[i]);
-        col += kBatch;
-        continue;
-      }
+          for (int i = 0; i < kBatch; ++i) sums.add(products[i], view.scales(batch[i]));
+          continue;
+        }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (i >= left) break;
-        sums.add(products[i], scales[i]);
-        if (++col < count) continue;
-        sums.store(out, task.rows, lane);
-        sums.clear();
-        out += kWarps * sums_of_warp;
-        col = 0;
+        for (int i = 0; i < kBatch - 1; ++i) {
+          if (col + i >= share.count()) break;
+          SumsOf products;
+          products.multiply(view, batch[i], column, x, (col + i) * step);
+          sums.add(products, view.scales(batch[i]));
+        }
       }
+      sums.store(out, task.rows, lane);
     }
     __syncthreads();
 
-    // Half a warp adds up what the first half of the warps have, the other half the rest.
-    for (int i = warp; i < tiles << task.row_bits; i += kWarps) {
+    // Half a warp adds up what the first half of the sharers have, the other half the rest.
+    const int half = task.sharers / 2;
+    for (int i = warp; i < (end - begin) << task.row_bits; i += kWarps) {
       if (row_of(i) < task.rows) {
         const float* const parts =
-            partial + ((i >> task.row_bits) * kWarps * task.rows + row_of(i)) * kTileRows + lane % kTileRows;
+            partial + ((i >> task.row_bits) * task.sharers * task.rows + row_of(i)) * kTileRows + lane % kTileRows;
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < kWarps / 2; ++w) {
-          const int from = lane / kTileRows * (kWarps / 2) + w;
-          if (from < col_tiles) sum += parts[from * sums_of_warp];
+          if (w < half) sum += parts[(lane / kTileRows * half + w) * sums_of_warp];
         }
         sum += __shfl_xor_sync(0xffffffffU, sum, kTileRows);
-        if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_y(i)), ahead, place_of(i));
+        if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_y(begin, i)), ahead, place_of(begin, i));
       }
-      ahead = fetch(i + kWarps);
+      ahead = fetch(begin, i + kWarps);
     }
-    tile += tiles;
-    if (tile == end) break;
-    ahead = fetch(warp);
+    if (end == tiles) break;
+    ahead = fetch(end, warp);
     __syncthreads();
   }
 }
@@ -354,36 +412,40 @@ int divide(DecodeTask<Layout, T>& task, int parts, int processors) {
   return blocks;
 }
 
+/// Shared memory of a block that leaves room for another one beside it.
+inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
+
 template <class Layout, class T, int kColumns>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  constexpr int kTable = View::kHasTable ? kPairTableBytes : 0;
-  const int blocks = divide(task, parts, launch.processors);
-  const int sums = kWarps * kTileRows * task.rows * 4;
-  // A multiple of a batch, so that a round ends where a batch does.
-  task.round = std::min(std::max(kSumsBytes / sums, 1), task.round);
-  task.round = (task.round + kBatch - 1) / kBatch * kBatch;
+  constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
+  const dim3 grid(static_cast<unsigned>(divide(task, parts, launch.processors)));
+  // Batches of four come out even in shares of eighths or quarters, for the widths of models.
+  task.sharers = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? kWarps : kWarps / 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
-  const int base = kTable + task.round * sums;
+  const int groups = kWarps / task.sharers;
+  const int sums_of_group = kWarps * kTileRows * task.rows * 4;
   const int row_bytes = task.k * static_cast<int>(sizeof(T));
-  const int parameters = task.normed ? 2 * row_bytes : 0;
-  const bool in_gaps = View::kHasTable && sizeof(T) == 2 && task.rows == 1 && row_bytes <= kPairTableBytes / 2;
-  const int staged = base + parameters + (in_gaps ? 0 : task.rows * (row_bytes + 16));
-  const dim3 grid(static_cast<unsigned>(blocks));
-  const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int shared) {
+  const int staged_rows = task.rows + (task.normed ? 2 : 0);
+  const bool in_gaps =
+      View::kHasTable && sizeof(T) == 2 && task.rows == 1 && staged_rows * row_bytes <= kPairTableBytes / 2;
+  const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int pitch, int gap, int staged) {
+    task.x_pitch = pitch, task.x_gap = gap;
+    const int beside = kFixed + staged;
+    const int fits = half_of_shared_bytes() - beside >= sums_of_group ? half_of_shared_bytes() : most_shared_bytes();
+    if (fits - beside < sums_of_group) return false;
+    const int most = std::min((fits - beside) / sums_of_group, std::max(kSumsBytes / sums_of_group, 1));
+    task.round = std::min(most, (task.round + groups - 1) / groups) * groups;
     constexpr auto kKernel = linear_decode_kernel<Layout, T, kColumns, kStaged>;
     allow_shared_memory<kKernel>();
-    launch_overlapped(launch, kKernel, grid, kThreads, shared, task);
-  };
-  if (staged <= most_shared_bytes()) {
-    task.x_pitch = row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
-    launch_kernel(std::true_type{}, staged);
+    launch_overlapped(launch, kKernel, grid, kThreads, beside + task.round / groups * sums_of_group, task);
     return true;
-  }
-  if (task.normed) return false;
-  task.x_pitch = row_bytes, task.x_gap = 0;
-  launch_kernel(std::false_type{}, base);
-  return true;
+  };
+  // Rows of x in shared memory begin in different banks.
+  const bool launched = in_gaps ? launch_kernel(std::true_type{}, row_bytes * 2, 128, 0)
+                                : launch_kernel(std::true_type{}, row_bytes + 16, 0, staged_rows * (row_bytes + 16));
+  if (launched || task.normed) return launched;
+  return launch_kernel(std::false_type{}, row_bytes, 0, 0);
 }
 
 }  // namespace
@@ -401,7 +463,7 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
   task.x = x.row<T>(first_row);
   task.normed = norm != nullptr;
   if (norm != nullptr) {
-    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
+    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
   }
   const auto parts = static_cast<int>(projections.size());
   return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task, parts)

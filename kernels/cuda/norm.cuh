@@ -10,6 +10,7 @@ struct NormTask {
   const T* weight;  ///< [cols], or null
   const T* bias;    ///< [cols], or null
   T* y;             ///< [rows, cols]
+  int gap;          ///< bytes behind each 64 parameters
 };
 
 /// Threads of every block that normalises, so that sums have the same order in all kernels.
@@ -19,32 +20,39 @@ inline constexpr int kNormWarps = kNormThreads / 32;
 /// Who writes normalised rows to memory: blocks that all stage the same rows leave it to the first.
 enum class Writer { kFirstBlock, kEveryBlock };
 
-/// Where rows of x stand in shared memory: `pitch` bytes from row to row, and `gap` more behind each 64 columns.
+/// The place of a column where there is a gap of so many bytes behind each 64.
+template <class T>
+__device__ __forceinline__ T* column_at(T* row, int col, int gap) {
+  using Bytes = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Bytes*>(row + col) + col / 64 * gap);
+}
+
+/// Where rows stand in shared memory: `pitch` bytes from row to row, and `gap` more behind each 64 columns.
 struct StagedRows {
   char* base;
   int pitch, gap;
 
   template <class T>
   __device__ __forceinline__ T* at(int row, int col) const {
-    return reinterpret_cast<T*>(base + row * pitch + col / 64 * gap) + col;
+    return column_at(reinterpret_cast<T*>(base + row * pitch), col, gap);
   }
 };
 
-/// Brings the parameters to shared memory, where they are when stage_normed_rows asks for them, whatever else
-/// happens until then. `room` has 2 * cols values.
+/// Sends the parameters to two rows of shared memory, one group of copies; what normalises finds them there.
 template <class T>
-__device__ __forceinline__ void stage_parameters(NormTask<T>& norm, int cols, char* room) {
+__device__ __forceinline__ void stage_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  const auto stage = [&](const T* parameters, T* place) {
+  const auto stage = [&](const T* parameters, int row) {
     if (parameters == nullptr) return parameters;
 #pragma unroll 1
     for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
-      copy_async(place + col, parameters + col, true);
+      copy_async(staged.at<T>(row, col), parameters + col, true);
     }
-    return static_cast<const T*>(place);
+    return static_cast<const T*>(staged.at<T>(row, 0));
   };
-  norm.weight = stage(norm.weight, reinterpret_cast<T*>(room));
-  norm.bias = stage(norm.bias, reinterpret_cast<T*>(room) + cols);
+  norm.weight = stage(norm.weight, 0);
+  norm.bias = stage(norm.bias, 1);
+  norm.gap = staged.gap;
   commit_copies();
 }
 
@@ -53,44 +61,52 @@ struct Moments {
   float sum, squares;
 };
 
-/// Brings rows of x, [rows, cols] with cols a multiple of 8, to shared memory.
+/// Columns of a row that a thread has, by eights: from `first_column()` on, kNormStride apart.
+inline constexpr int kNormStride = kNormThreads * 8;
+__device__ __forceinline__ int first_column() { return static_cast<int>(threadIdx.x) * 8; }
+
+/// Sends rows of x, [rows, cols] with cols a multiple of 8, to shared memory, each thread its columns: a group of
+/// copies.
 template <class T>
 __device__ __forceinline__ void stage_rows(const T* x, int rows, int cols, const StagedRows& staged) {
-  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
 #pragma unroll 1
   for (int row = 0; row < rows; ++row, x += cols) {
 #pragma unroll 1
-    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
-      *reinterpret_cast<uint4*>(staged.at<T>(row, col)) = *reinterpret_cast<const uint4*>(x + col);
+    for (int col = first_column(); col < cols; col += kNormStride) {
+      const std::uint32_t to = shared_address(staged.at<T>(row, col));
+      copy_async<16>(to, x + col);
+      if constexpr (sizeof(T) == 4) copy_async<16>(to + 16, x + col + 4);
     }
   }
+  commit_copies();
 }
 
-/// The same, normalised, and written to norm.y as well. Parameters are where stage_parameters put them. `scratch` has
-/// room for the Moments of kNormWarps warps for each row. Neither a row's result nor its bits depend on the other rows.
-/// A thread's squares are counted from its first value, which is no further from the mean than the squares say, so of n
-/// columns a thread log2(n) bits are lost: three of 2,048 columns, six of 16,384. Threads' and warps' are brought
-/// together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
+/// The same, normalised, and written to norm.y as well. Parameters are where stage_parameters put them, and have come.
+/// `scratch` has room for the Moments of kNormWarps warps for each row. Neither a row's result nor its bits depend on
+/// the other rows. A thread's squares are counted from its first value, which is no further from the mean than the
+/// squares say, so of n columns a thread log2(n) bits are lost: three of 2,048 columns, six of 16,384. Threads' and
+/// warps' are brought together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
 template <class T, Writer kWriter>
 __device__ __forceinline__ void stage_normed_rows(const T* x, int rows, int cols, const NormTask<T>& norm,
                                                   const StagedRows& staged, Moments* scratch) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int begin = static_cast<int>(threadIdx.x) * 8;
-  constexpr int kStride = kNormThreads * 8;
   const auto columns_of = [&](int w) {  // how many columns a warp has
-    const int rest = cols % kStride - w * 256;
-    return static_cast<float>(cols / kStride * 256 + min(max(rest, 0), 256));
+    const int rest = cols % kNormStride - w * 256;
+    return static_cast<float>(cols / kNormStride * 256 + min(max(rest, 0), 256));
   };
+  const auto mean_of = [](float sum, float columns) { return columns > 0 ? __fdividef(sum, columns) : 0.0F; };
+  const int begin = first_column();
   const float own_columns = columns_of(warp);
-  const float thread_columns = static_cast<float>(begin < cols ? ((cols - begin - 1) / kStride + 1) * 8 : 0);
+  const float thread_columns = static_cast<float>(begin < cols ? ((cols - begin - 1) / kNormStride + 1) * 8 : 0);
+  stage_rows(x, rows, cols, staged);
+  wait_for_copies<0>();
 #pragma unroll 1
   for (int row = 0; row < rows; ++row) {
     float first = 0, sum = 0, squares = 0;  // of distances from the first
 #pragma unroll 1
-    for (int col = begin; col < cols; col += kStride) {
+    for (int col = begin; col < cols; col += kNormStride) {
       float v[8];
-      load8(x + static_cast<std::int64_t>(row) * cols + col, v);
-      store8(staged.at<T>(row, col), v);
+      load8(staged.at<T>(row, col), v);
       if (col == begin) first = v[0];
 #pragma unroll
       for (float& value : v) {
@@ -100,44 +116,43 @@ __device__ __forceinline__ void stage_normed_rows(const T* x, int rows, int cols
       sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
     }
     // From here on about the threads' own means, then the warp's.
-    const float apart = thread_columns > 0 ? __fdividef(sum, thread_columns) : 0.0F;
+    const float apart = mean_of(sum, thread_columns);
     squares = fmaf(-sum, apart, squares);
     const float mean = first + apart;
     const float total = warp_sum(thread_columns * mean);
-    const float distance = mean - (own_columns > 0 ? __fdividef(total, own_columns) : 0.0F);
+    const float distance = mean - mean_of(total, own_columns);
     squares = warp_sum(thread_columns > 0 ? fmaf(thread_columns * distance, distance, squares) : 0.0F);
     if (lane == 0) scratch[row * kNormWarps + warp] = {total, squares};
   }
   constexpr float kEpsilon = 1e-5F;
   const float share = __frcp_rn(static_cast<float>(cols));
-  wait_for_copies<0>();  // of parameters
   __syncthreads();
-  const float columns = columns_of(lane % kNormWarps);
 #pragma unroll 1
   for (int row = 0; row < rows; ++row) {
-    // Lanes have a warp's moments each; every eight of them do the same.
-    const Moments part = scratch[row * kNormWarps + lane % kNormWarps];
-    const auto total = [](float v) {
+    const Moments* const parts = scratch + row * kNormWarps;
+    float mean = 0, squares = 0;
 #pragma unroll
-      for (int step = kNormWarps / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffU, v, step);
-      return v;
-    };
-    const float mean = total(part.sum) * share;
-    const float apart = columns > 0 ? __fdividef(part.sum, columns) - mean : 0.0F;
-    const float scale = rsqrtf(fmaf(total(fmaf(columns, apart * apart, part.squares)), share, kEpsilon));
+    for (int w = 0; w < kNormWarps; ++w) mean += parts[w].sum;
+    mean *= share;
+#pragma unroll
+    for (int w = 0; w < kNormWarps; ++w) {
+      const float columns = columns_of(w), apart = mean_of(parts[w].sum, columns) - mean;
+      squares += fmaf(columns, apart * apart, parts[w].squares);
+    }
+    const float scale = rsqrtf(fmaf(squares, share, kEpsilon));
 #pragma unroll 1
-    for (int col = begin; col < cols; col += kStride) {
+    for (int col = begin; col < cols; col += kNormStride) {
       float v[8], parameters[8];
       load8(staged.at<T>(row, col), v);
 #pragma unroll
       for (float& value : v) value = (value - mean) * scale;
       if (norm.weight != nullptr) {
-        load8(norm.weight + col, parameters);
+        load8(column_at(norm.weight, col, norm.gap), parameters);
 #pragma unroll
         for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
       }
       if (norm.bias != nullptr) {
-        load8(norm.bias + col, parameters);
+        load8(column_at(norm.bias, col, norm.gap), parameters);
 #pragma unroll
         for (int i = 0; i < 8; ++i) v[i] += parameters[i];
       }

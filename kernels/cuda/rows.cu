@@ -85,7 +85,7 @@ void look_up_rows(const Launch& launch, const Weight& table, const int* indices,
 template <class T>
 void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tensor y) {
   const NormView<T> view(norm, y);
-  const NormTask<T> task{view.weight, view.bias, view.y};
+  const NormTask<T> task{view.weight, view.bias, view.y, 0};
   const int bytes = x.cols * static_cast<int>(sizeof(T));
   const dim3 grid(static_cast<unsigned>(x.rows));
   if (x.cols % 8 == 0 && bytes <= 48 * 1024 - 1024) {

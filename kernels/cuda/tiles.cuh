@@ -200,17 +200,22 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
 }
 
 /// What kernels need to know of a weight in tiles. A Place is where a lane stands in a row of tiles; `load` fetches
-/// what it needs of the tile that is some rows further down and some columns on, `factors` are those of one step
-/// (`column`: column_of the lane), `scales` what their products with rows g and g + 8 are multiplied by, `row_scale`
-/// what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
+/// what it needs of the tile that is some rows further down and some columns on. Or it goes through shared memory:
+/// `copy` sends a lane's kPieces pieces of 16 bytes, kPiecesApart from each other, `copy_notes` the kNoteBytes that
+/// lanes with the same rows share (scales), and `read` makes of them what `load` does, when they have come. `factors`
+/// are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g + 8 are
+/// multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
+inline constexpr int kPiecesApart = 32 * 16;
 
 template <class Value>
 struct TileView<Dense<Value>> {
   static constexpr int kSteps = 2;
   static constexpr bool kHasTable = false;
   static constexpr int kWords = static_cast<int>(sizeof(Value)) * 8 / 16;
+  static constexpr int kPieces = 2 * kWords;
+  static constexpr int kNoteBytes = 0;
 
   using Place = const Value*;
   struct Loaded {
@@ -226,12 +231,34 @@ struct TileView<Dense<Value>> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return values + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * k + lane % 4 * 8;
   }
+  __device__ __forceinline__ const uint4* pieces(Place place, int row, int col) const {
+    return reinterpret_cast<const uint4*>(place + static_cast<unsigned>(row * kTileRows * k + col * 32));
+  }
+  __device__ __forceinline__ const uint4* lower(const uint4* upper) const {
+    return reinterpret_cast<const uint4*>(reinterpret_cast<const Value*>(upper) + 8U * k);
+  }
   __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
-    const auto* upper = reinterpret_cast<const uint4*>(place + static_cast<unsigned>(row * kTileRows * k + col * 32));
-    const auto* lower = reinterpret_cast<const uint4*>(reinterpret_cast<const Value*>(upper) + 8U * k);
+    const uint4 *const u = pieces(place, row, col), *const l = lower(u);
     Loaded loaded;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(upper + i), loaded.lower[i] = load_once(lower + i);
+    for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(u + i), loaded.lower[i] = load_once(l + i);
+    return loaded;
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
+    const uint4* const u = pieces + tile * 2 * kWords * 2;
+    const uint4* const l = lower(u);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      copy_async<16>(slot + 2 * i * kPiecesApart, u + i), copy_async<16>(slot + (2 * i + 1) * kPiecesApart, l + i);
+    }
+  }
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t slot, std::uint32_t) const {
+    Loaded loaded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      loaded.upper[i] = load_shared(slot + 2 * i * kPiecesApart);
+      loaded.lower[i] = load_shared(slot + (2 * i + 1) * kPiecesApart);
+    }
     return loaded;
   }
   template <class T, int Step>
@@ -265,6 +292,8 @@ template <>
 struct TileView<Int8Row> {
   static constexpr int kSteps = 2;
   static constexpr bool kHasTable = false;
+  static constexpr int kPieces = 1;
+  static constexpr int kNoteBytes = 0;
 
   using Place = const uint4*;
   using Loaded = uint4;
@@ -279,9 +308,16 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * k + lane;
   }
-  __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
-    return load_once(place + static_cast<unsigned>(row * k + col * 32));
+  __device__ __forceinline__ const uint4* pieces(Place place, int row, int col) const {
+    return place + static_cast<unsigned>(row * k + col * 32);
   }
+  __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
+    return load_once(pieces(place, row, col));
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
+    copy_async<16>(slot, pieces + tile * 32);
+  }
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t slot, std::uint32_t) const { return load_shared(slot); }
   template <class T, int Step>
   __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
     const std::uint32_t first = Step == 0 ? loaded.x : loaded.z, last = Step == 0 ? loaded.y : loaded.w;
@@ -298,11 +334,22 @@ struct TileView<Int8Row> {
   }
 };
 
+/// The aligned word that a pair of bytes stands in, which is the least that can be copied, and the pair in it. Pairs of
+/// one lane stand a multiple of a word apart.
+__device__ __forceinline__ const void* word_of(const uchar2* pair) {
+  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(pair) & ~std::uintptr_t{3});
+}
+__device__ __forceinline__ uchar2 pair_of_word(const uchar2* pair, std::uint32_t word) {
+  word >>= (reinterpret_cast<std::uintptr_t>(pair) & 2) * 8;
+  return {static_cast<unsigned char>(word), static_cast<unsigned char>(word >> 8)};
+}
+
 template <class Scale>
 struct ScaleView;
 
 template <>
 struct ScaleView<F32Scale> {
+  static constexpr int kNoteBytes = 8;
   using Place = const float2*;
   using Loaded = float2;
   const float* absmax;
@@ -316,12 +363,20 @@ struct ScaleView<F32Scale> {
   __device__ __forceinline__ Loaded load(Place place, int row, int blocks, int block) const {
     return load_cached(place + static_cast<unsigned>((row * blocks + block) * 8));
   }
+  __device__ __forceinline__ void copy(Place place, int row, int blocks, int block, std::uint32_t notes) const {
+    copy_async<8>(notes, place + static_cast<unsigned>((row * blocks + block) * 8));
+  }
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t notes) const {
+    const uint2 v = load_shared_pair(notes);
+    return {__uint_as_float(v.x), __uint_as_float(v.y)};
+  }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
   __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }
 };
 
 template <>
 struct ScaleView<NestedScale> {
+  static constexpr int kNoteBytes = 16;  // two codes among four bytes, two nested absmax
   struct Place {
     const uchar2* codes;
     unsigned first;  ///< block of the lane's upper row, in the file's order, which nested blocks follow
@@ -355,6 +410,17 @@ struct ScaleView<NestedScale> {
     return {__ldg(place.codes + (further + static_cast<unsigned>(block)) * 8),
             {__ldg(nested(upper)), __ldg(nested(upper + 8U * static_cast<unsigned>(blocks)))}};
   }
+  __device__ __forceinline__ void copy(const Place& place, int row, int blocks, int block, std::uint32_t notes) const {
+    const auto further = static_cast<unsigned>(row * blocks);
+    const unsigned upper = place.first + further * kTileRows + static_cast<unsigned>(block);
+    copy_async<4>(notes, word_of(place.codes + (further + static_cast<unsigned>(block)) * 8));
+    copy_async<4>(notes + 4, nested(upper));
+    copy_async<4>(notes + 8, nested(upper + 8U * static_cast<unsigned>(blocks)));
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t notes) const {
+    const uint4 v = load_shared(notes);
+    return {pair_of_word(place.codes, v.x), {__uint_as_float(v.y), __uint_as_float(v.z)}};
+  }
   __device__ __forceinline__ float2 scales(const Loaded& l) const {
     return {__ldg(table + l.codes.x) * l.nested.x + offset, __ldg(table + l.codes.y) * l.nested.y + offset};
   }
@@ -367,6 +433,8 @@ template <class Scale>
 struct TileView<Lut4<Scale>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = true;
+  static constexpr int kPieces = 1;
+  static constexpr int kNoteBytes = ScaleView<Scale>::kNoteBytes;
 
   struct Place {
     const uint4* codes;
@@ -398,9 +466,20 @@ struct TileView<Lut4<Scale>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             scale.place(row_tile, blocks(), lane)};
   }
+  __device__ __forceinline__ const uint4* pieces(const Place& place, int row, int col) const {
+    return place.codes + static_cast<unsigned>(row * (k / 2) + col * 32);
+  }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)),
-            scale.load(place.scale, row, blocks(), col >> block_tiles_shift)};
+    return {load_once(pieces(place, row, col)), scale.load(place.scale, row, blocks(), col >> block_tiles_shift)};
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
+    copy_async<16>(slot, pieces + tile * 32);
+  }
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
+    scale.copy(place.scale, row, blocks(), col >> block_tiles_shift, notes);
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t slot, std::uint32_t notes) const {
+    return {load_shared(slot), scale.read(place.scale, notes)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
   template <class T, int Step>
@@ -439,6 +518,8 @@ struct ZeroView<SymmetricZero> {
 
   __device__ __forceinline__ Place place(std::int64_t) const { return {}; }
   __device__ __forceinline__ Loaded load(Place, unsigned) const { return {}; }
+  __device__ __forceinline__ void copy(Place, unsigned, std::uint32_t) const {}
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t) const { return {}; }
   __device__ float at(std::int64_t) const { return 8.0F; }
 };
 
@@ -455,6 +536,10 @@ struct ZeroView<ZeroPoints> {
     return reinterpret_cast<const uchar2*>(zeros) + pair;
   }
   __device__ __forceinline__ Loaded load(Place place, unsigned pair) const { return __ldg(place + pair); }
+  __device__ __forceinline__ void copy(Place place, unsigned pair, std::uint32_t notes) const {
+    copy_async<4>(notes, word_of(place + pair));
+  }
+  __device__ __forceinline__ Loaded read(Place place, std::uint32_t word) const { return pair_of_word(place, word); }
   __device__ float at(std::int64_t place) const { return static_cast<float>(zeros[place]); }
 };
 
@@ -463,6 +548,8 @@ template <class Zero>
 struct TileView<Int4Group<Zero>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = false;
+  static constexpr int kPieces = 1;
+  static constexpr int kNoteBytes = 8;  // two scales, two zero points among four bytes
 
   struct Place {
     const uint4* codes;
@@ -497,10 +584,27 @@ struct TileView<Int4Group<Zero>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             reinterpret_cast<const std::uint32_t*>(group_scales) + pair, zeros.place(pair)};
   }
+  __device__ __forceinline__ const uint4* pieces(const Place& place, int row, int col) const {
+    return place.codes + static_cast<unsigned>(row * (k / 2) + col * 32);
+  }
+  __device__ __forceinline__ unsigned pair_of(int row, int col) const {
+    return static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
+  }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    const auto pair = static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
-    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)), __ldg(place.scales + pair),
-            zeros.load(place.zeros, pair)};
+    const unsigned pair = pair_of(row, col);
+    return {load_once(pieces(place, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
+    copy_async<16>(slot, pieces + tile * 32);
+  }
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
+    const unsigned pair = pair_of(row, col);
+    copy_async<4>(notes, place.scales + pair);
+    zeros.copy(place.zeros, pair, notes + 4);
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t slot, std::uint32_t notes) const {
+    const uint2 v = load_shared_pair(notes);
+    return {load_shared(slot), v.x, zeros.read(place.zeros, v.y)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return unpack2<Half>(loaded.scales); }
   template <class T, int Step>
