@@ -28,30 +28,30 @@ constexpr int kStages = 2;  // batches on their way to a warp
 
 template <class Layout, class T>
 struct DecodeTask {
-  struct Part {
-    TileView<Layout> weight;
-    Finish<T> finish;
-    int first_block;    ///< blocks of the parts follow each other
-    int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
-  };
-  Part parts[kMostProjections];
-  int round;     ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
-  int sharers;   ///< warps that divide the columns of a row of tiles among them, 4 or 8
+  const T* x;
+  NormTask<T> norm;
+  bool normed;
   int rows;      ///< of x
   int row_bits;  ///< that a row of x is numbered with
   int k;
   int x_pitch, x_gap;  ///< of x in shared memory (StagedRows), or of x itself
-  const T* x;
-  NormTask<T> norm;
-  bool normed;
+  int round;           ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
+  int sharers_shift;   ///< log2 of how many warps divide the columns of a row of tiles among them
+  struct Part {
+    int first_block;    ///< blocks of the parts follow each other
+    int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
+    Finish<T> finish;
+    TileView<Layout> weight;
+  };
+  Part parts[kMostProjections];
 };
 
 /// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
 struct Share {
   int first, last;
 
-  __device__ __forceinline__ Share(int col_tiles, int sharers, int sharer) {
-    const int each = col_tiles / sharers, longer = col_tiles % sharers;
+  __device__ __forceinline__ Share(int col_tiles, int sharers_shift, int sharer) {
+    const int each = col_tiles >> sharers_shift, longer = col_tiles - (each << sharers_shift);
     first = sharer * each + min(sharer, longer);
     last = first + each + (sharer < longer ? 1 : 0);
   }
@@ -128,9 +128,9 @@ class Stream {
 
 /// Rows of x as a lane reads them: its run of columns of the first tile, in shared memory or in global memory. For
 /// tensor cores a lane has one row of every eight, and the last again where there is none; in fp32 it has all.
-template <class T, int kColumns, bool kStaged>
+template <class T, int kRows, bool kStaged>
 struct RowsOfX {
-  static constexpr int kEights = sizeof(T) == 2 ? kColumns / 8 : 1;
+  static constexpr int kEights = sizeof(T) == 2 ? (kRows + 7) / 8 : 1;
   std::conditional_t<kStaged, std::uint32_t, const char*> places[kEights];
   int rows, pitch;
 
@@ -157,16 +157,17 @@ struct RowsOfX {
   }
 };
 
-/// Sums of 16 rows of weights and kColumns rows of x, a warp's share.
-template <class T, int kColumns, int kSteps>
+/// Sums of 16 rows of weights and up to kRows rows of x, a warp's share.
+template <class T, int kRows, int kSteps>
 struct Sums {
-  float d[kColumns / 8][4] = {};
+  static constexpr int kEights = (kRows + 7) / 8;
+  float d[kEights][4] = {};
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
   __device__ __forceinline__ void add(const Sums& other, float2 scale) {
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
       d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.x, d[c][1]);
       d[c][2] = fmaf(other.d[c][2], scale.y, d[c][2]), d[c][3] = fmaf(other.d[c][3], scale.y, d[c][3]);
     }
@@ -176,9 +177,9 @@ struct Sums {
   template <class View, class X>
   __device__ __forceinline__ void multiply(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
                                            const X& x, int offset) {
-    std::uint32_t b[kColumns / 8][2 * kSteps];
+    std::uint32_t b[kEights][2 * kSteps];
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
 #pragma unroll
       for (int i = 0; i < kSteps / 2; ++i) {
         const uint4 v = x.load(c, offset + 16 * i);
@@ -190,18 +191,18 @@ struct Sums {
 
   template <int Step, class View>
   __device__ __forceinline__ void step(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                       const std::uint32_t (&b)[kColumns / 8][2 * kSteps]) {
+                                       const std::uint32_t (&b)[kEights][2 * kSteps]) {
     std::uint32_t a[4];
     view.template factors<T, Step>(loaded, column, a);
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) mma<T>(d[c], a, b[c][2 * Step], b[c][2 * Step + 1]);
+    for (int c = 0; c < kEights; ++c) mma<T>(d[c], a, b[c][2 * Step], b[c][2 * Step + 1]);
     if constexpr (Step + 1 < kSteps) step<Step + 1>(view, loaded, column, b);
   }
 
   /// Leaves the warp's sums as float[rows][16].
   __device__ __forceinline__ void store(float* out, int rows, int lane) const {
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = c * 8 + lane % 4 * 2 + i % 2;
@@ -212,15 +213,15 @@ struct Sums {
 };
 
 /// The same in fp32, on the ordinary units: no rounding of factors.
-template <int kColumns, int kSteps>
-struct Sums<float, kColumns, kSteps> {
-  float d[kColumns][2] = {};
+template <int kRows, int kSteps>
+struct Sums<float, kRows, kSteps> {
+  float d[kRows][2] = {};
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
   __device__ __forceinline__ void add(const Sums& other, float2 scale) {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.y, d[c][1]);
     }
   }
@@ -231,7 +232,7 @@ struct Sums<float, kColumns, kSteps> {
     Factors32 w[kSteps];
     decode<0>(view, loaded, column, w);
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       if (c >= x.rows) break;
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
@@ -255,7 +256,7 @@ struct Sums<float, kColumns, kSteps> {
 
   __device__ __forceinline__ void store(float* out, int rows, int lane) const {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       if (c >= rows) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -268,17 +269,20 @@ struct Sums<float, kColumns, kSteps> {
   }
 };
 
-/// kStaged: x comes from shared memory, where it may be normalised on the way.
-template <class Layout, class T, int kColumns, bool kStaged>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 : 1)
+/// kStaged: x comes from shared memory, where one row may be normalised on the way.
+template <class Layout, class T, int kRows, bool kStaged>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1)
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
-  using SumsOf = Sums<T, kColumns, View::kSteps>;
+  using SumsOf = Sums<T, kRows, View::kSteps>;
   constexpr int kCols = 16 * View::kSteps;
   extern __shared__ __align__(256) char shared[];
+  const int rows = kRows == 1 ? 1 : task.rows;
+  const int row_bits = kRows == 1 ? 0 : task.row_bits;
+  const int sharers = 1 << task.sharers_shift, groups = kWarps >> task.sharers_shift;
   float* const partial = reinterpret_cast<float*>(shared + (View::kHasTable ? kPairTableBytes : 0));
-  const int sums_of_warp = kTileRows * task.rows;
-  char* const rings = reinterpret_cast<char*>(partial + task.round * task.sharers * sums_of_warp);
+  const int sums_of_warp = kTileRows * rows;
+  char* const rings = reinterpret_cast<char*>(partial + task.round * sharers * sums_of_warp);
   char* const behind = rings + kWarps * Stream<View>::kBytes;
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
   const int warp = threadIdx.x / 32;
@@ -290,53 +294,55 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 
   block -= part.first_block;
   const int tile = block * part.block + min(block, part.longer);
   const int tiles = part.block + (block < part.longer ? 1 : 0);
-  const int group = warp / task.sharers, groups = kWarps / task.sharers;
-  const Share share(task.k / kCols, task.sharers, warp % task.sharers);
+  const int group = warp >> task.sharers_shift;
+  const Share share(static_cast<int>(static_cast<unsigned>(task.k) / kCols), task.sharers_shift, warp & (sharers - 1));
 
   // Where the table of pairs leaves gaps, x and the parameters of LayerNorm stand in them.
   const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind, task.x_pitch, task.x_gap};
   NormTask<T> norm = task.norm;
-  if (kStaged && task.normed) {
-    stage_parameters(norm, task.k, {staged.base + task.rows * staged.pitch, staged.pitch, staged.gap});
-  }
+  const bool normed = kRows == 1 && task.normed;
+  if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
   Stream<View> stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream<View>::kBytes),
                       lane);
 #pragma unroll
   for (int i = 0; i < kStages; ++i) stream.ask();
   if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
   let_next_kernel_start();
-  if (kStaged && task.normed) wait_for_copies<kStages>();
+  if (normed) wait_for_copies<kStages>();
   wait_for_previous_kernel();
-  if constexpr (kStaged) {
-    if (task.normed) {
-      stage_normed_rows<T, Writer::kFirstBlock>(task.x, task.rows, task.k, norm, staged,
-                                                reinterpret_cast<Moments*>(partial));
-    } else {
-      stage_rows(task.x, task.rows, task.k, staged);
-    }
-  }
   // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits of a round. Both
   // halves of a warp have the same. What they are finished with is fetched before their sums are there.
-  const auto row_of = [&](int i) { return i & ((1 << task.row_bits) - 1); };
+  const auto row_of = [&](int i) { return i & ((1 << row_bits) - 1); };
   const auto column_of_y = [&](int begin, int i) {
-    return (tile + begin + (i >> task.row_bits)) * kTileRows + lane % kTileRows;
+    return (tile + begin + (i >> row_bits)) * kTileRows + lane % kTileRows;
   };
   const auto place_of = [&](int begin, int i) {
     return static_cast<std::int64_t>(row_of(i)) * view.n + column_of_y(begin, i);
   };
   const auto fetch = [&](int begin, int i) {
-    const bool there = row_of(i) < task.rows && begin + (i >> task.row_bits) < tiles;
+    const bool there = row_of(i) < rows && begin + (i >> row_bits) < tiles;
     return there ? part.finish.fetch(column_of_y(begin, i), place_of(begin, i)) : typename Finish<T>::Ahead{};
   };
   auto ahead = fetch(0, warp);
-  wait_for_copies<0>();
+  if constexpr (kRows == 1) {
+    stage_row(task.x, task.k, staged.base, staged.gap);
+    if (normed) {
+      normalise_row(staged.base, staged.gap, task.k, norm, partial, [&](int col, float(&v)[8]) {
+        store8(staged.at<T>(0, col), v);
+        if (blockIdx.x == 0) store8(norm.y + col, v);
+      });
+    }
+  } else if constexpr (kStaged) {
+    send_rows(task.x, rows, task.k, staged);
+    wait_for_copies<0>();
+  }
   __syncthreads();
 
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
   const std::uint32_t column = kept(column_of<T>(lane));
-  const RowsOfX<T, kColumns, kStaged> x(
-      kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
-      share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, task.rows, task.x_pitch);
+  const RowsOfX<T, kRows, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
+                                     share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
+                                     lane, rows, task.x_pitch);
   for (int begin = 0; begin < tiles; begin += task.round) {
     const int end = min(begin + task.round, tiles);
     float* out = partial + warp * sums_of_warp;
@@ -362,16 +368,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 
           sums.add(products, view.scales(batch[i]));
         }
       }
-      sums.store(out, task.rows, lane);
+      sums.store(out, rows, lane);
     }
     __syncthreads();
 
     // Half a warp adds up what the first half of the sharers have, the other half the rest.
-    const int half = task.sharers / 2;
-    for (int i = warp; i < (end - begin) << task.row_bits; i += kWarps) {
-      if (row_of(i) < task.rows) {
+    const int half = sharers / 2;
+    for (int i = warp; i < (end - begin) << row_bits; i += kWarps) {
+      if (row_of(i) < rows) {
         const float* const parts =
-            partial + ((i >> task.row_bits) * task.sharers * task.rows + row_of(i)) * kTileRows + lane % kTileRows;
+            partial + ((i >> row_bits) * sharers * rows + row_of(i)) * kTileRows + lane % kTileRows;
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < kWarps / 2; ++w) {
@@ -415,20 +421,21 @@ int divide(DecodeTask<Layout, T>& task, int parts, int processors) {
 /// Shared memory of a block that leaves room for another one beside it.
 inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
 
-template <class Layout, class T, int kColumns>
+/// Returns false, having launched nothing, where one row has no room in shared memory.
+template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
   constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
   const dim3 grid(static_cast<unsigned>(divide(task, parts, launch.processors)));
   // Batches of four come out even in shares of eighths or quarters, for the widths of models.
-  task.sharers = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? kWarps : kWarps / 2;
+  task.sharers_shift = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? 3 : 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
-  const int groups = kWarps / task.sharers;
+  const int groups = kWarps >> task.sharers_shift;
   const int sums_of_group = kWarps * kTileRows * task.rows * 4;
   const int row_bytes = task.k * static_cast<int>(sizeof(T));
   const int staged_rows = task.rows + (task.normed ? 2 : 0);
   const bool in_gaps =
-      View::kHasTable && sizeof(T) == 2 && task.rows == 1 && staged_rows * row_bytes <= kPairTableBytes / 2;
+      View::kHasTable && sizeof(T) == 2 && kRows == 1 && staged_rows * row_bytes <= kPairTableBytes / 2;
   const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int pitch, int gap, int staged) {
     task.x_pitch = pitch, task.x_gap = gap;
     const int beside = kFixed + staged;
@@ -436,7 +443,7 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
     if (fits - beside < sums_of_group) return false;
     const int most = std::min((fits - beside) / sums_of_group, std::max(kSumsBytes / sums_of_group, 1));
     task.round = std::min(most, (task.round + groups - 1) / groups) * groups;
-    constexpr auto kKernel = linear_decode_kernel<Layout, T, kColumns, kStaged>;
+    constexpr auto kKernel = linear_decode_kernel<Layout, T, kRows, kStaged>;
     allow_shared_memory<kKernel>();
     launch_overlapped(launch, kKernel, grid, kThreads, beside + task.round / groups * sums_of_group, task);
     return true;
@@ -444,8 +451,11 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   // Rows of x in shared memory begin in different banks.
   const bool launched = in_gaps ? launch_kernel(std::true_type{}, row_bytes * 2, 128, 0)
                                 : launch_kernel(std::true_type{}, row_bytes + 16, 0, staged_rows * (row_bytes + 16));
-  if (launched || task.normed) return launched;
-  return launch_kernel(std::false_type{}, row_bytes, 0, 0);
+  if constexpr (kRows == 1) {
+    return launched;
+  } else {
+    return launched || launch_kernel(std::false_type{}, row_bytes, 0, 0);
+  }
 }
 
 }  // namespace
@@ -466,6 +476,8 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
     task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
   }
   const auto parts = static_cast<int>(projections.size());
+  if (rows == 1 && launch_decode<Layout, T, 1>(launch, task, parts)) return true;
+  if (norm != nullptr) return false;
   return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task, parts)
                    : launch_decode<Layout, T, 16>(launch, task, parts);
 }

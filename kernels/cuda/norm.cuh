@@ -1,4 +1,4 @@
-// LayerNorm by one block: rows go to shared memory, are normalised there, and may be written out as well.
+// LayerNorm of a row by one block, and how rows come to shared memory.
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
@@ -17,8 +17,9 @@ struct NormTask {
 inline constexpr int kNormThreads = 256;
 inline constexpr int kNormWarps = kNormThreads / 32;
 
-/// Who writes normalised rows to memory: blocks that all stage the same rows leave it to the first.
-enum class Writer { kFirstBlock, kEveryBlock };
+/// Columns of a row that a thread has, by eights: from first_column() on, kNormStride apart.
+inline constexpr int kNormStride = kNormThreads * 8;
+__device__ __forceinline__ int first_column() { return static_cast<int>(threadIdx.x) * 8; }
 
 /// The place of a column where there is a gap of so many bytes behind each 64.
 template <class T>
@@ -38,128 +39,112 @@ struct StagedRows {
   }
 };
 
-/// Sends the parameters to two rows of shared memory, one group of copies; what normalises finds them there.
+/// Sends rows of x, [rows, cols] with cols a multiple of 8, to shared memory: a group of copies.
 template <class T>
-__device__ __forceinline__ void stage_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
+__device__ __forceinline__ void send_rows(const T* x, int rows, int cols, const StagedRows& staged) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-  const auto stage = [&](const T* parameters, int row) {
-    if (parameters == nullptr) return parameters;
-#pragma unroll 1
-    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
-      copy_async(staged.at<T>(row, col), parameters + col, true);
-    }
-    return static_cast<const T*>(staged.at<T>(row, 0));
-  };
-  norm.weight = stage(norm.weight, 0);
-  norm.bias = stage(norm.bias, 1);
-  norm.gap = staged.gap;
-  commit_copies();
-}
-
-/// What is known of some columns of a row: their sum, and the squares of their distances from their own mean.
-struct Moments {
-  float sum, squares;
-};
-
-/// Columns of a row that a thread has, by eights: from `first_column()` on, kNormStride apart.
-inline constexpr int kNormStride = kNormThreads * 8;
-__device__ __forceinline__ int first_column() { return static_cast<int>(threadIdx.x) * 8; }
-
-/// Sends rows of x, [rows, cols] with cols a multiple of 8, to shared memory, each thread its columns: a group of
-/// copies.
-template <class T>
-__device__ __forceinline__ void stage_rows(const T* x, int rows, int cols, const StagedRows& staged) {
 #pragma unroll 1
   for (int row = 0; row < rows; ++row, x += cols) {
 #pragma unroll 1
-    for (int col = first_column(); col < cols; col += kNormStride) {
-      const std::uint32_t to = shared_address(staged.at<T>(row, col));
-      copy_async<16>(to, x + col);
-      if constexpr (sizeof(T) == 4) copy_async<16>(to + 16, x + col + 4);
+    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
+      copy_async<16>(shared_address(staged.at<T>(row, col)), x + col);
     }
   }
   commit_copies();
 }
 
-/// The same, normalised, and written to norm.y as well. Parameters are where stage_parameters put them, and have come.
-/// `scratch` has room for the Moments of kNormWarps warps for each row. Neither a row's result nor its bits depend on
-/// the other rows. A thread's squares are counted from its first value, which is no further from the mean than the
-/// squares say, so of n columns a thread log2(n) bits are lost: three of 2,048 columns, six of 16,384. Threads' and
-/// warps' are brought together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
-template <class T, Writer kWriter>
-__device__ __forceinline__ void stage_normed_rows(const T* x, int rows, int cols, const NormTask<T>& norm,
-                                                  const StagedRows& staged, Moments* scratch) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const auto columns_of = [&](int w) {  // how many columns a warp has
-    const int rest = cols % kNormStride - w * 256;
-    return static_cast<float>(cols / kNormStride * 256 + min(max(rest, 0), 256));
+/// Sends the parameters to two rows of shared memory, where what normalises finds them: a group of copies.
+template <class T>
+__device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
+  const auto send = [&](const T* parameters, int row) {
+    if (parameters == nullptr) return parameters;
+    send_rows(parameters, 1, cols, {staged.base + row * staged.pitch, 0, staged.gap});
+    return static_cast<const T*>(staged.at<T>(row, 0));
   };
-  const auto mean_of = [](float sum, float columns) { return columns > 0 ? __fdividef(sum, columns) : 0.0F; };
-  const int begin = first_column();
-  const float own_columns = columns_of(warp);
-  const float thread_columns = static_cast<float>(begin < cols ? ((cols - begin - 1) / kNormStride + 1) * 8 : 0);
-  stage_rows(x, rows, cols, staged);
-  wait_for_copies<0>();
+  norm.weight = send(norm.weight, 0);
+  norm.bias = send(norm.bias, 1);
+  norm.gap = staged.gap;
+}
+
+/// Brings a row to shared memory, each thread its columns, in the time of one trip to memory and without waiting for
+/// copies that are under way.
+template <class T>
+__device__ __forceinline__ void stage_row(const T* x, int cols, char* base, int gap) {
+  struct Eight {
+    uint4 words[sizeof(T) / 2];
+  };
+  constexpr int kAtOnce = 16 / static_cast<int>(sizeof(T));
 #pragma unroll 1
-  for (int row = 0; row < rows; ++row) {
-    float first = 0, sum = 0, squares = 0;  // of distances from the first
-#pragma unroll 1
-    for (int col = begin; col < cols; col += kNormStride) {
-      float v[8];
-      load8(staged.at<T>(row, col), v);
-      if (col == begin) first = v[0];
+  for (int begin = first_column(); begin < cols; begin += kAtOnce * kNormStride) {
+    Eight eights[kAtOnce];
 #pragma unroll
-      for (float& value : v) {
-        value -= first;
-        squares = fmaf(value, value, squares);
-      }
-      sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int col = begin + i * kNormStride;
+      if (col < cols) eights[i] = *reinterpret_cast<const Eight*>(x + col);
     }
-    // From here on about the threads' own means, then the warp's.
-    const float apart = mean_of(sum, thread_columns);
-    squares = fmaf(-sum, apart, squares);
-    const float mean = first + apart;
-    const float total = warp_sum(thread_columns * mean);
-    const float distance = mean - mean_of(total, own_columns);
-    squares = warp_sum(thread_columns > 0 ? fmaf(thread_columns * distance, distance, squares) : 0.0F);
-    if (lane == 0) scratch[row * kNormWarps + warp] = {total, squares};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int col = begin + i * kNormStride;
+      if (col < cols) *reinterpret_cast<Eight*>(column_at(reinterpret_cast<T*>(base), col, gap)) = eights[i];
+    }
   }
+}
+
+/// The sum over a block's threads, in the same order in every thread. `scratch` has room for a number of each warp, and
+/// is not used again before all threads have met.
+__device__ __forceinline__ float block_sum(float v, float* scratch) {
+  v = warp_sum(v);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  float sums[kNormWarps];
+#pragma unroll
+  for (int w = 0; w < kNormWarps; ++w) sums[w] = scratch[w];
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+/// What normalising needs in shared memory, in floats.
+inline constexpr int kNormScratch = 2 * kNormWarps;
+
+/// Normalises the row at `base`, which stage_row has brought, and hands each eight columns to `put`, which is called
+/// with a column and its values. Mean, then squares of distances from it; epsilon and rounding as in torch.
+template <class T, class Put>
+__device__ __forceinline__ void normalise_row(const char* base, int gap, int cols, const NormTask<T>& norm,
+                                              float* scratch, const Put& put) {
   constexpr float kEpsilon = 1e-5F;
   const float share = __frcp_rn(static_cast<float>(cols));
-  __syncthreads();
+  const auto at = [&](int col) { return column_at(reinterpret_cast<const T*>(base), col, gap); };
+  float v[8], sum = 0, squares = 0;
 #pragma unroll 1
-  for (int row = 0; row < rows; ++row) {
-    const Moments* const parts = scratch + row * kNormWarps;
-    float mean = 0, squares = 0;
-#pragma unroll
-    for (int w = 0; w < kNormWarps; ++w) mean += parts[w].sum;
-    mean *= share;
-#pragma unroll
-    for (int w = 0; w < kNormWarps; ++w) {
-      const float columns = columns_of(w), apart = mean_of(parts[w].sum, columns) - mean;
-      squares += fmaf(columns, apart * apart, parts[w].squares);
-    }
-    const float scale = rsqrtf(fmaf(squares, share, kEpsilon));
+  for (int col = first_column(); col < cols; col += kNormStride) {
+    load8(at(col), v);
+    sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+  }
+  const float mean = block_sum(sum, scratch) * share;
 #pragma unroll 1
-    for (int col = begin; col < cols; col += kNormStride) {
-      float v[8], parameters[8];
-      load8(staged.at<T>(row, col), v);
+  for (int col = first_column(); col < cols; col += kNormStride) {
+    load8(at(col), v);
 #pragma unroll
-      for (float& value : v) value = (value - mean) * scale;
-      if (norm.weight != nullptr) {
-        load8(column_at(norm.weight, col, norm.gap), parameters);
+    for (float& value : v) value -= mean, value *= value;
+    squares += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+  }
+  const float scale = rsqrtf(fmaf(block_sum(squares, scratch + kNormWarps), share, kEpsilon));
+#pragma unroll 1
+  for (int col = first_column(); col < cols; col += kNormStride) {
+    float parameters[8];
+    load8(at(col), v);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
-      }
-      if (norm.bias != nullptr) {
-        load8(column_at(norm.bias, col, norm.gap), parameters);
+    for (float& value : v) value = (value - mean) * scale;
+    if (norm.weight != nullptr) {
+      load8(column_at(norm.weight, col, norm.gap), parameters);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += parameters[i];
-      }
-      store8(staged.at<T>(row, col), v);
-      if (kWriter == Writer::kEveryBlock || blockIdx.x == 0)
-        store8(norm.y + static_cast<std::int64_t>(row) * cols + col, v);
+      for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
     }
+    if (norm.bias != nullptr) {
+      load8(column_at(norm.bias, col, norm.gap), parameters);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) v[i] += parameters[i];
+    }
+    put(col, v);
   }
 }
 

@@ -26,12 +26,12 @@ __global__ void look_up_kernel(View table, const int* indices, int offset, bool 
 template <class T>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols, NormTask<T> norm) {
   extern __shared__ __align__(16) char staged[];
-  __shared__ Moments scratch[kNormWarps];
+  __shared__ float scratch[kNormScratch];
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
-  norm.y += first;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  stage_normed_rows<T, Writer::kEveryBlock>(x + first, 1, cols, norm, {staged, 0, 0}, scratch);
+  stage_row(x + first, cols, staged, 0);
+  normalise_row(staged, 0, cols, norm, scratch, [&](int col, float(&v)[8]) { store8(norm.y + first + col, v); });
 }
 
 template <class T>
