@@ -23,8 +23,9 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kBatch = 4;   // tiles that a warp computes at once
-constexpr int kStages = 2;  // batches on their way to a warp
+constexpr int kBatch = 4;      // tiles that a warp computes at once
+constexpr int kStages = 2;     // batches on their way to a warp
+constexpr int kNormTurns = 3;  // wider rows are normalised before
 
 template <class Layout, class T>
 struct DecodeTask {
@@ -37,6 +38,7 @@ struct DecodeTask {
   int x_pitch, x_gap;  ///< of x in shared memory (StagedRows), or of x itself
   int round;           ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
   int sharers_shift;   ///< log2 of how many warps divide the columns of a row of tiles among them
+  bool decodes_ahead;  ///< while it waits for the kernel before: where that one leaves room for this
   struct Part {
     int first_block;    ///< blocks of the parts follow each other
     int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
@@ -127,7 +129,8 @@ class Stream {
 };
 
 /// Rows of x as a lane reads them: its run of columns of the first tile, in shared memory or in global memory. For
-/// tensor cores a lane has one row of every eight, and the last again where there is none; in fp32 it has all.
+/// tensor cores a lane has one row of every eight, or none, and then anything: it is a column of sums that nobody
+/// reads. In fp32 it has all.
 template <class T, int kRows, bool kStaged>
 struct RowsOfX {
   static constexpr int kEights = sizeof(T) == 2 ? (kRows + 7) / 8 : 1;
@@ -157,6 +160,14 @@ struct RowsOfX {
   }
 };
 
+/// A tile's factors, step by step.
+template <class T, int Step = 0, class View>
+__device__ __forceinline__ void decode(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
+                                       StepFactors<T> (&factors)[View::kSteps]) {
+  view.template factors<T, Step>(loaded, column, factors[Step]);
+  if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, loaded, column, factors);
+}
+
 /// Sums of 16 rows of weights and up to kRows rows of x, a warp's share.
 template <class T, int kRows, int kSteps>
 struct Sums {
@@ -174,29 +185,17 @@ struct Sums {
   }
 
   /// Adds the products of a tile with x from `offset` on.
-  template <class View, class X>
-  __device__ __forceinline__ void multiply(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                           const X& x, int offset) {
-    std::uint32_t b[kEights][2 * kSteps];
+  template <class X>
+  __device__ __forceinline__ void multiply(const StepFactors<T> (&a)[kSteps], const X& x, int offset) {
 #pragma unroll
     for (int c = 0; c < kEights; ++c) {
 #pragma unroll
       for (int i = 0; i < kSteps / 2; ++i) {
-        const uint4 v = x.load(c, offset + 16 * i);
-        b[c][4 * i] = v.x, b[c][4 * i + 1] = v.y, b[c][4 * i + 2] = v.z, b[c][4 * i + 3] = v.w;
+        const uint4 b = x.load(c, offset + 16 * i);
+        mma<T>(d[c], a[2 * i], b.x, b.y);
+        mma<T>(d[c], a[2 * i + 1], b.z, b.w);
       }
     }
-    step<0>(view, loaded, column, b);
-  }
-
-  template <int Step, class View>
-  __device__ __forceinline__ void step(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                       const std::uint32_t (&b)[kEights][2 * kSteps]) {
-    std::uint32_t a[4];
-    view.template factors<T, Step>(loaded, column, a);
-#pragma unroll
-    for (int c = 0; c < kEights; ++c) mma<T>(d[c], a, b[c][2 * Step], b[c][2 * Step + 1]);
-    if constexpr (Step + 1 < kSteps) step<Step + 1>(view, loaded, column, b);
   }
 
   /// Leaves the warp's sums as float[rows][16].
@@ -226,11 +225,8 @@ struct Sums<float, kRows, kSteps> {
     }
   }
 
-  template <class View, class X>
-  __device__ __forceinline__ void multiply(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                           const X& x, int offset) {
-    Factors32 w[kSteps];
-    decode<0>(view, loaded, column, w);
+  template <class X>
+  __device__ __forceinline__ void multiply(const Factors32 (&w)[kSteps], const X& x, int offset) {
 #pragma unroll
     for (int c = 0; c < kRows; ++c) {
       if (c >= x.rows) break;
@@ -245,13 +241,6 @@ struct Sums<float, kRows, kSteps> {
         lower = fmaf(w[i].v[1].x, v.x, fmaf(w[i].v[1].y, v.y, fmaf(w[i].v[3].x, v.z, fmaf(w[i].v[3].y, v.w, lower))));
       }
     }
-  }
-
-  template <int Step, class View>
-  __device__ __forceinline__ static void decode(const View& view, const typename View::Loaded& loaded,
-                                                std::uint32_t column, Factors32 (&w)[kSteps]) {
-    view.template factors<float, Step>(loaded, column, w[Step]);
-    if constexpr (Step + 1 < kSteps) decode<Step + 1>(view, loaded, column, w);
   }
 
   __device__ __forceinline__ void store(float* out, int rows, int lane) const {
@@ -308,8 +297,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
   for (int i = 0; i < kStages; ++i) stream.ask();
   if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
   let_next_kernel_start();
-  if (normed) wait_for_copies<kStages>();
-  wait_for_previous_kernel();
+  const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
+  const std::uint32_t column = kept(column_of<T>(lane));
+  const RowsOfX<T, kRows, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
+                                     share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
+                                     lane, rows, task.x_pitch);
   // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits of a round. Both
   // halves of a warp have the same. What they are finished with is fetched before their sums are there.
   const auto row_of = [&](int i) { return i & ((1 << row_bits) - 1); };
@@ -323,52 +315,82 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
     const bool there = row_of(i) < rows && begin + (i >> row_bits) < tiles;
     return there ? part.finish.fetch(column_of_y(begin, i), place_of(begin, i)) : typename Finish<T>::Ahead{};
   };
-  auto ahead = fetch(0, warp);
+
+  // A warp's first weights are decoded before x is there.
+  constexpr bool kDecodesAhead = sizeof(T) == 2 && kRows == 1;
+  const bool decodes_ahead = kDecodesAhead && task.decodes_ahead && share.count() >= kBatch && group < tiles;
+  StepFactors<T> factors[kBatch][View::kSteps];
+  float2 scales[kBatch];
+  if constexpr (kDecodesAhead) {
+    __syncthreads();
+    if (decodes_ahead) {
+      typename Stream<View>::Batch batch;
+      stream.take(batch);
+      stream.ask();
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) decode<T>(view, batch[i], column, factors[i]), scales[i] = view.scales(batch[i]);
+    }
+  }
+  if (normed) wait_for_copies<kStages + 1>();
+  wait_for_previous_kernel();
   if constexpr (kRows == 1) {
-    stage_row(task.x, task.k, staged.base, staged.gap);
     if (normed) {
-      normalise_row(staged.base, staged.gap, task.k, norm, partial, [&](int col, float(&v)[8]) {
-        store8(staged.at<T>(0, col), v);
-        if (blockIdx.x == 0) store8(norm.y + col, v);
-      });
+      normalise_row<kNormTurns>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
+                                [&](int col, const float(&v)[8]) {
+                                  store8(staged.at<T>(0, col), v);
+                                  if (blockIdx.x == 0) store8(norm.y + col, v);
+                                });
+    } else {
+      stage_row(task.x, task.k, staged);
     }
   } else if constexpr (kStaged) {
     send_rows(task.x, rows, task.k, staged);
     wait_for_copies<0>();
   }
+  auto ahead = fetch(0, warp);
   __syncthreads();
 
-  const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
-  const std::uint32_t column = kept(column_of<T>(lane));
-  const RowsOfX<T, kRows, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
-                                     share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
-                                     lane, rows, task.x_pitch);
+  SumsOf sums;  // of the row of tiles that the warp is at
+  int col = 0;
+  if (decodes_ahead) {
+    SumsOf products[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) products[i].multiply(factors[i], x, i * step);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sums.add(products[i], scales[i]);
+    col = kBatch;
+  }
   for (int begin = 0; begin < tiles; begin += task.round) {
     const int end = min(begin + task.round, tiles);
     float* out = partial + warp * sums_of_warp;
     for (int row = begin + group; row < end; row += groups, out += kWarps * sums_of_warp) {
-      SumsOf sums;
-      for (int col = 0; col < share.count(); col += kBatch) {
+      for (; col < share.count(); col += kBatch) {
         typename Stream<View>::Batch batch;
         stream.take(batch);
         stream.ask();
+        const auto products_of = [&](int i) {
+          StepFactors<T> now[View::kSteps];
+          decode<T>(view, batch[i], column, now);
+          SumsOf products;
+          products.multiply(now, x, (col + i) * step);
+          return products;
+        };
         if (col + kBatch <= share.count()) {
           SumsOf products[kBatch];
 #pragma unroll
-          for (int i = 0; i < kBatch; ++i) products[i].multiply(view, batch[i], column, x, (col + i) * step);
+          for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
 #pragma unroll
           for (int i = 0; i < kBatch; ++i) sums.add(products[i], view.scales(batch[i]));
           continue;
         }
 #pragma unroll
         for (int i = 0; i < kBatch - 1; ++i) {
-          if (col + i >= share.count()) break;
-          SumsOf products;
-          products.multiply(view, batch[i], column, x, (col + i) * step);
-          sums.add(products, view.scales(batch[i]));
+          if (col + i < share.count()) sums.add(products_of(i), view.scales(batch[i]));
         }
       }
       sums.store(out, rows, lane);
+      sums.clear();
+      col = 0;
     }
     __syncthreads();
 
@@ -426,7 +448,9 @@ template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
   constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
-  const dim3 grid(static_cast<unsigned>(divide(task, parts, launch.processors)));
+  const int blocks = divide(task, parts, launch.processors);
+  const dim3 grid(static_cast<unsigned>(blocks));
+  task.decodes_ahead = blocks <= launch.processors;
   // Batches of four come out even in shares of eighths or quarters, for the widths of models.
   task.sharers_shift = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? 3 : 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
@@ -476,6 +500,7 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
     task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
   }
   const auto parts = static_cast<int>(projections.size());
+  if (norm != nullptr && x.cols > kNormTurns * kNormStride) return false;
   if (rows == 1 && launch_decode<Layout, T, 1>(launch, task, parts)) return true;
   if (norm != nullptr) return false;
   return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task, parts)

@@ -17,9 +17,8 @@ struct NormTask {
 inline constexpr int kNormThreads = 256;
 inline constexpr int kNormWarps = kNormThreads / 32;
 
-/// Columns of a row that a thread has, by eights: from first_column() on, kNormStride apart.
+/// How far apart a thread's columns of a row are, by eights.
 inline constexpr int kNormStride = kNormThreads * 8;
-__device__ __forceinline__ int first_column() { return static_cast<int>(threadIdx.x) * 8; }
 
 /// The place of a column where there is a gap of so many bytes behind each 64.
 template <class T>
@@ -66,72 +65,90 @@ __device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, con
   norm.gap = staged.gap;
 }
 
-/// Brings a row to shared memory, each thread its columns, in the time of one trip to memory and without waiting for
-/// copies that are under way.
+/// Brings a row to shared memory in the time of one trip to memory, without waiting for copies that are under way.
 template <class T>
-__device__ __forceinline__ void stage_row(const T* x, int cols, char* base, int gap) {
+__device__ __forceinline__ void stage_row(const T* x, int cols, const StagedRows& staged) {
+  constexpr int kValues = 16 / static_cast<int>(sizeof(T)), kAtOnce = 4, kStride = kNormThreads * kValues;
+#pragma unroll 1
+  for (int begin = static_cast<int>(threadIdx.x) * kValues; begin < cols; begin += kAtOnce * kStride) {
+    uint4 values[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (begin + i * kStride < cols) values[i] = *reinterpret_cast<const uint4*>(x + begin + i * kStride);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int col = begin + i * kStride;
+      if (col < cols) *reinterpret_cast<uint4*>(staged.at<T>(0, col)) = values[i];
+    }
+  }
+}
+
+/// What is known of a warp's columns of a row.
+struct Moments {
+  float mean, squares;  ///< of distances from the mean
+  float columns;
+};
+
+__device__ __forceinline__ float sum_of(const float (&v)[8]) {
+  return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+}
+
+/// Normalises a row of x of up to kTurns * kNormStride columns, a multiple of 8, and hands each eight columns to `put`,
+/// which is called with a column and its values. `scratch` has room for kNormWarps. Squares are of distances from a
+/// warp's mean; warps are brought together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
+template <int kTurns, class T, class Put>
+__device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm, Moments* scratch,
+                                              const Put& put) {
+  constexpr float kEpsilon = 1e-5F;
   struct Eight {
     uint4 words[sizeof(T) / 2];
   };
-  constexpr int kAtOnce = 16 / static_cast<int>(sizeof(T));
-#pragma unroll 1
-  for (int begin = first_column(); begin < cols; begin += kAtOnce * kNormStride) {
-    Eight eights[kAtOnce];
+  Eight eights[kTurns];
+  const auto each_turn = [&](const auto& work) {
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int col = begin + i * kNormStride;
-      if (col < cols) eights[i] = *reinterpret_cast<const Eight*>(x + col);
+    for (int i = 0; i < kTurns; ++i) {
+      const int col = static_cast<int>(threadIdx.x) * 8 + i * kNormStride;
+      if (i > 0 && i * kNormStride >= cols) break;
+      if (col < cols) work(col, eights[i]);
     }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int col = begin + i * kNormStride;
-      if (col < cols) *reinterpret_cast<Eight*>(column_at(reinterpret_cast<T*>(base), col, gap)) = eights[i];
-    }
-  }
-}
+  };
+  each_turn([&](int col, Eight& eight) { eight = *reinterpret_cast<const Eight*>(x + col); });
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int rest = cols % kNormStride - warp * 256;
+  const auto columns = static_cast<float>(cols / kNormStride * 256 + min(max(rest, 0), 256));
+  const float share = columns > 0 ? __fdividef(1.0F, columns) : 0.0F;
+  const float whole_share = __fdividef(1.0F, static_cast<float>(cols));
 
-/// The sum over a block's threads, in the same order in every thread. `scratch` has room for a number of each warp, and
-/// is not used again before all threads have met.
-__device__ __forceinline__ float block_sum(float v, float* scratch) {
-  v = warp_sum(v);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  float v[8] = {}, sum = 0, squares = 0;
+  each_turn([&](int, const Eight& eight) {
+    load8(reinterpret_cast<const T*>(&eight), v);
+    sum += sum_of(v);
+  });
+  const float own_mean = warp_sum(sum) * share;
+  each_turn([&](int, const Eight& eight) {
+    load8(reinterpret_cast<const T*>(&eight), v);
+#pragma unroll
+    for (float& value : v) value -= own_mean, value *= value;
+    squares += sum_of(v);
+  });
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) scratch[warp] = {own_mean, squares, columns};
   __syncthreads();
-  float sums[kNormWarps];
+  float mean = 0;
 #pragma unroll
-  for (int w = 0; w < kNormWarps; ++w) sums[w] = scratch[w];
-  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-/// What normalising needs in shared memory, in floats.
-inline constexpr int kNormScratch = 2 * kNormWarps;
-
-/// Normalises the row at `base`, which stage_row has brought, and hands each eight columns to `put`, which is called
-/// with a column and its values. Mean, then squares of distances from it; epsilon and rounding as in torch.
-template <class T, class Put>
-__device__ __forceinline__ void normalise_row(const char* base, int gap, int cols, const NormTask<T>& norm,
-                                              float* scratch, const Put& put) {
-  constexpr float kEpsilon = 1e-5F;
-  const float share = __frcp_rn(static_cast<float>(cols));
-  const auto at = [&](int col) { return column_at(reinterpret_cast<const T*>(base), col, gap); };
-  float v[8], sum = 0, squares = 0;
-#pragma unroll 1
-  for (int col = first_column(); col < cols; col += kNormStride) {
-    load8(at(col), v);
-    sum += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-  }
-  const float mean = block_sum(sum, scratch) * share;
-#pragma unroll 1
-  for (int col = first_column(); col < cols; col += kNormStride) {
-    load8(at(col), v);
+  for (int w = 0; w < kNormWarps; ++w) mean = fmaf(scratch[w].mean, scratch[w].columns, mean);
+  mean *= whole_share;
+  squares = 0;
 #pragma unroll
-    for (float& value : v) value -= mean, value *= value;
-    squares += ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+  for (int w = 0; w < kNormWarps; ++w) {
+    const float apart = scratch[w].mean - mean;
+    squares += fmaf(scratch[w].columns, apart * apart, scratch[w].squares);
   }
-  const float scale = rsqrtf(fmaf(block_sum(squares, scratch + kNormWarps), share, kEpsilon));
-#pragma unroll 1
-  for (int col = first_column(); col < cols; col += kNormStride) {
+  const float scale = rsqrtf(fmaf(squares, whole_share, kEpsilon));
+  each_turn([&](int col, const Eight& eight) {
     float parameters[8];
-    load8(at(col), v);
+    load8(reinterpret_cast<const T*>(&eight), v);
 #pragma unroll
     for (float& value : v) value = (value - mean) * scale;
     if (norm.weight != nullptr) {
@@ -145,7 +162,7 @@ __device__ __forceinline__ void normalise_row(const char* base, int gap, int col
       for (int i = 0; i < 8; ++i) v[i] += parameters[i];
     }
     put(col, v);
-  }
+  });
 }
 
 }  // namespace nibble
