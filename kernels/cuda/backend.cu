@@ -38,7 +38,7 @@ Extent larger(const Extent& a, const Extent& b) {
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, partial, arrived, batch, chosen, bytes;
+  std::size_t workspace, expand, partial, arrived, batch, bytes;
 
   explicit Scratch(const Extent& extent) {
     bytes = 0;
@@ -53,7 +53,6 @@ struct Scratch {
     partial = place(attention_partial_bytes(sequences, extent.cols, extent.context));
     arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(extent.cols) * sizeof(int));
     batch = place(batch_and_choices_bytes(extent));
-    chosen = place(static_cast<std::size_t>(extent.sequences) * sizeof(int));
   }
 
   /// Most sequences of a step; attention has room for no more.
@@ -105,7 +104,6 @@ void CudaBackend::reserve(const Extent& extent) {
   auto* base = scratch_.mutable_as<std::byte>();
   room_ = base + places.expand;
   batch_memory_ = base + places.batch;
-  chosen_ = reinterpret_cast<int*>(base + places.chosen);
   attention_ = {reinterpret_cast<float*>(base + places.partial), reinterpret_cast<int*>(base + places.arrived)};
   matmul_.use_workspace(base + places.workspace);
   check(cudaMemsetAsync(attention_.arrived, 0, places.batch - places.arrived, stream_), "clearing counters");
@@ -115,7 +113,7 @@ void CudaBackend::reserve(const Extent& extent) {
   check(cudaMallocHost(reinterpret_cast<void**>(&pinned_),
                        batch_and_choices_bytes(wanted) + static_cast<std::size_t>(wanted.sequences) * sizeof(int)),
         "allocating pinned memory");
-  chosen_on_host_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
+  chosen_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
   extent_ = wanted;
   if (!batch().tokens.empty()) do_begin();  // what the device knew of the batch has gone
 }
@@ -271,14 +269,11 @@ void CudaBackend::do_choose(Tensor logits) {
   with_dtype(logits.dtype, [&](auto tag) {
     choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, chosen_);
   });
-  check(cudaMemcpyAsync(chosen_on_host_, chosen_, static_cast<std::size_t>(logits.rows) * sizeof(int),
-                        cudaMemcpyDeviceToHost, stream_),
-        "copying tokens");
 }
 
 std::span<const int> CudaBackend::last_chosen() {
   check(cudaStreamSynchronize(stream_), "waiting for the device");
-  return {chosen_on_host_, batch().choices.size()};
+  return {chosen_, batch().choices.size()};
 }
 
 void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {

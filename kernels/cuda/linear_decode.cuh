@@ -80,16 +80,16 @@ class Stream {
         rows_(rows),
         step_(step),
         col_(share.first),
+        pieces_(view.pieces(place_, row, share.first)),
         lane_(lane),
         room_(room) {}
 
   __device__ __forceinline__ void ask() {
     const int tiles = row_ < rows_ ? share_.last - col_ : 0;
     const std::uint32_t stage = room_ + stage_, slot = stage + static_cast<std::uint32_t>(lane_) * 16;
-    const uint4* const pieces = view_.pieces(place_, row_, col_);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (i < tiles) view_.copy(pieces, i, slot + i * kTileBytes);
+      if (i < tiles) view_.copy(pieces_, i, slot + i * kTileBytes);
     }
     if constexpr (View::kNoteBytes > 0) {
       // Lane t of four has the notes of tile t.
@@ -100,8 +100,10 @@ class Stream {
     }
     commit_copies();
     turn();
-    col_ += kBatch;
-    if (col_ >= share_.last) col_ = share_.first, row_ += step_;
+    col_ += kBatch, pieces_ += kBatch * View::kPiecesOn;
+    if (col_ < share_.last) return;
+    col_ = share_.first, row_ += step_;
+    pieces_ = view_.pieces(place_, row_, col_);
   }
 
   /// What the batch has no tiles for is left as it was before.
@@ -124,7 +126,9 @@ class Stream {
   const View& view_;
   typename View::Place place_;
   Share share_;
-  int row_, rows_, step_, col_, lane_;
+  int row_, rows_, step_, col_;
+  const uint4* pieces_;
+  int lane_;
   std::uint32_t room_, stage_ = 0;
 };
 
@@ -333,6 +337,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
   }
   if (normed) wait_for_copies<kStages + 1>();
   wait_for_previous_kernel();
+  auto ahead = fetch(0, warp);
   if constexpr (kRows == 1) {
     if (normed) {
       normalise_row<kNormTurns>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
@@ -347,7 +352,6 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
     send_rows(task.x, rows, task.k, staged);
     wait_for_copies<0>();
   }
-  auto ahead = fetch(0, warp);
   __syncthreads();
 
   SumsOf sums;  // of the row of tiles that the warp is at
@@ -419,15 +423,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
 /// Room for sums: enough for the rows of tiles that a block has of a vocabulary, for one row of x.
 constexpr int kSumsBytes = 16 * 1024;
 
-/// Gives each part its share of the blocks: one on each multiprocessor, so that another kernel's has room beside it,
-/// or two where a warp has more than one batch.
+/// Gives each part its share of `wanted` blocks, and returns how many there are.
 template <class Layout, class T>
-int divide(DecodeTask<Layout, T>& task, int parts, int processors) {
+int divide(DecodeTask<Layout, T>& task, int parts, int wanted) {
   const auto tiles_of = [&](int part) { return task.parts[part].weight.n / kTileRows; };
   int tiles = 0, blocks = 0;
   for (int i = 0; i < parts; ++i) tiles += tiles_of(i);
-  const int col_tiles = task.k / (16 * TileView<Layout>::kSteps);
-  const int wanted = tiles * col_tiles > processors * kWarps * kBatch ? 2 * processors : processors;
   for (int i = 0; i < kMostProjections; ++i) {
     auto& part = task.parts[i];
     part.first_block = blocks;
@@ -448,9 +449,6 @@ template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
   constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
-  const int blocks = divide(task, parts, launch.processors);
-  const dim3 grid(static_cast<unsigned>(blocks));
-  task.decodes_ahead = blocks <= launch.processors;
   // Batches of four come out even in shares of eighths or quarters, for the widths of models.
   task.sharers_shift = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? 3 : 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
@@ -460,11 +458,21 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   const int staged_rows = task.rows + (task.normed ? 2 : 0);
   const bool in_gaps =
       View::kHasTable && sizeof(T) == 2 && kRows == 1 && staged_rows * row_bytes <= kPairTableBytes / 2;
+  std::int64_t batches = 0;
+  for (int i = 0; i < parts; ++i) {
+    batches += std::int64_t{task.parts[i].weight.n / kTileRows} * task.k / (16 * View::kSteps * kWarps * kBatch);
+  }
   const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int pitch, int gap, int staged) {
-    task.x_pitch = pitch, task.x_gap = gap;
     const int beside = kFixed + staged;
-    const int fits = half_of_shared_bytes() - beside >= sums_of_group ? half_of_shared_bytes() : most_shared_bytes();
+    const bool is_half = half_of_shared_bytes() - beside >= sums_of_group;
+    const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
     if (fits - beside < sums_of_group) return false;
+    // One block on each multiprocessor, and beside it one of the next kernel; or two, where one has too few bytes under
+    // way and two have work.
+    const bool two = is_half && kRows <= 8 && View::kSteps == 2 && batches > launch.processors;
+    const dim3 grid(static_cast<unsigned>(divide(task, parts, two ? 2 * launch.processors : launch.processors)));
+    task.decodes_ahead = !two;
+    task.x_pitch = pitch, task.x_gap = gap;
     const int most = std::min((fits - beside) / sums_of_group, std::max(kSumsBytes / sums_of_group, 1));
     task.round = std::min(most, (task.round + groups - 1) / groups) * groups;
     constexpr auto kKernel = linear_decode_kernel<Layout, T, kRows, kStaged>;

@@ -215,6 +215,7 @@ struct TileView<Dense<Value>> {
   static constexpr bool kHasTable = false;
   static constexpr int kWords = static_cast<int>(sizeof(Value)) * 8 / 16;
   static constexpr int kPieces = 2 * kWords;
+  static constexpr int kPiecesOn = 4 * kWords;
   static constexpr int kNoteBytes = 0;
 
   using Place = const Value*;
@@ -245,7 +246,7 @@ struct TileView<Dense<Value>> {
     return loaded;
   }
   __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    const uint4* const u = pieces + tile * 2 * kWords * 2;
+    const uint4* const u = pieces + tile * kPiecesOn;
     const uint4* const l = lower(u);
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
@@ -293,6 +294,7 @@ struct TileView<Int8Row> {
   static constexpr int kSteps = 2;
   static constexpr bool kHasTable = false;
   static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
   static constexpr int kNoteBytes = 0;
 
   using Place = const uint4*;
@@ -315,7 +317,7 @@ struct TileView<Int8Row> {
     return load_once(pieces(place, row, col));
   }
   __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * 32);
+    copy_async<16>(slot, pieces + tile * kPiecesOn);
   }
   __device__ __forceinline__ Loaded read(Place, std::uint32_t slot, std::uint32_t) const { return load_shared(slot); }
   template <class T, int Step>
@@ -434,6 +436,7 @@ struct TileView<Lut4<Scale>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = true;
   static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
   static constexpr int kNoteBytes = ScaleView<Scale>::kNoteBytes;
 
   struct Place {
@@ -449,6 +452,7 @@ struct TileView<Lut4<Scale>> {
   ScaleView<Scale> scale;
   int n, k;
   int block_tiles_shift;  ///< log2(tiles a block)
+  int blocks;             ///< of a row
   float levels[16];
 
   TileView() = default;
@@ -457,26 +461,26 @@ struct TileView<Lut4<Scale>> {
         scale(w.scale),
         n(w.n),
         k(w.k),
-        block_tiles_shift(std::countr_zero(static_cast<unsigned>(w.blocksize / 64))) {
+        block_tiles_shift(std::countr_zero(static_cast<unsigned>(w.blocksize / 64))),
+        blocks((w.k / 64) >> block_tiles_shift) {
     std::copy_n(w.levels.template as<float>(), 16, levels);
   }
 
-  __device__ __forceinline__ int blocks() const { return (k / 64) >> block_tiles_shift; }
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
-            scale.place(row_tile, blocks(), lane)};
+            scale.place(row_tile, blocks, lane)};
   }
   __device__ __forceinline__ const uint4* pieces(const Place& place, int row, int col) const {
     return place.codes + static_cast<unsigned>(row * (k / 2) + col * 32);
   }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    return {load_once(pieces(place, row, col)), scale.load(place.scale, row, blocks(), col >> block_tiles_shift)};
+    return {load_once(pieces(place, row, col)), scale.load(place.scale, row, blocks, col >> block_tiles_shift)};
   }
   __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * 32);
+    copy_async<16>(slot, pieces + tile * kPiecesOn);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
-    scale.copy(place.scale, row, blocks(), col >> block_tiles_shift, notes);
+    scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes);
   }
   __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t slot, std::uint32_t notes) const {
     return {load_shared(slot), scale.read(place.scale, notes)};
@@ -496,7 +500,7 @@ struct TileView<Lut4<Scale>> {
   __device__ float row_scale(int) const { return 1.0F; }
   __device__ float at(int row, int col) const {
     const std::uint8_t byte = codes[place_in_tiles(row, col & ~1, k, kSteps)];
-    const int blocks = (k / 64) >> block_tiles_shift, block = (col / 64) >> block_tiles_shift;
+    const int block = (col / 64) >> block_tiles_shift;
     return levels[(col & 1) != 0 ? byte & 15 : byte >> 4] *
            scale.at(place_of_absmax(row, block, blocks), static_cast<std::int64_t>(row) * blocks + block);
   }
@@ -549,6 +553,7 @@ struct TileView<Int4Group<Zero>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = false;
   static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
   static constexpr int kNoteBytes = 8;  // two scales, two zero points among four bytes
 
   struct Place {
@@ -595,7 +600,7 @@ struct TileView<Int4Group<Zero>> {
     return {load_once(pieces(place, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
   }
   __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * 32);
+    copy_async<16>(slot, pieces + tile * kPiecesOn);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
     const unsigned pair = pair_of(row, col);
