@@ -467,9 +467,9 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
     const bool is_half = half_of_shared_bytes() - beside >= sums_of_group;
     const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
     if (fits - beside < sums_of_group) return false;
-    // One block on each multiprocessor, and beside it one of the next kernel; or two, where one has too few bytes under
-    // way and two have work.
-    const bool two = is_half && kRows <= 8 && View::kSteps == 2 && batches > launch.processors;
+    // One block on each multiprocessor, so that another kernel's has room beside it, or two where a warp has more than
+    // one batch.
+    const bool two = is_half && kRows <= 8 && batches > launch.processors;
     const dim3 grid(static_cast<unsigned>(divide(task, parts, two ? 2 * launch.processors : launch.processors)));
     task.decodes_ahead = !two;
     task.x_pitch = pitch, task.x_gap = gap;
