@@ -23,7 +23,6 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kBatch = 4;      // tiles that a warp computes at once
 constexpr int kStages = 2;     // batches on their way to a warp
 constexpr int kNormTurns = 3;  // wider rows are normalised before
 
@@ -65,7 +64,7 @@ struct Share {
 template <class View>
 class Stream {
  public:
-  static constexpr int kTileBytes = View::kPieces * kPiecesApart;
+  static constexpr int kTileBytes = View::kPieces * 32 * 16;
   static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
   static constexpr int kBytes = kStages * kStageBytes;
   using Batch = typename View::Loaded[kBatch];
@@ -80,17 +79,15 @@ class Stream {
         rows_(rows),
         step_(step),
         col_(share.first),
-        pieces_(view.pieces(place_, row, share.first)),
+        source_(view.source(row_tile, lane)),
+        pieces_(view.pieces(source_, row, share.first)),
         lane_(lane),
         room_(room) {}
 
   __device__ __forceinline__ void ask() {
     const int tiles = row_ < rows_ ? share_.last - col_ : 0;
-    const std::uint32_t stage = room_ + stage_, slot = stage + static_cast<std::uint32_t>(lane_) * 16;
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (i < tiles) view_.copy(pieces_, i, slot + i * kTileBytes);
-    }
+    const std::uint32_t stage = room_ + stage_;
+    view_.copy(pieces_, tiles, stage, lane_);
     if constexpr (View::kNoteBytes > 0) {
       // Lane t of four has the notes of tile t.
       if (lane_ % 4 < tiles) {
@@ -103,19 +100,19 @@ class Stream {
     col_ += kBatch, pieces_ += kBatch * View::kPiecesOn;
     if (col_ < share_.last) return;
     col_ = share_.first, row_ += step_;
-    pieces_ = view_.pieces(place_, row_, col_);
+    pieces_ = view_.pieces(source_, row_, col_);
   }
 
   /// What the batch has no tiles for is left as it was before.
   __device__ __forceinline__ void take(Batch& batch) const {
-    const std::uint32_t stage = room_ + stage_, slot = stage + static_cast<std::uint32_t>(lane_) * 16;
+    const std::uint32_t stage = room_ + stage_;
     const std::uint32_t notes =
         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
     wait_for_copies<kStages - 1>();
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      batch[i] = view_.read(place_, slot + i * kTileBytes, notes + i * View::kNoteBytes);
+      batch[i] = view_.read(place_, i, stage, notes + i * View::kNoteBytes, lane_);
     }
     __syncwarp();
   }
@@ -127,7 +124,7 @@ class Stream {
   typename View::Place place_;
   Share share_;
   int row_, rows_, step_, col_;
-  const uint4* pieces_;
+  const uint4 *source_, *pieces_;
   int lane_;
   std::uint32_t room_, stage_ = 0;
 };

@@ -199,15 +199,29 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
   }
 }
 
+/// Tiles of a row that go through shared memory together, to one warp: a batch.
+inline constexpr int kBatch = 4;
+
 /// What kernels need to know of a weight in tiles. A Place is where a lane stands in a row of tiles; `load` fetches
 /// what it needs of the tile that is some rows further down and some columns on. Or it goes through shared memory:
-/// `copy` sends a lane's kPieces pieces of 16 bytes, kPiecesApart from each other, `copy_notes` the kNoteBytes that
-/// lanes with the same rows share (scales), and `read` makes of them what `load` does, when they have come. `factors`
-/// are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g + 8 are
-/// multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
+/// lanes begin at their `source`, `pieces` are those of a batch, kPiecesOn from tile to tile; `copy` sends so many of
+/// the batch's tiles (kPieces times 16 bytes for each lane and tile) to a stage, `copy_notes` the kNoteBytes that lanes
+/// with the same rows share (scales), and `read` makes of them what `load` does, when all lanes' copies have come.
+/// `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g + 8
+/// are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
-inline constexpr int kPiecesApart = 32 * 16;
+
+/// Tiles whose lanes' pieces stand beside each other, in memory as in shared memory.
+__device__ __forceinline__ void copy_tiles(const uint4* pieces, int tiles, std::uint32_t stage, int lane) {
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    if (i < tiles) copy_async<16>(stage + static_cast<std::uint32_t>(i * 32 + lane) * 16, pieces + i * 32);
+  }
+}
+__device__ __forceinline__ uint4 read_tile(int tile, std::uint32_t stage, int lane) {
+  return load_shared(stage + static_cast<std::uint32_t>(tile * 32 + lane) * 16);
+}
 
 template <class Value>
 struct TileView<Dense<Value>> {
@@ -232,33 +246,43 @@ struct TileView<Dense<Value>> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return values + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * k + lane % 4 * 8;
   }
-  __device__ __forceinline__ const uint4* pieces(Place place, int row, int col) const {
-    return reinterpret_cast<const uint4*>(place + static_cast<unsigned>(row * kTileRows * k + col * 32));
-  }
-  __device__ __forceinline__ const uint4* lower(const uint4* upper) const {
-    return reinterpret_cast<const uint4*>(reinterpret_cast<const Value*>(upper) + 8U * k);
-  }
   __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
-    const uint4 *const u = pieces(place, row, col), *const l = lower(u);
+    const auto* upper = reinterpret_cast<const uint4*>(place + static_cast<unsigned>(row * kTileRows * k + col * 32));
+    const auto* lower = reinterpret_cast<const uint4*>(reinterpret_cast<const Value*>(upper) + 8U * k);
     Loaded loaded;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(u + i), loaded.lower[i] = load_once(l + i);
+    for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(upper + i), loaded.lower[i] = load_once(lower + i);
     return loaded;
   }
-  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    const uint4* const u = pieces + tile * kPiecesOn;
-    const uint4* const l = lower(u);
+
+  // Rows of a batch stand one behind the other in shared memory, as lines of memory are asked for whole. Where a row's
+  // number is odd its pieces change places, so that lanes of neighbouring rows find theirs in different banks.
+  static constexpr int kRowPieces = kBatch * kPiecesOn, kRowsAtOnce = 32 / kRowPieces;
+  __device__ __forceinline__ static std::uint32_t place_of_piece(int row, int piece) {
+    const int moved = piece ^ (row % 2 * (kWords == 1 ? 4 : 1));
+    return static_cast<std::uint32_t>((row * kRowPieces + moved) * 16);
+  }
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
+    const std::int64_t row = static_cast<std::int64_t>(row_tile) * kTileRows + lane / kRowPieces;
+    return reinterpret_cast<const uint4*>(values + row * k) + lane % kRowPieces;
+  }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * kTileRows * (k / 32) + col) * kPiecesOn;
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    if (lane % kRowPieces >= tiles * kPiecesOn) return;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      copy_async<16>(slot + 2 * i * kPiecesApart, u + i), copy_async<16>(slot + (2 * i + 1) * kPiecesApart, l + i);
+    for (int row = 0; row < kTileRows; row += kRowsAtOnce, pieces += kRowsAtOnce * (k / 32) * kPiecesOn) {
+      copy_async<16>(stage + place_of_piece(row + lane / kRowPieces, lane % kRowPieces), pieces);
     }
   }
-  __device__ __forceinline__ Loaded read(Place, std::uint32_t slot, std::uint32_t) const {
+  __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
     Loaded loaded;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      loaded.upper[i] = load_shared(slot + 2 * i * kPiecesApart);
-      loaded.lower[i] = load_shared(slot + (2 * i + 1) * kPiecesApart);
+      const int piece = tile * kPiecesOn + lane % 4 * kWords + i;
+      loaded.upper[i] = load_shared(stage + place_of_piece(lane / 4, piece));
+      loaded.lower[i] = load_shared(stage + place_of_piece(lane / 4 + 8, piece));
     }
     return loaded;
   }
@@ -310,16 +334,19 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * k + lane;
   }
-  __device__ __forceinline__ const uint4* pieces(Place place, int row, int col) const {
-    return place + static_cast<unsigned>(row * k + col * 32);
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane); }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * k + col * kPiecesOn);
   }
   __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
     return load_once(pieces(place, row, col));
   }
-  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * kPiecesOn);
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
   }
-  __device__ __forceinline__ Loaded read(Place, std::uint32_t slot, std::uint32_t) const { return load_shared(slot); }
+  __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
+    return read_tile(tile, stage, lane);
+  }
   template <class T, int Step>
   __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
     const std::uint32_t first = Step == 0 ? loaded.x : loaded.z, last = Step == 0 ? loaded.y : loaded.w;
@@ -470,20 +497,22 @@ struct TileView<Lut4<Scale>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             scale.place(row_tile, blocks, lane)};
   }
-  __device__ __forceinline__ const uint4* pieces(const Place& place, int row, int col) const {
-    return place.codes + static_cast<unsigned>(row * (k / 2) + col * 32);
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
   }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    return {load_once(pieces(place, row, col)), scale.load(place.scale, row, blocks, col >> block_tiles_shift)};
+    return {load_once(pieces(place.codes, row, col)), scale.load(place.scale, row, blocks, col >> block_tiles_shift)};
   }
-  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * kPiecesOn);
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
     scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes);
   }
-  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t slot, std::uint32_t notes) const {
-    return {load_shared(slot), scale.read(place.scale, notes)};
+  __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
+                                         int lane) const {
+    return {read_tile(tile, stage, lane), scale.read(place.scale, notes)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
   template <class T, int Step>
@@ -589,27 +618,29 @@ struct TileView<Int4Group<Zero>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             reinterpret_cast<const std::uint32_t*>(group_scales) + pair, zeros.place(pair)};
   }
-  __device__ __forceinline__ const uint4* pieces(const Place& place, int row, int col) const {
-    return place.codes + static_cast<unsigned>(row * (k / 2) + col * 32);
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
   }
   __device__ __forceinline__ unsigned pair_of(int row, int col) const {
     return static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
   }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
     const unsigned pair = pair_of(row, col);
-    return {load_once(pieces(place, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
+    return {load_once(pieces(place.codes, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
   }
-  __device__ __forceinline__ void copy(const uint4* pieces, int tile, std::uint32_t slot) const {
-    copy_async<16>(slot, pieces + tile * kPiecesOn);
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
     const unsigned pair = pair_of(row, col);
     copy_async<4>(notes, place.scales + pair);
     zeros.copy(place.zeros, pair, notes + 4);
   }
-  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t slot, std::uint32_t notes) const {
+  __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
+                                         int lane) const {
     const uint2 v = load_shared_pair(notes);
-    return {load_shared(slot), v.x, zeros.read(place.zeros, v.y)};
+    return {read_tile(tile, stage, lane), v.x, zeros.read(place.zeros, v.y)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return unpack2<Half>(loaded.scales); }
   template <class T, int Step>
