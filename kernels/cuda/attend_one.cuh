@@ -255,17 +255,25 @@ class HeadTile {
 
 /// Warps of a block, so that two blocks have room for their tiles.
 template <class T, int kDims>
-constexpr int kOneWarps = sizeof(T) * kDims <= 256 ? 8 : sizeof(T) * kDims <= 512 ? 4 : 2;
+constexpr int kOneWarps = sizeof(T) * kDims <= 256   ? 8
+                          : sizeof(T) * kDims <= 512 ? 4
+                                                     : 2;
+
+template <class T, int kDims>
+struct OneShared {
+  T tiles[kOneWarps<T, kDims>][HeadTile<T, kDims>::kSize];
+  Partials<kOneWarps<T, kDims>, kDims> of_warps;
+  Partials<kMostParts, kDims> of_parts;  ///< in the team's first block
+  Inbox inbox;
+};
 
 template <class T, int kDims>
 __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
     attend_one_kernel(const __grid_constant__ AttendTask<T> task) {
   using Tile = HeadTile<T, kDims>;
   constexpr int kWarps = kOneWarps<T, kDims>, kThreads = 32 * kWarps;
-  extern __shared__ __align__(128) char shared[];
-  __shared__ Partials<kWarps, kDims> of_warps;
-  __shared__ Partials<kMostParts, kDims> of_parts;
-  __shared__ Inbox inbox;
+  extern __shared__ __align__(128) char memory[];
+  auto& shared = *reinterpret_cast<OneShared<T, kDims>*>(memory);
   let_next_kernel_start();
   // The batch and the keys of earlier steps were there before the kernel that this one waits for.
   const Segment segment = task.batch.segments[blockIdx.z];
@@ -273,7 +281,7 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
   const int parts = attention_parts(newest + 1), step = parts * kWarps;
   const int rank = static_cast<int>(Team::rank()), team = static_cast<int>(Team::size());
   if (segment.rows != 1 || rank >= parts) return wait_for_previous_kernel();
-  inbox.open(parts * (task.head_dim + 2) * static_cast<int>(sizeof(float)));
+  shared.inbox.open(parts * (task.head_dim + 2) * static_cast<int>(sizeof(float)));
 
   const int head = blockIdx.y;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -282,15 +290,14 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
 #pragma unroll 1
   for (int part = rank; part < parts; part += team) {
     int tile = part + parts * warp;
-    Tile room(reinterpret_cast<T*>(shared) + warp * Tile::kSize, task.keys + place, task.values + place, tile,
-              task.head_dim, lane);
+    Tile room(shared.tiles[warp], task.keys + place, task.values + place, tile, task.head_dim, lane);
     const auto older = [&](int tile) { return newest - tile * kTile; };
     if (tile < tiles) room.fetch_keys(older(tile), step);
     commit_copies();
     if (tile < tiles) room.fetch_values(older(tile), step);
     commit_copies();
     if (part == rank) {
-      inbox.wait_for_team();
+      shared.inbox.wait_for_team();
       wait_for_previous_kernel();
     }
     Mixer<T, kDims> mixer;
@@ -304,6 +311,7 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
       wait_for_copies<1>();
       if (tile == tiles - 1) {
         wait_for_copies<0>();
+        __syncwarp();
         room.put(newest % kTile, newest_row);
         room.store(task.keys + newest_place, task.values + newest_place, newest_row);
       }
@@ -339,38 +347,36 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
 #pragma unroll
     for (int lanes = 4; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(0xffffffffU, sum, lanes);
 
-    mixer.store(of_warps.mix[warp], lane);
-    if (lane == 0) of_warps.largest[warp] = largest, of_warps.sum[warp] = sum;
+    mixer.store(shared.of_warps.mix[warp], lane);
+    if (lane == 0) shared.of_warps.largest[warp] = largest, shared.of_warps.sum[warp] = sum;
     __syncthreads();
-    const auto whole = of_warps.together(kWarps);
+    const auto whole = shared.of_warps.together(kWarps);
 #pragma unroll 1
     for (int dim = threadIdx.x; dim < task.head_dim; dim += kThreads) {
-      inbox.send(of_parts.mix[part][dim], of_warps.mixed(whole, kWarps, dim));
+      shared.inbox.send(shared.of_parts.mix[part][dim], shared.of_warps.mixed(whole, kWarps, dim));
     }
     if (threadIdx.x == 0) {
-      inbox.send(of_parts.largest[part], whole.largest);
-      inbox.send(of_parts.sum[part], whole.sum);
+      shared.inbox.send(shared.of_parts.largest[part], whole.largest);
+      shared.inbox.send(shared.of_parts.sum[part], whole.sum);
     }
     if (part + team < parts) __syncthreads();  // a block by itself takes the next one
   }
   if (rank != 0) return;
-  inbox.wait_for_all();
-  const auto whole = of_parts.together(parts);
+  shared.inbox.wait_for_all();
+  const auto whole = shared.of_parts.together(parts);
 #pragma unroll 1
   for (int dim = threadIdx.x; dim < task.head_dim; dim += kThreads) {
-    task.y[row + dim] = from_f32<T>(__fdividef(of_parts.mixed(whole, parts, dim), whole.sum));
+    task.y[row + dim] = from_f32<T>(__fdividef(shared.of_parts.mixed(whole, parts, dim), whole.sum));
   }
 }
 
 template <class T, int kDims>
 void launch_one(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
   constexpr auto kKernel = attend_one_kernel<T, kDims>;
-  constexpr int kWarps = kOneWarps<T, kDims>;
   allow_shared_memory<kKernel>();
   const auto team = has_clusters<kKernel>() ? static_cast<unsigned>(shape.parts) : 1;
   const dim3 grid(team, static_cast<unsigned>(task.heads), static_cast<unsigned>(shape.segments));
-  launch_in_clusters(launch, kKernel, grid, team, 32 * kWarps,
-                     kWarps * HeadTile<T, kDims>::kSize * static_cast<int>(sizeof(T)), task);
+  launch_in_clusters(launch, kKernel, grid, team, 32 * kOneWarps<T, kDims>, sizeof(OneShared<T, kDims>), task);
 }
 
 }  // namespace

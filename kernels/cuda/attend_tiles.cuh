@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
     commit_copies();
   };
 
-  // Rows g and g + 8 of the warp's sixteen.
-  const int seen_upper = segment.past + first_query + warp * 16 + lane / 4 + 1;
+  // Keys that all of the warp's sixteen rows see, and that row g of rows g and g + 8 sees.
+  const int seen_by_all = segment.past + first_query + warp * 16 + 1, seen_upper = seen_by_all + lane / 4;
   float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   Strip<kHeadDim> mix = {};
   fetch(0, 0);
@@ -89,14 +89,17 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
         mma<T>(scores[2 * n + 1], q[d], b[2], b[3]);
       }
     }
+    if (begin + kTileKeys > seen_by_all) {
 #pragma unroll
-    for (int n = 0; n < kTileKeys / 8; ++n) {
+      for (int n = 0; n < kTileKeys / 8; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = begin + n * 8 + lane % 4 * 2 + i % 2;
-        if (key >= seen_upper + i / 2 * 8) scores[n][i] = -INFINITY;
+        for (int i = 0; i < 4; ++i) {
+          const int key = begin + n * 8 + lane % 4 * 2 + i % 2;
+          if (key >= seen_upper + i / 2 * 8) scores[n][i] = -INFINITY;
+        }
       }
     }
+    float shrink[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float larger = largest[half];
@@ -105,19 +108,23 @@ __global__ void __launch_bounds__(128) attend_tiles_kernel(const __grid_constant
         larger = fmaxf(larger, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
       larger = fmaxf(larger, __shfl_xor_sync(0xffffffffU, larger, 1));
       larger = fmaxf(larger, __shfl_xor_sync(0xffffffffU, larger, 2));
-      const float shrink = __expf(largest[half] - larger);  // every row sees the first key, so `larger` is finite
+      shrink[half] = exponential(largest[half] - larger);  // every row sees the first key, so `larger` is finite
       largest[half] = larger;
-      sum[half] *= shrink;
-#pragma unroll
-      for (int d = 0; d < kHeadDim / 8; ++d) mix[d][2 * half] *= shrink, mix[d][2 * half + 1] *= shrink;
+      sum[half] *= shrink[half];
 #pragma unroll
       for (int n = 0; n < kTileKeys / 8; ++n) {
 #pragma unroll
         for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          scores[n][i] = __expf(scores[n][i] - larger);
+          scores[n][i] = exponential(scores[n][i] - larger);
           sum[half] += scores[n][i];
         }
       }
+    }
+    // Most tiles have no score that is larger than all before.
+    if (__any_sync(0xffffffffU, shrink[0] != 1 || shrink[1] != 1)) {
+#pragma unroll
+      for (float(&four)[4] : mix)
+        four[0] *= shrink[0], four[1] *= shrink[0], four[2] *= shrink[1], four[3] *= shrink[1];
     }
 #pragma unroll
     for (int n = 0; n < kTileKeys / 16; ++n) {

@@ -51,9 +51,6 @@ struct Scratch {
     batch = place(batch_and_choices_bytes(extent));
     chosen = place(static_cast<std::size_t>(extent.sequences) * sizeof(int));
   }
-
-  /// Most sequences of a step; attention has room for no more.
-  static constexpr int kMostSequences = 4096;
 };
 
 }  // namespace
@@ -239,8 +236,8 @@ void CudaBackend::do_linear(const Projection& projection, Tensor x) {
 }
 
 void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
-  if (shape_.segments > Scratch::kMostSequences) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(Scratch::kMostSequences) +
+  if (shape_.segments > kMostSegments) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(kMostSegments) +
                                              " sequences in a step, found " + std::to_string(shape_.segments));
   }
   if (cache.head_dim > kMostHeadDim) {
