@@ -25,19 +25,23 @@ struct AttendTask {
 
 namespace {
 
-/// Copies all rows of k and v to where the cache keeps each head's.
-template <class T>
+/// Copies all rows of k and v to where the cache keeps each head's, in pieces of which a head has a whole number.
+template <class T, class Piece>
 __global__ void append_kernel(const __grid_constant__ AttendTask<T> task) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const int row = blockIdx.x;
-  const int width = task.heads * task.head_dim;
+  const auto* const k = reinterpret_cast<const Piece*>(task.k);
+  const auto* const v = reinterpret_cast<const Piece*>(task.v);
+  auto* const keys = reinterpret_cast<Piece*>(task.keys);
+  auto* const values = reinterpret_cast<Piece*>(task.values);
+  const int row = blockIdx.x, of_head = task.head_dim * static_cast<int>(sizeof(T)) / static_cast<int>(sizeof(Piece));
+  const int width = task.heads * of_head;
+  const std::int64_t first = static_cast<std::int64_t>(task.batch.sequence_of[row]) * task.heads;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    const std::int64_t place = task.cached(task.batch.sequence_of[row], i / task.head_dim) +
-                               static_cast<std::int64_t>(task.batch.slot_of[row]) * task.head_dim + i % task.head_dim;
+    const std::int64_t place = ((first + i / of_head) * task.context + task.batch.slot_of[row]) * of_head + i % of_head;
     const std::int64_t from = static_cast<std::int64_t>(row) * width + i;
-    task.keys[place] = task.k[from];
-    task.values[place] = task.v[from];
+    keys[place] = k[from];
+    values[place] = v[from];
   }
 }
 
@@ -45,7 +49,9 @@ __global__ void append_kernel(const __grid_constant__ AttendTask<T> task) {
 
 template <class T>
 void append_to_cache(const Launch& launch, int rows, const AttendTask<T>& task) {
-  launch_overlapped(launch, append_kernel<T>, dim3(static_cast<unsigned>(rows)), 256, 0, task);
+  const bool whole = task.head_dim * sizeof(T) % sizeof(uint4) == 0;
+  launch_overlapped(launch, whole ? append_kernel<T, uint4> : append_kernel<T, T>, dim3(static_cast<unsigned>(rows)),
+                    256, 0, task);
 }
 
 }  // namespace nibble
