@@ -255,9 +255,7 @@ class HeadTile {
 
 /// Warps of a block, so that two blocks have room for their tiles.
 template <class T, int kDims>
-constexpr int kOneWarps = sizeof(T) * kDims <= 256   ? 8
-                          : sizeof(T) * kDims <= 512 ? 4
-                                                     : 2;
+constexpr int kOneWarps = sizeof(T) * kDims <= 512 ? 4 : 2;
 
 template <class T, int kDims>
 struct OneShared {
