@@ -253,7 +253,7 @@ class HeadTile {
   int head_dim_, lane_;
 };
 
-/// Warps of a block, so that two blocks have room for their tiles.
+/// Warps of a block, so that several blocks have room for their tiles.
 template <class T, int kDims>
 constexpr int kOneWarps = sizeof(T) * kDims <= 512 ? 4 : 2;
 
@@ -371,10 +371,15 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
 template <class T, int kDims>
 void launch_one(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
   constexpr auto kKernel = attend_one_kernel<T, kDims>;
+  constexpr int kThreads = 32 * kOneWarps<T, kDims>, kShared = sizeof(OneShared<T, kDims>);
   allow_shared_memory<kKernel>();
-  const auto team = has_clusters<kKernel>() ? static_cast<unsigned>(shape.parts) : 1;
-  const dim3 grid(team, static_cast<unsigned>(task.heads), static_cast<unsigned>(shape.segments));
-  launch_in_clusters(launch, kKernel, grid, team, 32 * kOneWarps<T, kDims>, sizeof(OneShared<T, kDims>), task);
+  // Where all parts' blocks have no room at once, a block takes several parts instead of others' waiting for it.
+  const int room = launch.processors * resident_blocks<kKernel>(kThreads, kShared);
+  int team = has_clusters<kKernel>() ? shape.parts : 1;
+  while (team > 1 && team * task.heads * shape.segments > room) team /= 2;
+  const dim3 grid(static_cast<unsigned>(team), static_cast<unsigned>(task.heads),
+                  static_cast<unsigned>(shape.segments));
+  launch_in_clusters(launch, kKernel, grid, static_cast<unsigned>(team), kThreads, kShared, task);
 }
 
 }  // namespace

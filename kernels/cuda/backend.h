@@ -69,7 +69,7 @@ class CudaBackend final : public Backend {
   std::byte* room_ = nullptr;          // for expanded weights
   std::byte* batch_memory_ = nullptr;  // the batch on the device
   int* chosen_ = nullptr;              // what choose chose
-  std::byte* pinned_ = nullptr;  // the batch, then what choose chose, on the host
+  std::byte* pinned_ = nullptr;        // the batch, then what choose chose, on the host
   int* chosen_on_host_ = nullptr;
 
   BatchShape shape_{};
