@@ -68,9 +68,8 @@ class CudaBackend final : public Backend {
   Buffer scratch_;
   std::byte* room_ = nullptr;          // for expanded weights
   std::byte* batch_memory_ = nullptr;  // the batch on the device
-  AttentionScratch attention_{};
-  std::byte* pinned_ = nullptr;  // the batch, then what choose chose, on the host
-  int* chosen_ = nullptr;        // what choose chose; kernels write there themselves
+  std::byte* pinned_ = nullptr;        // the batch, then what choose chose, on the host
+  int* chosen_ = nullptr;              // what choose chose; kernels write there themselves
 
   BatchShape shape_{};
   std::vector<RowRun> runs_;

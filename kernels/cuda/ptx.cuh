@@ -216,4 +216,23 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
+/// An 8 x 8 matrix of 16-bit values, its rows become columns. Lane 4 g + t has columns 2t and 2t + 1 of row g.
+__device__ __forceinline__ std::uint32_t transposed(std::uint32_t m) {
+  std::uint32_t v;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(v) : "r"(m));
+  return v;
+}
+
+/// e^v by the hardware's power of two; zero where that is subnormal.
+__device__ __forceinline__ float exponential(float v) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * 1.44269504F));
+  return power;
+}
+
+/// As above, to an address in shared memory.
+__device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0));
+}
+
 }  // namespace nibble
