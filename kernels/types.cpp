@@ -24,8 +24,8 @@ constexpr std::array<DTypeRow, 13> kDTypes = {{{"fp32", 4},
                                                {"uint16", 2},
                                                {"uint8", 1},
                                                {"bool", 1}}};
-constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {"none",   "int8",   "fp4",  "nf4",
-                                                                        "fp4-dq", "nf4-dq", "int4", "int4-asym"};
+constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {
+    "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym"};
 constexpr std::array<std::string_view, 2> kDevices = {"cpu", "cuda"};
 
 template <typename Enum, std::size_t N>
@@ -43,6 +43,8 @@ std::size_t size_of(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype
 std::string_view to_string(DType dtype) { return kDTypes[static_cast<std::size_t>(dtype)].name; }
 std::string_view to_string(Scheme scheme) { return kSchemeNames[static_cast<std::size_t>(scheme)]; }
 std::string_view to_string(Device device) { return kDevices[static_cast<std::size_t>(device)]; }
+
+Scheme stored_as(Scheme scheme) { return scheme == Scheme::kInt8Decomp ? Scheme::kInt8 : scheme; }
 
 std::optional<DType> parse_compute_dtype(std::string_view name) {
   // The longer spellings are those of PyTorch, which config.json and other runtimes' options use.

@@ -298,6 +298,11 @@ struct TileView<Int8Row> {
   }
 };
 
+template <>
+struct TileView<Int8Decomp> : TileView<Int8Row> {
+  using TileView<Int8Row>::TileView;
+};
+
 template <class Scale>
 struct ScaleView;
 

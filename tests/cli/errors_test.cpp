@@ -59,7 +59,7 @@ TEST(Usage, ReadsValuesStrictly) {
       {"--top-p", "1.5", "--top-p: expected a number from 0 to 1, found '1.5'"},
       {"--min-p", "inf", "--min-p: expected a number from 0 to 1, found 'inf'"},
       {"--repeat-penalty", "0", "--repeat-penalty: expected a number above 0, found '0'"},
-      {"--scheme", "foo", "--scheme: expected none, int8, fp4, nf4, fp4-dq, nf4-dq, int4 or int4-asym, found 'foo'"},
+      {"--scheme", "foo", "--scheme: expected none, int8, int8-decomp, fp4, nf4, fp4-dq, nf4-dq, int4 or int4-asym, found 'foo'"},
       {"--dtype", "fp8", "--dtype: expected auto, fp32, bf16 or fp16, found 'fp8'"},
       {"--embedding", "nf4", "--embedding: expected compute or int8, found 'nf4'"},
       {"--blocksize", "65", "--blocksize: expected 32, 64, 128, 256, 512, 1024, 2048 or 4096, found '65'"},
@@ -83,7 +83,7 @@ TEST(Usage, ReadsValuesStrictly) {
       {"-r", "0", "-r/--repetitions: expected a whole number from 1 to 10000", "found '0'"},
       {"-o", "sql", "-o/--output: expected md, json, jsonl or csv", "found 'sql'"},
       {"--scheme", "nf4,foo",
-       "--scheme: expected schemes among none, int8, fp4, nf4, fp4-dq, nf4-dq, int4 and int4-asym", "'nf4,foo'"},
+       "--scheme: expected schemes among none, int8, int8-decomp, fp4, nf4, fp4-dq, nf4-dq, int4 and int4-asym", "'nf4,foo'"},
       {"--dtype", "bf16,", "--dtype: expected types among fp32, bf16 and fp16", "found 'bf16,'"},
       {"--device", "cpu,tpu", "--device: expected cpu or cuda", "found 'cpu,tpu'"},
   };
