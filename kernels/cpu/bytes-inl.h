@@ -8,14 +8,14 @@ namespace {
 
 constexpr int kChunk = 64;
 
-/// What elements of x are outliers beside weights of a layout: those of this magnitude and more, and NaNs. Where there
-/// are none but what is not finite, Int8Row, elements are not rounded to fp16 either.
+/// What elements of x are outliers beside weights of a layout: those of this magnitude and more, and NaNs. Beside
+/// Int8Row only what is not finite.
 template <class Layout>
 constexpr float kOutlier = __builtin_inff();
 template <>
 constexpr float kOutlier<Int8Decomp> = Int8Decomp::kOutlier;
 
-/// 16 elements of x, as they are compared and rounded; zeros beyond its end.
+/// 16 elements of x, as they are compared and rounded: in fp16 beside Int8Decomp. Zeros beyond its end.
 template <class Layout, class T>
 NIBBLE_HD F32x16 load_elements(const T* x, int k, int first) {
   if (first >= k) return broadcast(0);
@@ -25,6 +25,7 @@ NIBBLE_HD F32x16 load_elements(const T* x, int k, int first) {
 }
 
 /// What stands behind the last block of a packed row of bytes. Behind it, a bit for each column that is an outlier's.
+/// All of it takes less than the four bytes a column that packed rows have room for.
 struct BytesRow {
   std::int32_t lanes[16];  ///< what the lanes of its products begin with
   float magnitude;         ///< what 127 stands for

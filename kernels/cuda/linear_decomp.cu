@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(kThreads) split_rows_kernel(const T* x, SplitR
 #pragma unroll
     for (const float value : values) largest = fmaxf(largest, is_outlier(value) ? 0.0F : fabsf(value));
   }
-  atomicMax(&largest_bits, __float_as_int(largest));
+  const int of_warp = __reduce_max_sync(0xffffffffU, __float_as_int(largest));
+  if (threadIdx.x % 32 == 0) atomicMax(&largest_bits, of_warp);
   __syncthreads();
   const float absmax = __int_as_float(largest_bits), inverse = absmax > 0 ? 127 / absmax : 0;
 
