@@ -147,13 +147,13 @@ TEST_P(PreparedWeight, IsRefusedWhenItIsNotFinite) {
   values[9999] = 65520;  // the first number that fp16 rounds to infinity
   for (const Storage& target : kTargets) {
     SCOPED_TRACE(trace(target, 128, 128));
-    const bool narrow = target.dtype == DType::kF16 || target.scheme == Scheme::kInt8;
+    const bool narrow = target.dtype == DType::kF16 || is_int8(target.scheme);
     EXPECT_EQ(refusal(dense(), target), narrow ? sentence : "no error");
   }
   values[9999] = 65519;
   for (const Storage& target : kTargets) {
     SCOPED_TRACE(trace(target, 128, 128));
-    const bool twice = target.dtype == DType::kBF16 && target.scheme == Scheme::kInt8;  // bf16 makes it 65536
+    const bool twice = target.dtype == DType::kBF16 && is_int8(target.scheme);  // bf16 makes it 65536
     EXPECT_EQ(refusal(dense(), target), twice ? sentence : "no error");
   }
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {

@@ -100,27 +100,32 @@ TEST_P(GoldenFloat, MaskedTokensAreAsIfTheyWereNotThere) {
   }
 }
 
-/// bitsandbytes' own int8 logits, whose activations it rounds to 8 bits; outliers are those of a row alone here and of
-/// the whole prompt there.
-class GoldenInt8Decomp : public Golden {};
+class LlmInt8 : public ::testing::TestWithParam<Device> {};
 
-TEST_P(GoldenInt8Decomp, LogitsAreNearerBitsandbytesOwnThanWeightOnlyOnesAre) {
-  const Expected expected(name());
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (int prompt = 0; prompt < 2; ++prompt) {
-      const std::string suffix = dtype_suffix(dtype) + ("." + std::to_string(prompt));
-      const std::vector<float> wanted = expected.floats("logits" + suffix);
-      const auto error_as = [&](Scheme scheme) {
-        const LoadOptions load{
-            .scheme = scheme, .compute_dtype = dtype, .device = std::get<0>(GetParam()), .threads = 2};
-        const Engine engine = Engine::open(golden_model(name()), load);
-        return relative_error(engine.session().logits(expected.ints("tokens." + std::to_string(prompt))), wanted);
-      };
-      const double own = error_as(Scheme::kInt8Decomp), weight_only = error_as(Scheme::kInt8);
-      std::printf("%s %s own %g weight_only %g\n", name().c_str(), suffix.c_str(), own, weight_only);
-      EXPECT_LT(own, weight_only) << suffix;
+TEST_P(LlmInt8, LogitsEqualBitsandbytes) {
+  // Where the last bit of an activation differs it may become another whole number, 1/127 of the largest further, and
+  // that and all later positions' logits are off by a percent or so: seldom, as it takes a value between two numbers.
+  int positions = 0, equal = 0;
+  for (const std::string& name : int8_cases()) {
+    const Expected expected(name), own(name, "llm_int8.safetensors");
+    const LoadOptions load{
+        .scheme = Scheme::kInt8Decomp, .compute_dtype = DType::kF32, .device = GetParam(), .threads = 2};
+    const Engine engine = Engine::open(golden_model(name), load);
+    const auto vocabulary = static_cast<std::size_t>(engine.info().vocab_size);
+    for (const std::string prompt : {".0", ".1"}) {
+      const std::vector<float> wanted = own.floats("logits" + prompt);
+      const std::vector<float> found = engine.session().logits(expected.ints("tokens" + prompt));
+      ASSERT_EQ(found.size(), wanted.size());
+      EXPECT_LT(relative_error(found, wanted), 0.02) << name << prompt;
+      for (std::size_t i = 0; i < found.size(); i += vocabulary, ++positions) {
+        const double error =
+            relative_error(std::span(found).subspan(i, vocabulary), std::span(wanted).subspan(i, vocabulary));
+        equal += error < tolerance(DType::kF32, engine.info().layers) ? 1 : 0;
+      }
     }
   }
+  EXPECT_EQ(positions, 80);
+  EXPECT_GE(equal, positions / 2);
 }
 
 /// A GPU adds up in another order, and its tokens are the CPU's all the same.
@@ -156,9 +161,8 @@ INSTANTIATE_TEST_SUITE_P(Unquantized, GoldenFloat,
                          ::testing::Combine(::testing::ValuesIn(devices()),
                                             ::testing::ValuesIn(cases_with("greedy.0"))),
                          case_name);
-INSTANTIATE_TEST_SUITE_P(Int8, GoldenInt8Decomp,
-                         ::testing::Combine(::testing::ValuesIn(devices()), ::testing::ValuesIn(int8_cases())),
-                         case_name);
+INSTANTIATE_TEST_SUITE_P(All, LlmInt8, ::testing::ValuesIn(devices()),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
 INSTANTIATE_TEST_SUITE_P(All, OtherDevice,
                          ::testing::Combine(::testing::ValuesIn(other_devices()),
                                             ::testing::ValuesIn(cases_with("tokens.0"))),
