@@ -112,7 +112,8 @@ def main() -> None:
     cases = [case(width, name) for width in WIDTHS for name in DTYPES]
     path.write_text(json.dumps({"bitsandbytes": bnb.__version__, "cases": cases}, indent=1) + "\n")
     print(f"{path}: {path.stat().st_size} bytes")
-    torch.library.Library("bitsandbytes", "IMPL").impl("int8_mm_dequant", dequantized, "CPU")
+    library = torch.library.Library("bitsandbytes", "IMPL")  # as long as it lives
+    library.impl("int8_mm_dequant", dequantized, "CPU")
     bnb.nn.Linear8bitLt.forward = row_by_row
     for folder in sorted((out / "models").glob("*_int8")):
         if json.loads((folder / "config.json").read_text())["quantization_config"]["load_in_8bit"]:
