@@ -261,7 +261,7 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
 bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && !is_int8(scheme); }
 bool is_nf4(Scheme scheme) { return scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq; }
 bool is_nested(Scheme scheme) { return scheme == Scheme::kNf4Dq || scheme == Scheme::kFp4Dq; }
-bool is_int8(Scheme scheme) { return stored_as(scheme) == Scheme::kInt8; }
+bool is_int8(Scheme scheme) { return scheme == Scheme::kInt8 || scheme == Scheme::kInt8Decomp; }
 bool is_int4(Scheme scheme) { return scheme == Scheme::kInt4 || scheme == Scheme::kInt4Asym; }
 
 int default_blocksize(Scheme scheme) { return is_int4(scheme) ? 128 : 64; }

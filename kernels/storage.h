@@ -28,7 +28,7 @@ bool is_4bit(Scheme scheme);
 bool is_nf4(Scheme scheme);
 bool is_nested(Scheme scheme);
 
-/// Whether they are Int8Row's, however they are multiplied.
+/// Whether they are int8's, however they are multiplied.
 bool is_int8(Scheme scheme);
 
 /// Whether they are whole numbers in groups along a row, as GPTQ's.

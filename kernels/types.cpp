@@ -44,8 +44,6 @@ std::string_view to_string(DType dtype) { return kDTypes[static_cast<std::size_t
 std::string_view to_string(Scheme scheme) { return kSchemeNames[static_cast<std::size_t>(scheme)]; }
 std::string_view to_string(Device device) { return kDevices[static_cast<std::size_t>(device)]; }
 
-Scheme stored_as(Scheme scheme) { return scheme == Scheme::kInt8Decomp ? Scheme::kInt8 : scheme; }
-
 std::optional<DType> parse_compute_dtype(std::string_view name) {
   // The longer spellings are those of PyTorch, which config.json and other runtimes' options use.
   if (name == "fp32" || name == "float32" || name == "float") return DType::kF32;

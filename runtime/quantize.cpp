@@ -210,11 +210,10 @@ void quantize(const std::string& source_path, const std::string& destination, co
   if (is_synthetic(source_path)) {
     throw Error(ErrorKind::kInvalidArgument, "quantize: expected a checkpoint directory, found " + source_path);
   }
-  if (const Scheme stored = stored_as(options.scheme); stored != options.scheme) {
-    const std::string name(to_string(options.scheme)), weights(to_string(stored));
-    throw Error(ErrorKind::kInvalidArgument, "quantize: expected a scheme that weights are stored as, found " + name +
-                                                 ", another way to multiply those of " + weights + "; quantize to " +
-                                                 weights + " and load that as " + name);
+  if (options.scheme == Scheme::kInt8Decomp) {
+    throw Error(ErrorKind::kInvalidArgument,
+                "quantize: expected a scheme that weights are stored as, found int8-decomp, another way to multiply "
+                "those of int8; quantize to int8 and load that as int8-decomp");
   }
   const auto source = open_source(source_path, 0);
   LoadOptions load{.scheme = options.scheme,

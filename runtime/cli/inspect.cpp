@@ -56,7 +56,7 @@ std::vector<Scheme> page_schemes(const ModelArguments& arguments) {
   const Scheme own = inspect_tensor(arguments.model, any, arguments.load).scheme;
   if (own != Scheme::kNone) return {own};
   std::vector<Scheme> schemes(kSchemes.begin() + 1, kSchemes.end());
-  std::erase_if(schemes, [](Scheme scheme) { return stored_as(scheme) != scheme; });
+  std::erase(schemes, Scheme::kInt8Decomp);  // whose weights are those of int8
   return schemes;
 }
 

@@ -30,10 +30,6 @@ inline constexpr std::array<Scheme, 9> kSchemes{Scheme::kNone,  Scheme::kInt8, S
                                                 Scheme::kFp4,   Scheme::kNf4,  Scheme::kFp4Dq,
                                                 Scheme::kNf4Dq, Scheme::kInt4, Scheme::kInt4Asym};
 
-/// The scheme that these weights are stored as: int8 for int8-decomp, which is another way to multiply them; any other
-/// itself.
-Scheme stored_as(Scheme scheme);
-
 /// How the token table (and the output head) is stored.
 enum class EmbeddingStorage : std::uint8_t {
   kCompute,  ///< in the compute dtype, as bitsandbytes leaves it
