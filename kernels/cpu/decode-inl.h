@@ -126,6 +126,9 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   }
 };
 
+template <>
+struct GroupDecoder<Int8Decomp> : GroupDecoder<Int8Row> {};
+
 /// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole halves of
 /// a group, factors are the weights.
 template <class Scale>

@@ -363,6 +363,11 @@ struct TileView<Int8Row> {
   }
 };
 
+template <>
+struct TileView<Int8Decomp> : TileView<Int8Row> {
+  using TileView<Int8Row>::TileView;
+};
+
 /// The aligned word that a pair of bytes stands in, which is the least that can be copied, and the pair in it. Pairs of
 /// one lane stand a multiple of a word apart.
 __device__ __forceinline__ const void* word_of(const uchar2* pair) {
