@@ -95,9 +95,11 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], 
 }
 
 /// 16 bytes from global to shared memory, behind the back of the registers; zeros where `valid` is false.
+__device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0));
+}
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 16 : 0));
+  copy_async(shared_address(shared), global, valid);
 }
 /// The same of 4, 8 or 16 bytes; what is smaller than 16 other lanes may find in the first-level cache.
 template <int kBytes>
@@ -228,11 +230,6 @@ __device__ __forceinline__ float exponential(float v) {
   float power;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * 1.44269504F));
   return power;
-}
-
-/// As above, to an address in shared memory.
-__device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0));
 }
 
 }  // namespace nibble
