@@ -33,10 +33,11 @@ Weight make_random_weight(const RandomWeight& weight, ThreadPool& pool) {
       return Dense<T>{filled<T>(weight.elements(), pool, value), weight.n, weight.k};
     });
   }
-  if (storage.scheme == Scheme::kInt8) {
+  if (is_int8(storage.scheme)) {
     const auto code = [&](std::int64_t i) { return stream.int8_code(i); };
-    return Int8Row{filled<std::int8_t>(weight.elements(), pool, code), filled<float>(weight.n, pool, absmax), weight.n,
-                   weight.k};
+    const Int8Row made{filled<std::int8_t>(weight.elements(), pool, code), filled<float>(weight.n, pool, absmax),
+                       weight.n, weight.k};
+    return int8_weight(made, storage.scheme);
   }
   if (is_int4(storage.scheme)) {
     const auto int4_pair = [&](std::int64_t i) { return stream.int4_pair(i); };

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,7 +59,7 @@ auto first_infinite(const Storage& target) {
     const float value = with_dtype(target.dtype, [&](auto tag) {
       return rounded<typename decltype(tag)::type>(to_float(std::bit_cast<T>(bits)));
     });
-    return std::isfinite(target.scheme == Scheme::kInt8 ? rounded<Half>(value) : value);  // int8's encoder takes fp16
+    return std::isfinite(is_int8(target.scheme) ? rounded<Half>(value) : value);  // int8's encoder takes fp16
   };
   Bits first = 0, last = kInfinity<T>;
   while (first < last) {
@@ -107,7 +108,7 @@ Weight to_dense(const Dense<T>& source, DType dtype, ThreadPool& pool) {
 }
 
 template <class T>
-Weight to_int8(const Dense<T>& source, DType dtype, ThreadPool& pool) {
+Weight to_int8(const Dense<T>& source, const Storage& target, ThreadPool& pool) {
   const std::int64_t k = source.k;
   const std::int64_t elements = source.n * k;
   Int8Row result{Buffer::allocate_in_huge_pages(static_cast<std::size_t>(elements)),
@@ -117,11 +118,11 @@ Weight to_int8(const Dense<T>& source, DType dtype, ThreadPool& pool) {
   const std::int64_t rows_a_piece = std::max<std::int64_t>(1, kPiece / k);
   for_each_piece(elements, rows_a_piece * k, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
-    read_rounded(source.values.template as<T>(), first, count, dtype, piece.data());
+    read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
     encode_int8_rows(piece, source.k, {codes + first, static_cast<std::size_t>(count)},
                      {scb + first / k, static_cast<std::size_t>(count / k)});
   });
-  return result;
+  return int8_weight(result, target.scheme);
 }
 
 template <class T>
@@ -182,6 +183,7 @@ Storage describe(const Dense<T>&, DType) {
   return {Scheme::kNone, kDTypeOf<T>, 0};
 }
 Storage describe(const Int8Row&, DType dtype) { return {Scheme::kInt8, dtype, 0}; }
+Storage describe(const Int8Decomp&, DType dtype) { return {Scheme::kInt8Decomp, dtype, 0}; }
 Storage describe(const Lut4<F32Scale>& w, DType dtype) {
   return {lut4_scheme(w.levels, Scheme::kNf4, Scheme::kFp4), dtype, w.blocksize};
 }
@@ -195,7 +197,7 @@ template <class T>
 Weight convert(const Dense<T>& source, const Storage& target, std::string_view name, ThreadPool& pool) {
   require_finite(source, target, name, pool);
   if (target.scheme == Scheme::kNone) return to_dense(source, target.dtype, pool);
-  if (target.scheme == Scheme::kInt8) return to_int8(source, target.dtype, pool);
+  if (is_int8(target.scheme)) return to_int8(source, target, pool);
   if (is_int4(target.scheme)) return to_int4(source, target, name, pool);
   return to_lut4(source, target, pool);
 }
@@ -218,6 +220,16 @@ Scales scales_of(const Lut4<Scale>& weight) {
   return scales_of(weight.scale);
 }
 
+/// The same bits as another scheme has them.
+template <class Quantized>
+std::optional<Weight> same_bits(const Quantized& source, const Storage& target) {
+  if constexpr (std::is_base_of_v<Int8Row, Quantized>) {
+    if (is_int8(target.scheme)) return int8_weight(source, target.scheme);
+  }
+  if (describe(source, target.dtype) == target) return source;
+  return {};
+}
+
 /// A quantized weight can be turned into plain values and nothing else: quantizing twice loses twice.
 template <class Quantized>
 Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool& pool) {
@@ -233,7 +245,7 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
   }
   const Scheme scheme = describe(source, target.dtype).scheme;
   if (target.scheme != Scheme::kNone) {
-    if (describe(source, target.dtype) == target) return source;
+    if (const auto same = same_bits(source, target)) return *same;
     throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
                                                  std::string(to_string(scheme)) + " and cannot be turned into " +
                                                  std::string(to_string(target.scheme)));
@@ -246,9 +258,10 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
 
 }  // namespace
 
-bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && scheme != Scheme::kInt8; }
+bool is_4bit(Scheme scheme) { return scheme != Scheme::kNone && !is_int8(scheme); }
 bool is_nf4(Scheme scheme) { return scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq; }
 bool is_nested(Scheme scheme) { return scheme == Scheme::kNf4Dq || scheme == Scheme::kFp4Dq; }
+bool is_int8(Scheme scheme) { return scheme == Scheme::kInt8 || scheme == Scheme::kInt8Decomp; }
 bool is_int4(Scheme scheme) { return scheme == Scheme::kInt4 || scheme == Scheme::kInt4Asym; }
 
 int default_blocksize(Scheme scheme) { return is_int4(scheme) ? 128 : 64; }
@@ -265,7 +278,7 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
   const std::int64_t elements = n * k;
   const auto bytes = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
   if (storage.scheme == Scheme::kNone) return {bytes(elements) * size_of(storage.dtype), 0};
-  if (storage.scheme == Scheme::kInt8) return {bytes(elements), bytes(n) * sizeof(float)};
+  if (is_int8(storage.scheme)) return {bytes(elements), bytes(n) * sizeof(float)};
   if (is_int4(storage.scheme)) {
     const std::int64_t groups = n * groups_in_row(static_cast<int>(k), storage.blocksize);
     return {bytes(ceil_div(elements, 2)), bytes(groups) * (storage.scheme == Scheme::kInt4 ? 2 : 3)};
@@ -296,6 +309,11 @@ Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& stora
   if (!is_nested(storage.scheme)) return Lut4<F32Scale>{codes, levels, {absmax}, storage.blocksize, n, k};
   const NestedScale scale = encode_nested({absmax.as<float>(), absmax.size() / sizeof(float)});
   return Lut4<NestedScale>{codes, levels, scale, storage.blocksize, n, k};
+}
+
+Weight int8_weight(const Int8Row& weight, Scheme scheme) {
+  if (scheme == Scheme::kInt8Decomp) return Int8Decomp{weight};
+  return weight;
 }
 
 Weight store(const Weight& weight, const Storage& target, std::string_view name, ThreadPool& pool) {

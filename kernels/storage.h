@@ -28,6 +28,9 @@ bool is_4bit(Scheme scheme);
 bool is_nf4(Scheme scheme);
 bool is_nested(Scheme scheme);
 
+/// Whether they are int8's, however they are multiplied.
+bool is_int8(Scheme scheme);
+
 /// Whether they are whole numbers in groups along a row, as GPTQ's.
 bool is_int4(Scheme scheme);
 
@@ -43,12 +46,16 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
 Storage storage_of(const Weight& weight, DType dtype);
 
 /// Turns a floating-point weight into the storage asked for, or a quantized one into plain values; one that is already
-/// so is returned as it is. `name` is for messages. Throws Error{kFormat} for weights or scales that are NaN or
-/// infinite, Error{kInvalidArgument} when a quantized weight would have to be quantized again.
+/// so is returned as it is, and int8 weights are multiplied as the storage says. `name` is for messages. Throws
+/// Error{kFormat} for weights or scales that are NaN or infinite, Error{kInvalidArgument} when a quantized weight would
+/// have to be quantized again.
 Weight store(const Weight& weight, const Storage& target, std::string_view name, ThreadPool& pool);
 
 /// 4-bit codes and their blocks' absmax as the layout of a storage, which double-quantizes the absmax or not.
 Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& storage, int n, int k);
+
+/// int8 weights as the layout of one of their schemes.
+Weight int8_weight(const Int8Row& weight, Scheme scheme);
 
 /// The levels of a 4-bit scheme.
 Buffer levels_of(Scheme scheme);

@@ -24,8 +24,8 @@ constexpr std::array<DTypeRow, 13> kDTypes = {{{"fp32", 4},
                                                {"uint16", 2},
                                                {"uint8", 1},
                                                {"bool", 1}}};
-constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {"none",   "int8",   "fp4",  "nf4",
-                                                                        "fp4-dq", "nf4-dq", "int4", "int4-asym"};
+constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {
+    "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym"};
 constexpr std::array<std::string_view, 2> kDevices = {"cpu", "cuda"};
 
 template <typename Enum, std::size_t N>

@@ -12,7 +12,7 @@ namespace {
 
 std::string stored_dtype(const Storage& storage) {
   if (storage.scheme == Scheme::kNone) return std::string(to_string(storage.dtype));
-  return storage.scheme == Scheme::kInt8 ? "int8" : "uint8";
+  return is_int8(storage.scheme) ? "int8" : "uint8";
 }
 
 std::vector<std::int64_t> stored_shape(const Storage& storage, std::int64_t n, std::int64_t k) {

@@ -210,6 +210,11 @@ void quantize(const std::string& source_path, const std::string& destination, co
   if (is_synthetic(source_path)) {
     throw Error(ErrorKind::kInvalidArgument, "quantize: expected a checkpoint directory, found " + source_path);
   }
+  if (options.scheme == Scheme::kInt8Decomp) {
+    throw Error(ErrorKind::kInvalidArgument,
+                "quantize: expected a scheme that weights are stored as, found int8-decomp, another way to multiply "
+                "those of int8; quantize to int8 and load that as int8-decomp");
+  }
   const auto source = open_source(source_path, 0);
   LoadOptions load{.scheme = options.scheme,
                    .compute_dtype = options.dtype,

@@ -23,10 +23,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 Row = dict
-SCHEMES = ["none", "int8", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym"]
+SCHEMES = ["none", "int8", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym", "int8-decomp"]
 DTYPES = ["fp32", "bf16", "fp16"]
-# Okabe and Ito's colours, which the colour-blind tell apart.
-COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+# Okabe and Ito's colours, which the colour-blind tell apart, and grey.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999"]
 CLASSES = ["linear_weights", "quantization_state", "embeddings", "output_head", "biases_and_norms", "KV_cache",
            "workspace", "tokenizer"]  # fmt: skip
 

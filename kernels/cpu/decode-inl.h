@@ -126,6 +126,9 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   }
 };
 
+template <>
+struct GroupDecoder<Int8Decomp> : GroupDecoder<Int8Row> {};
+
 /// What layouts of 4-bit codes share: factors are looked up in a table of sixteen, for the 64 bytes of a group in the
 /// order operands look them up. Where rows are not multiples of kWholeColumns, an even number, factors are the weights.
 template <class Layout, int kWholeColumns>

@@ -118,17 +118,23 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
   }
 }
 
-/// The steps after the sums, each rounding to T, for columns [first, first + count) of one row of y, at most 16.
+/// The steps after the products, each rounding to T, for columns [first, first + count) of one row of y, at most 16.
 template <class Layout, class T>
-NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[16], int row, int first, int count) {
+NIBBLE_HD void finish_products(const LinearTask<Layout, T>& task, F32x16 value, int row, int first, int count) {
   const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(row) * task.weight.n + first;
-  F32x16 value = GroupDecoder<Layout>::finished(task.weight, sums(totals), first, count);
   if (task.bias != nullptr) value = value + load_some(task.bias + first, count);
   value = rounded_to<T>(value);
   if (task.scale != 1.0F) value = rounded_to<T>(value * broadcast(task.scale));
   if (task.activation != Activation::kIdentity) value = rounded_to<T>(activate(value, task.activation));
   if (task.residual != nullptr) value = value + load_some(task.residual + place, count);
   store_some(task.y + place, value, count);
+}
+
+/// The same from the lanes of their sums.
+template <class Layout, class T>
+NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[16], int row, int first, int count) {
+  const F32x16 products = GroupDecoder<Layout>::finished(task.weight, sums(totals), first, count);
+  finish_products(task, products, row, first, count);
 }
 
 /// Up to kFusedRows rows of x.

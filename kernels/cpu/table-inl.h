@@ -16,17 +16,29 @@
 namespace nibble {
 namespace {
 
+template <class Layout, class T>
+constexpr LinearKernels<Layout, T> bytes_kernels() {
+  return {pack_bytes<Layout, T>, sizeof(std::int8_t), multiply_bytes<Layout, T>, decode_row<Layout, T>};
+}
+
+template <class Layout, class T>
+constexpr LinearKernels<Layout, T> linear_kernels() {
+  if constexpr (std::is_same_v<Layout, Int8Decomp>) {
+    return bytes_kernels<Layout, T>();
+  } else {
+    return {pack_row<Layout, T>, sizeof(typename OperandOf<T>::Element), multiply<Layout, T>, decode_row<Layout, T>};
+  }
+}
+
 template <class T, class... Layouts>
 constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTable<T, std::variant<Layouts...>>*) {
-  return {LinearKernels<Layouts, T>{pack_row<Layouts, T>, sizeof(typename OperandOf<T>::Element), multiply<Layouts, T>,
-                                    decode_row<Layouts, T>}...};
+  return {linear_kernels<Layouts, T>()...};
 }
 
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
   return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, choose<T>},
-          layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr)),
-          {pack_bytes<T>, sizeof(std::int8_t), multiply_bytes<T>, decode_row<Int8Row, T>}};
+          layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr)), bytes_kernels<Int8Row, T>()};
 }
 
 constexpr CpuKernels make_kernels() {

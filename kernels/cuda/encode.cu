@@ -250,7 +250,7 @@ Weight encode_on_device(const Dense<T>& weight, const Storage& target, DeviceMem
       return made;
     });
   }
-  if (target.scheme == Scheme::kInt8) {
+  if (is_int8(target.scheme)) {
     Int8Row made = make_int8(weight.n, weight.k, memory);
     const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * sizeof(T);  // a row is read by one block
     memory.stage(weight.values, row_bytes, [&](const DeviceMemory::Piece& piece) {
@@ -258,7 +258,7 @@ Weight encode_on_device(const Dense<T>& weight, const Storage& target, DeviceMem
           values(piece), weight.k, steps_of(made), made.codes.mutable_as<std::int8_t>(), made.scb.mutable_as<float>());
       check(cudaGetLastError(), "encoding weights");
     });
-    return made;
+    return int8_weight(made, target.scheme);
   }
   return make_lut4(weight.n, weight.k, target, memory,
                    [&](std::uint8_t* codes, const CodePlace& place, float* absmax, const AbsmaxPlace& absmax_place) {
@@ -291,7 +291,7 @@ Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
       return made;
     });
   }
-  if (storage.scheme == Scheme::kInt8) {
+  if (is_int8(storage.scheme)) {
     Int8Row made = make_int8(weight.n, weight.k, memory);
     arrange(Constant<float>{weight.absmax()}, 0, weight.n, PlainPlace{}, made.scb.mutable_as<float>(), stream);
     if (const int steps = steps_of(made); steps > 0) {
@@ -300,7 +300,7 @@ Weight random_on_device(const RandomWeight& weight, DeviceMemory& memory) {
     } else {
       arrange(RandomInt8{numbers}, 0, elements, PlainPlace{}, made.codes.mutable_as<std::int8_t>(), stream);
     }
-    return made;
+    return int8_weight(made, storage.scheme);
   }
   if (storage.scheme == Scheme::kInt4) return random_int4<SymmetricZero>(weight, memory);
   if (storage.scheme == Scheme::kInt4Asym) return random_int4<ZeroPoints>(weight, memory);

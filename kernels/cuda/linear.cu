@@ -1,8 +1,9 @@
 // Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, sixteen at a
 // time; rows of longer segments the fused way or that of expanded weights, as ways.h says. So a sequence's results do
-// not depend on the others of its batch.
+// not depend on the others of its batch. Int8Decomp weights have a way of their own for all rows.
 #include "kernels/cuda/linear.h"
 
+#include "kernels/cuda/linear_decomp.h"
 #include "kernels/cuda/linear_expand.cuh"
 #include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/linear_plain.cuh"
@@ -23,6 +24,8 @@ template <class Value>
 constexpr bool kDecodes<float, Dense<Value>> = true;
 template <>
 inline constexpr bool kDecodes<float, Dense<float>> = true;
+template <class T>
+constexpr bool kDecodes<T, Int8Decomp> = false;
 
 /// Whether the fused path has.
 template <class T, class Layout>
@@ -51,9 +54,21 @@ std::size_t count_alike(std::span<const Projection> projections) {
   return count;
 }
 
+/// How many of the first projections, whose weights are Int8Decomp, one launch of LLM.int8()'s way can take.
+std::size_t count_decomp(std::span<const Projection> projections) {
+  const bool tiled = is_tiled(std::get<Int8Decomp>(projections[0].linear.weight));
+  const auto fits = [&](const Projection& p) {
+    const auto* weight = std::get_if<Int8Decomp>(&p.linear.weight);
+    return weight != nullptr && is_tiled(*weight) == tiled;
+  };
+  std::size_t count = 1;
+  while (count < std::min<std::size_t>(projections.size(), kMostProjections) && fits(projections[count])) ++count;
+  return count;
+}
+
 /// Up to kDecodeRows rows.
 template <class T>
-void few_rows(const Launch& launch, const Normed* norm, Tensor x, int first_row, int rows,
+void few_rows(const Launch& launch, std::byte* room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   bool normed = false;  // whether norm->y has been written
   while (!projections.empty()) {
@@ -65,7 +80,10 @@ void few_rows(const Launch& launch, const Normed* norm, Tensor x, int first_row,
       return norm->y;
     };
     with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
-      if constexpr (kDecodes<T, Layout>) {
+      if constexpr (std::is_same_v<Layout, Int8Decomp>) {
+        taken = count_decomp(projections);
+        linear_decomp<T>(launch, room, read_normed(), first_row, rows, projections.first(taken));
+      } else if constexpr (kDecodes<T, Layout>) {
         taken = count_alike<Layout>(projections);
         if (taken == 0) return;
         const auto some = projections.first(taken);
@@ -88,10 +106,10 @@ void few_rows(const Launch& launch, const Normed* norm, Tensor x, int first_row,
 }
 
 template <class T>
-void in_turns(const Launch& launch, const Normed* norm, Tensor x, int first_row, int rows,
+void in_turns(const Launch& launch, std::byte* room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   for (int done = 0; done < rows; done += kDecodeRows) {
-    few_rows<T>(launch, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
+    few_rows<T>(launch, room, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
   }
 }
 
@@ -120,8 +138,10 @@ void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, 
   while (!projections.empty()) {
     with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout& weight) {
       std::size_t taken = 1;
-      const int split = split_of<T>(launch, run.length, weight);
-      if (split == 0) {
+      if constexpr (std::is_same_v<Layout, Int8Decomp>) {
+        taken = count_decomp(projections);
+        linear_decomp<T>(launch, room, x, run.first, run.rows, projections.first(taken));
+      } else if (const int split = split_of<T>(launch, run.length, weight); split == 0) {
         linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
       } else if constexpr (kFuses<T, Layout>) {
         taken = count_fused<Layout>(projections);
@@ -139,7 +159,7 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
     if (run.length == Length::kFew) {
-      in_turns<T>(launch, norm, x, run.first, run.rows, projections);
+      in_turns<T>(launch, room, norm, x, run.first, run.rows, projections);
       continue;
     }
     Tensor input = x;
@@ -153,6 +173,7 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
 
 template <class T>
 std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
+  if (std::holds_alternative<Int8Decomp>(weight)) return {{1, "LLM.int8()"}};
   return with_layout(weight, [&]<class Layout>(const Layout& w) {
     std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
@@ -166,8 +187,9 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
 }
 
 std::size_t expand_bytes(int most_cols) {
-  return std::max(kExpandBytes,
-                  static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float));
+  return std::max({kExpandBytes,
+                   static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float),
+                   decomp_bytes(kTileRows, most_cols)});
 }
 
 template void linears<float>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,

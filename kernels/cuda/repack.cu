@@ -35,10 +35,11 @@ ZeroPoints tile(const ZeroPoints& zero, int groups, DeviceMemory& memory) {
   return {arranged<std::uint8_t>(zero.zeros, AbsmaxPlace{groups}, memory)};
 }
 
-Weight convert(const Int8Row& w, DeviceMemory& memory) {
+template <std::derived_from<Int8Row> Int8>
+Weight convert(const Int8& w, DeviceMemory& memory) {
   Buffer codes = is_tiled(w) ? tiled_codes<std::uint16_t>(w.codes, w.k, TileView<Int8Row>::kSteps, memory)
                              : memory.upload(w.codes);
-  return Int8Row{std::move(codes), memory.upload(w.scb), w.n, w.k};
+  return Int8{Int8Row{std::move(codes), memory.upload(w.scb), w.n, w.k}};
 }
 
 /// The sixteen levels stay on the host: kernels are given them as values.

@@ -11,8 +11,8 @@
 
 namespace nibble {
 
-using Weight = std::variant<Dense<float>, Dense<Half>, Dense<BFloat16>, Int8Row, Lut4<F32Scale>, Lut4<NestedScale>,
-                            Int4Group<SymmetricZero>, Int4Group<ZeroPoints>>;
+using Weight = std::variant<Dense<float>, Dense<Half>, Dense<BFloat16>, Int8Row, Int8Decomp, Lut4<F32Scale>,
+                            Lut4<NestedScale>, Int4Group<SymmetricZero>, Int4Group<ZeroPoints>>;
 
 /// A weight of n rows (outputs) and k columns (inputs), as torch.nn.Linear and torch.nn.Embedding keep it.
 int rows(const Weight& weight);

@@ -74,7 +74,7 @@ constexpr Column kColumns[] = {
      [](const BenchResult& r) { return fmt::format("{:.2f} M", static_cast<double>(r.memory.parameters) / 1e6); }},
     {{"backend", 7, true}, [](const BenchResult& r) { return backend_name(r.device); }},
     {{"threads", 7, false}, [](const BenchResult& r) { return std::to_string(r.threads); }},
-    {{"scheme", 6, true},
+    {{"scheme", 11, true},
      [](const BenchResult& r) { return std::string(to_string(r.model.scheme)) + (r.int8_activations ? " A8" : ""); }},
     {{"dtype", 5, true}, [](const BenchResult& r) { return std::string(to_string(r.model.compute_dtype)); }},
     {{"batch", 5, false}, [](const BenchResult& r) { return std::to_string(r.test.sequences); }},

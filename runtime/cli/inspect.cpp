@@ -49,13 +49,15 @@ ExitCode show(const Report& report, bool json) {
   return kSuccess;
 }
 
-/// The schemes a page shows: the one asked for or the checkpoint's own, else all that quantize.
+/// The schemes a page shows: the one asked for or the checkpoint's own, else all that weights are quantized to.
 std::vector<Scheme> page_schemes(const ModelArguments& arguments) {
   if (arguments.load.scheme) return {*arguments.load.scheme};
   const std::string any = "decoder.layers.0.fc1.weight";
   const Scheme own = inspect_tensor(arguments.model, any, arguments.load).scheme;
   if (own != Scheme::kNone) return {own};
-  return {kSchemes.begin() + 1, kSchemes.end()};
+  std::vector<Scheme> schemes(kSchemes.begin() + 1, kSchemes.end());
+  std::erase(schemes, Scheme::kInt8Decomp);  // whose weights are those of int8
+  return schemes;
 }
 
 /// The linear weights' names, and `shown` where it is none of them.

@@ -118,6 +118,7 @@ ModelReport report_model(const ModelArguments& arguments) {
   }
   const Scheme shown = shown_scheme(arguments);
   for (const Scheme scheme : kSchemes) {
+    if (scheme == Scheme::kInt8Decomp) continue;  // whose weights are those of int8
     report.schemes.push_back(report_scheme(arguments, scheme));
     if (scheme == shown) report.listed = report.schemes.back();
   }

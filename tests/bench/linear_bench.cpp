@@ -32,7 +32,10 @@ template <class T>
 Weight copy(const Dense<T>& weight) {
   return Dense<T>{copy(weight.values), weight.n, weight.k};
 }
-Weight copy(const Int8Row& weight) { return Int8Row{copy(weight.codes), copy(weight.scb), weight.n, weight.k}; }
+template <std::derived_from<Int8Row> Int8>
+Weight copy(const Int8& weight) {
+  return Int8{Int8Row{copy(weight.codes), copy(weight.scb), weight.n, weight.k}};
+}
 template <class Scale>
 Weight copy(const Lut4<Scale>& weight) {
   Lut4<Scale> result = weight;

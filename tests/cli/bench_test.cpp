@@ -133,7 +133,7 @@ TEST(Bench, PrintsTablesAndLines) {
   const Arguments arguments{"bench", "-m", kTiny, "--dtype", "bf16", "-p", "4", "-n", "2", "-d", "3", "-r", "1"};
   const std::string table = output(arguments);
   EXPECT_EQ(std::ranges::count(table, '\n'), 4);
-  for (const char* part : {"| model ", " size, MB |", " HF says |", " params |", "| backend |", "| scheme |",
+  for (const char* part : {"| model ", " size, MB |", " HF says |", " params |", "| backend |", "| scheme ",
                            "| dtype |", " t/s |", " load, s |", " TTFT, ms |", " GB/s |", " % roof |", " peak, MB |",
                            " pp4 @ d3 |", " tg2 @ d3 |", " ± 0.00 |", "| CPU "}) {
     EXPECT_TRUE(contains(table, part)) << part << " is not in\n" << table;

@@ -4,23 +4,14 @@
 
 #include <bit>
 #include <cstring>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "nibble/error.h"
+#include "tests/kernels/golden_arrays.h"
 #include "tests/kernels/linear_cases.h"
-#include "tests/places.h"
 
 namespace nibble {
 namespace {
-
-using Json = nlohmann::json;
-
-Json read_golden(const std::string& name) {
-  std::ifstream file(fixtures_dir() + "/kernels/" + name);
-  return Json::parse(file);
-}
 
 const Json& golden() {
   static const Json json = read_golden("layouts.json");
@@ -32,19 +23,6 @@ const Json& int4_golden() {
   return json;
 }
 
-int nibble_of(char digit) { return digit <= '9' ? digit - '0' : digit - 'a' + 10; }
-
-template <class T>
-std::vector<T> array_of(const Json& hex) {
-  const auto& text = hex.get_ref<const std::string&>();
-  std::vector<T> values(text.size() / 2 / sizeof(T));
-  auto* bytes = reinterpret_cast<unsigned char*>(values.data());
-  for (std::size_t i = 0; i < text.size() / 2; ++i) {
-    bytes[i] = static_cast<unsigned char>(nibble_of(text[2 * i]) << 4 | nibble_of(text[2 * i + 1]));
-  }
-  return values;
-}
-
 std::vector<std::uint32_t> bits_of(std::span<const float> values) {
   std::vector<std::uint32_t> bits;
   for (const float value : values) bits.push_back(std::bit_cast<std::uint32_t>(value));
@@ -54,13 +32,6 @@ std::vector<std::uint32_t> bits_of(std::span<const float> values) {
 template <class T>
 std::span<const T> span_of(const Buffer& buffer) {
   return {buffer.as<T>(), buffer.size() / sizeof(T)};
-}
-
-template <class T>
-Buffer copied(const std::vector<T>& values) {
-  Buffer buffer = Buffer::allocate(values.size() * sizeof(T));
-  std::memcpy(buffer.mutable_as<T>(), values.data(), buffer.size());
-  return buffer;
 }
 
 /// Encodes as the case says and compares codes and absmax.
@@ -327,7 +298,7 @@ TEST(Encoders, SurviveWeightsTheCallerShouldHaveRefused) {
 }
 
 TEST(Weight, CountsItsBytes) {
-  const Weight int8 = random_int8(3, 10, 1);
+  const Weight int8 = random_int8<Int8Row>(3, 10, 1);
   EXPECT_EQ(code_bytes(int8), 30U);
   EXPECT_EQ(state_bytes(int8), 12U);
   const Weight nf4 = random_lut4<F32Scale>(3, 43, 1);  // 129 weights: three blocks

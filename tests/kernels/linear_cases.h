@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -32,24 +33,26 @@ Weight random_dense(int n, int k, std::uint32_t seed) {
   return Dense<T>{buffer_of<T>(random_values(count, seed, 0.05F)), n, k};
 }
 
-inline Weight random_int8(int n, int k, std::uint32_t seed) {
+template <std::derived_from<Int8Row> Layout>
+Weight random_int8(int n, int k, std::uint32_t seed) {
   const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
   const std::vector<float> values = random_values(count, seed, 0.05F);
   Int8Row weight{Buffer::allocate(count), Buffer::allocate(static_cast<std::size_t>(n) * sizeof(float)), n, k};
   encode_int8_rows(values, k, {weight.codes.mutable_as<std::int8_t>(), count},
                    {weight.scb.mutable_as<float>(), static_cast<std::size_t>(n)});
-  return weight;
+  return Layout{weight};
 }
 
 /// All 256 codes, of which quantizing yields 255: -128 is in no file that bitsandbytes wrote.
-inline Weight every_int8_code(int n, int k, std::uint32_t seed) {
+template <std::derived_from<Int8Row> Layout>
+Weight every_int8_code(int n, int k, std::uint32_t seed) {
   const auto count = static_cast<std::size_t>(n) * static_cast<std::size_t>(k);
   const std::vector<float> scb(static_cast<std::size_t>(n), 0.25F);
   Int8Row weight{Buffer::allocate(count), buffer_of<float>(scb), n, k};
   for (std::size_t i = 0; i < count; ++i) {
     weight.codes.mutable_as<std::uint8_t>()[i] = static_cast<std::uint8_t>(seed + 37 * i);
   }
-  return weight;
+  return Layout{weight};
 }
 
 /// 4-bit codes, kNf4 or kFp4.
@@ -102,7 +105,8 @@ inline constexpr std::array<WeightCase, std::variant_size_v<Weight>> kWeightCase
     {"fp32", random_dense<float>},
     {"fp16", random_dense<Half>},
     {"bf16", random_dense<BFloat16>},
-    {"int8", random_int8},
+    {"int8", random_int8<Int8Row>},
+    {"int8-decomp", random_int8<Int8Decomp>},
     {"nf4", random_lut4<F32Scale>},
     {"nf4-dq", random_lut4<NestedScale>},
     {"int4", random_int4<SymmetricZero>},

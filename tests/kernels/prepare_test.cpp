@@ -59,12 +59,13 @@ std::vector<std::vector<std::uint32_t>> bits_of(Backend& backend, const Weight& 
 }
 
 constexpr std::array kTargets{
-    Storage{Scheme::kNone, DType::kF32, 0},   Storage{Scheme::kNone, DType::kF16, 0},
-    Storage{Scheme::kNone, DType::kBF16, 0},  Storage{Scheme::kInt8, DType::kBF16, 0},
-    Storage{Scheme::kInt8, DType::kF32, 0},   Storage{Scheme::kNf4, DType::kF16, 64},
-    Storage{Scheme::kNf4, DType::kBF16, 32},  Storage{Scheme::kFp4, DType::kF32, 128},
-    Storage{Scheme::kNf4Dq, DType::kF16, 64}, Storage{Scheme::kFp4Dq, DType::kBF16, 4096},
-    Storage{Scheme::kInt4, DType::kF16, 128}, Storage{Scheme::kInt4Asym, DType::kF32, 64},
+    Storage{Scheme::kNone, DType::kF32, 0},        Storage{Scheme::kNone, DType::kF16, 0},
+    Storage{Scheme::kNone, DType::kBF16, 0},       Storage{Scheme::kInt8, DType::kBF16, 0},
+    Storage{Scheme::kInt8, DType::kF32, 0},        Storage{Scheme::kNf4, DType::kF16, 64},
+    Storage{Scheme::kNf4, DType::kBF16, 32},       Storage{Scheme::kFp4, DType::kF32, 128},
+    Storage{Scheme::kNf4Dq, DType::kF16, 64},      Storage{Scheme::kFp4Dq, DType::kBF16, 4096},
+    Storage{Scheme::kInt4, DType::kF16, 128},      Storage{Scheme::kInt4Asym, DType::kF32, 64},
+    Storage{Scheme::kInt8Decomp, DType::kBF16, 0},
 };
 
 /// In tiles and not, with a short last block, with fewer blocks than a mean has lanes, and sent in several pieces.
@@ -146,19 +147,19 @@ TEST_P(PreparedWeight, IsRefusedWhenItIsNotFinite) {
   values[9999] = 65520;  // the first number that fp16 rounds to infinity
   for (const Storage& target : kTargets) {
     SCOPED_TRACE(trace(target, 128, 128));
-    const bool narrow = target.dtype == DType::kF16 || target.scheme == Scheme::kInt8;
+    const bool narrow = target.dtype == DType::kF16 || is_int8(target.scheme);
     EXPECT_EQ(refusal(dense(), target), narrow ? sentence : "no error");
   }
   values[9999] = 65519;
   for (const Storage& target : kTargets) {
     SCOPED_TRACE(trace(target, 128, 128));
-    const bool twice = target.dtype == DType::kBF16 && target.scheme == Scheme::kInt8;  // bf16 makes it 65536
+    const bool twice = target.dtype == DType::kBF16 && is_int8(target.scheme);  // bf16 makes it 65536
     EXPECT_EQ(refusal(dense(), target), twice ? sentence : "no error");
   }
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     values[9999] = bad;
     for (const Storage& target : kTargets) EXPECT_EQ(refusal(dense(), target), sentence) << trace(target, 128, 128);
-    Weight int8 = random_int8(32, 32, 1);
+    Weight int8 = random_int8<Int8Row>(32, 32, 1);
     std::get<Int8Row>(int8).scb.mutable_as<float>()[3] = bad;
     EXPECT_EQ(refusal(int8, {Scheme::kInt8, DType::kF16, 0}),
               "fc1.weight: expected finite scales, found a NaN or an infinity in its SCB");

@@ -33,6 +33,7 @@ TEST(Types, ParseSchemesAndDevicesAsTheyArePrinted) {
     EXPECT_EQ(parse_scheme(to_string(scheme)), scheme);
   }
   EXPECT_EQ(to_string(Scheme::kNf4Dq), "nf4-dq");
+  EXPECT_EQ(to_string(Scheme::kInt8Decomp), "int8-decomp");
   EXPECT_EQ(parse_scheme("nf5"), std::nullopt);
   for (const Device device : {Device::kCpu, Device::kCuda}) EXPECT_EQ(parse_device(to_string(device)), device);
   EXPECT_EQ(parse_device("tpu"), std::nullopt);

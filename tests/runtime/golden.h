@@ -14,10 +14,11 @@ namespace nibble::testing {
 
 inline std::string golden_model(const std::string& name) { return fixtures_dir() + "/models/" + name; }
 
-/// The tensors of one case's expected.safetensors.
+/// The tensors of one case's expected.safetensors, or of another file there.
 class Expected {
  public:
-  explicit Expected(const std::string& name) : file_(open_safetensors(golden_model(name) + "/expected.safetensors")) {}
+  explicit Expected(const std::string& name, const std::string& file = "expected.safetensors")
+      : file_(open_safetensors(golden_model(name) + "/" + file)) {}
 
   bool has(const std::string& tensor) const { return find(tensor) < file_->tensors().size(); }
 

@@ -173,6 +173,10 @@ TEST(QuantizeDirectory, LeavesNothingBehindWhenItFails) {
   EXPECT_NE(refusal(golden_model("post_norm_350m_nf4"), scratch / "out", {.scheme = Scheme::kInt8})
                 .find("is already quantized to nf4"),
             std::string::npos);
+  EXPECT_EQ(
+      refusal(golden_model("pre_norm_fp16"), scratch / "out", {.scheme = Scheme::kInt8Decomp}),
+      "quantize: expected a scheme that weights are stored as, found int8-decomp, another way to multiply those of "
+      "int8; quantize to int8 and load that as int8-decomp");
   EXPECT_TRUE(fs::is_empty(scratch.path()));
 }
 

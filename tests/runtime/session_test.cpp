@@ -192,7 +192,8 @@ TEST(Session, RefusesWhatItCannotReadInASentence) {
 
 TEST_P(SessionOnDevice, TakesTheMemoryThatWasPredicted) {
   for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
-    for (const auto scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kInt4Asym}) {
+    for (const auto scheme :
+         {Scheme::kNone, Scheme::kInt8, Scheme::kInt8Decomp, Scheme::kNf4, Scheme::kFp4Dq, Scheme::kInt4Asym}) {
       const LoadOptions load{.scheme = scheme, .compute_dtype = DType::kF16, .device = GetParam(), .threads = 2};
       const SessionOptions options{.context = 32, .sequences = 2};
       const MemoryLedger predicted = predict_memory(golden_model(name), load, options);

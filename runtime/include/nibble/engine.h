@@ -22,15 +22,13 @@ struct LoadOptions {
   std::optional<Scheme> scheme = {};               ///< absent: as the checkpoint stores its weights
   std::optional<DType> compute_dtype = {};         ///< fp32, fp16 or bf16; absent: the checkpoint's own
   std::optional<EmbeddingStorage> embedding = {};  ///< absent: as the checkpoint stores it
-  /// Weights that share a scale in 4-bit schemes quantized at load: 32, 64, …, 4096; absent: 64, for int4 128.
-  std::optional<int> blocksize = {};
+  std::optional<int> blocksize = {};               ///< of 4-bit schemes made at load: 32 to 4096; absent: 64, int4 128
   Device device = Device::kCpu;
   int threads = 0;              ///< 0: one a core
   std::string cpu_target = {};  ///< portable, avx2, avx512 or avx512-bf16; empty: the fastest of this machine
   bool pin_threads = false;  ///< CPU: each thread but the caller's on a core of its own, of those the process may use
-  /// CPU, scheme int8: activations are rounded to 8 bits a row, as by LLM.int8() but without its outlier columns.
-  bool int8_activations = false;
-  std::uint64_t seed = 0;  ///< for synthetic models
+  bool int8_activations = false;  ///< CPU, scheme int8: x rounded to 8 bits a row, as by LLM.int8() without outliers
+  std::uint64_t seed = 0;         ///< for synthetic models
 };
 
 /// What a model is, from its configuration and its files' headers.

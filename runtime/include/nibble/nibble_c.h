@@ -27,7 +27,7 @@ typedef enum {
 
 /* NULL or "" stands for the checkpoint's own where C++ has an absent optional. */
 typedef struct {
-  const char* scheme;        /* "none", "int8", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym" */
+  const char* scheme;        /* "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym" */
   const char* compute_dtype; /* "fp32", "fp16", "bf16" */
   const char* device;        /* "cpu", "cuda"; NULL: "cpu" */
   int threads;               /* 0: one a core */

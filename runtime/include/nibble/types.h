@@ -14,19 +14,21 @@ enum class DType : std::uint8_t { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8
 
 /// How the weights of the linear layers are stored. Names as in bitsandbytes' own benchmarks, and OpenVINO's for int4.
 enum class Scheme : std::uint8_t {
-  kNone,      ///< 16 or 32-bit floating point
-  kInt8,      ///< LLM.int8() weights: row absmax, one byte a weight (arXiv:2208.07339)
-  kFp4,       ///< 4-bit float codes, one absmax a block
-  kNf4,       ///< 4-bit NormalFloat codes, one absmax a block (QLoRA, arXiv:2305.14314)
-  kFp4Dq,     ///< fp4 with double quantization: the absmax values are themselves stored in 8 bits
-  kNf4Dq,     ///< nf4 with double quantization
-  kInt4,      ///< 4-bit integers in groups along a row, one fp16 scale a group, zero point 8 (GPTQ, arXiv:2210.17323)
-  kInt4Asym,  ///< int4 with a zero point of its own for each group (GPTQ and AWQ, arXiv:2306.00978)
+  kNone,        ///< 16 or 32-bit floating point
+  kInt8,        ///< LLM.int8() weights: row absmax, one byte a weight (arXiv:2208.07339)
+  kInt8Decomp,  ///< the same, multiplied as LLM.int8() does: activations in 8 bits too, but for their outliers
+  kFp4,         ///< 4-bit float codes, one absmax a block
+  kNf4,         ///< 4-bit NormalFloat codes, one absmax a block (QLoRA, arXiv:2305.14314)
+  kFp4Dq,       ///< fp4 with double quantization: the absmax values are themselves stored in 8 bits
+  kNf4Dq,       ///< nf4 with double quantization
+  kInt4,        ///< 4-bit integers in groups along a row, one fp16 scale a group, zero point 8 (GPTQ, arXiv:2210.17323)
+  kInt4Asym,    ///< int4 with a zero point of its own for each group (GPTQ and AWQ, arXiv:2306.00978)
 };
 
 /// All of them, in their order.
-inline constexpr std::array<Scheme, 8> kSchemes{Scheme::kNone,  Scheme::kInt8,  Scheme::kFp4,  Scheme::kNf4,
-                                                Scheme::kFp4Dq, Scheme::kNf4Dq, Scheme::kInt4, Scheme::kInt4Asym};
+inline constexpr std::array<Scheme, 9> kSchemes{Scheme::kNone,  Scheme::kInt8, Scheme::kInt8Decomp,
+                                                Scheme::kFp4,   Scheme::kNf4,  Scheme::kFp4Dq,
+                                                Scheme::kNf4Dq, Scheme::kInt4, Scheme::kInt4Asym};
 
 /// How the token table (and the output head) is stored.
 enum class EmbeddingStorage : std::uint8_t {
