@@ -24,13 +24,6 @@ NIBBLE_HD Bytes64 load_factor_bytes(const std::int8_t* x) {
 }
 NIBBLE_HD Bytes64 load_weight_bytes(const std::int8_t* w) { return load_factor_bytes(w); }
 
-struct I32x16 {
-  __m256i low, high;
-};
-NIBBLE_HD I32x16 load(const std::int32_t* values) {
-  const auto* halves = reinterpret_cast<const __m256i*>(values);
-  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
-}
 NIBBLE_HD I32x16 accumulate(const I32x16& total, const Bytes64& w, const Bytes64& x) {
   const auto sum = [&](int i) __attribute__((always_inline)) {
     return _mm256_add_epi32(_mm256_madd_epi16(w.words[i], x.words[i]),
@@ -38,7 +31,6 @@ NIBBLE_HD I32x16 accumulate(const I32x16& total, const Bytes64& w, const Bytes64
   };
   return {_mm256_add_epi32(total.low, sum(0)), _mm256_add_epi32(total.high, sum(2))};
 }
-NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)}; }
 
 }  // namespace
 }  // namespace nibble

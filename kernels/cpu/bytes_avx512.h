@@ -22,15 +22,10 @@ NIBBLE_HD Bytes64 load_factor_bytes(const std::int8_t* x) {
 }
 NIBBLE_HD Bytes64 load_weight_bytes(const std::int8_t* w) { return load_factor_bytes(w); }
 
-struct I32x16 {
-  __m512i lanes;
-};
-NIBBLE_HD I32x16 load(const std::int32_t* values) { return {_mm512_loadu_si512(values)}; }
 NIBBLE_HD I32x16 accumulate(const I32x16& total, const Bytes64& w, const Bytes64& x) {
   const __m512i first = _mm512_add_epi32(total.lanes, _mm512_madd_epi16(w.first, x.first));
   return {_mm512_add_epi32(first, _mm512_madd_epi16(w.second, x.second))};
 }
-NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm512_cvtepi32_ps(v.lanes)}; }
 
 }  // namespace
 }  // namespace nibble

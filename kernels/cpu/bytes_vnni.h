@@ -22,14 +22,9 @@ NIBBLE_HD Bytes64 load_weight_bytes(const std::int8_t* w) {
 }
 NIBBLE_HD Bytes64 load_factor_bytes(const std::int8_t* x) { return {_mm512_loadu_si512(x)}; }
 
-struct I32x16 {
-  __m512i lanes;
-};
-NIBBLE_HD I32x16 load(const std::int32_t* values) { return {_mm512_loadu_si512(values)}; }
 NIBBLE_HD I32x16 accumulate(const I32x16& total, const Bytes64& w, const Bytes64& x) {
   return {_mm512_dpbusd_epi32(total.lanes, w.bytes, x.bytes)};
 }
-NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm512_cvtepi32_ps(v.lanes)}; }
 
 }  // namespace
 }  // namespace nibble

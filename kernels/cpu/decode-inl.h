@@ -129,18 +129,18 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
 template <>
 struct GroupDecoder<Int8Decomp> : GroupDecoder<Int8Row> {};
 
-/// Factors are the levels of 64 bytes of codes, in the order operands look them up. Where rows are not whole halves of
-/// a group, factors are the weights.
-template <class Scale>
-struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
-  using View = typename Lut4<Scale>::View;
+/// What layouts of 4-bit codes share: factors are looked up in a table of sixteen, for the 64 bytes of a group in the
+/// order operands look them up. Where rows are not multiples of kWholeColumns, an even number, factors are the weights.
+template <class Layout, int kWholeColumns>
+struct CodeDecoder : PlainDecoder<Layout> {
+  using View = typename Layout::View;
   static constexpr bool kScaled = true;
   static constexpr int kGroupBytes = kGroup / 2;
   template <class Operand>
   NIBBLE_HD static int place(int i) {
     return Operand::place_of_code(i);
   }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % (kGroup / 2) == 0; }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kWholeColumns == 0; }
   static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
   NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
     return w.codes + row * (w.k / 2);  // k is even where groups are fast
@@ -149,13 +149,26 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
   struct Prepared : View {
     typename Operand::Table table;
   };
+  /// `codes` has what each of the sixteen codes stands for.
   template <class Operand>
-  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
-    return {w, make_table<Operand>(w.levels)};
+  NIBBLE_HD static Prepared<Operand> with_table(const View& w, const float* codes) {
+    return {w, make_table<Operand>(codes)};
   }
   template <class Operand>
   NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
     return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  }
+};
+
+/// Factors are the levels.
+template <class Scale>
+struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
+  using Base = CodeDecoder<Lut4<Scale>, kGroup / 2>;
+  using View = typename Base::View;
+  using Base::scaled_by_group;
+  template <class Operand>
+  NIBBLE_HD static auto prepared(const View& w) {
+    return Base::template with_table<Operand>(w, w.levels);
   }
   NIBBLE_HD static void prefetch_scales(const View& w, std::int64_t row, int group) {
     const auto* absmax = w.absmax.absmax + ((row * w.k + group * kGroup) >> w.block_shift);
@@ -166,15 +179,12 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
     return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
   }
   NIBBLE_HD static F32x16 scale(const View& w, std::int64_t row, int group) {
-    return scale_of(w, row, group, w.absmax);
-  }
-  /// `absmax` has those of the blocks, by their numbers.
-  template <class Absmax>
-  NIBBLE_HD static F32x16 scale_of(const View& w, std::int64_t row, int group, const Absmax& blocks) {
     if (!scaled_by_group(w)) return broadcast(1);
     const std::int64_t first = row * w.k + group * kGroup;
     const int half = w.k - group * kGroup > kGroup / 2 ? kGroup / 2 : 0;  // the second, or where the row ends the first
-    const auto absmax = [&](int col) __attribute__((always_inline)) { return blocks[(first + col) >> w.block_shift]; };
+    const auto absmax = [&](int col) __attribute__((always_inline)) {
+      return w.absmax[(first + col) >> w.block_shift];
+    };
     return w.block_shift == 5 ? quarters(absmax(0), absmax(32), absmax(half), absmax(half + 32))
                               : halves(absmax(0), absmax(half));
   }
@@ -184,34 +194,17 @@ struct GroupDecoder<Lut4<Scale>> : PlainDecoder<Lut4<Scale>> {
 constexpr float kInt4Codes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 constexpr float kSymmetricCodes[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
 
-/// Factors are codes less their zero point. Where rows begin within a byte, factors are the weights.
+/// Factors are codes less their zero point.
 template <class Zero>
-struct GroupDecoder<Int4Group<Zero>> : PlainDecoder<Int4Group<Zero>> {
-  using View = typename Int4Group<Zero>::View;
+struct GroupDecoder<Int4Group<Zero>> : CodeDecoder<Int4Group<Zero>, 2> {
+  using Base = CodeDecoder<Int4Group<Zero>, 2>;
+  using View = typename Base::View;
+  using Base::scaled_by_group;
   static constexpr bool kSymmetric = std::is_same_v<Zero, SymmetricZero>;
-  static constexpr bool kScaled = true;
   using ZeroLanes = std::conditional_t<kSymmetric, NoZeros, F32x16>;
   template <class Operand>
-  NIBBLE_HD static int place(int i) {
-    return Operand::place_of_code(i);
-  }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % 2 == 0; }
-  static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
-  static constexpr int kGroupBytes = kGroup / 2;
-  NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
-    return w.codes + row * (w.k / 2);  // k is even where groups are fast
-  }
-  template <class Operand>
-  struct Prepared : View {
-    typename Operand::Table table;
-  };
-  template <class Operand>
-  NIBBLE_HD static Prepared<Operand> prepared(const View& w) {
-    return {w, make_table<Operand>(kSymmetric ? kSymmetricCodes : kInt4Codes)};
-  }
-  template <class Operand>
-  NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
-    return lookup_codes<Operand>(w.table, row_codes(w, row) + group * kGroupBytes, part);
+  NIBBLE_HD static auto prepared(const View& w) {
+    return Base::template with_table<Operand>(w, kSymmetric ? kSymmetricCodes : kInt4Codes);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
@@ -250,40 +243,10 @@ struct ScalesAhead {
   }
 };
 
-/// Absmax of blocks [first, first + count) as fp32; `values` has room for whole vectors of them.
-NIBBLE_HD void read_absmax(const F32Scale::View& blocks, std::int64_t first, int count, float* values) {
-  for (int i = 0; i < count; i += 16) {
-    store(values + i, load_some(blocks.absmax + first + i, count - i < 16 ? count - i : 16));
-  }
-}
-
-/// The same steps as NestedScale::View takes. The look-ups are done one at a time, beside the vectors' work: gathers
-/// and permutes of the table are slower.
-NIBBLE_HD void read_absmax(const NestedScale::View& blocks, std::int64_t first, int count, float* values) {
-  constexpr int kNested = NestedScale::kBlocksize;
-  const std::uint8_t* codes = blocks.absmax + first;
-#pragma GCC unroll 8
-  for (int i = 0; i < count; ++i) {
-    std::int64_t code = codes[i];
-    asm("" : "+r"(code));  // no gather
-    values[i] = blocks.nested_table[code];
-  }
-  for (int i = 0; i < count; i += 16) {
-    const std::int64_t nested = (first + i) / kNested;
-    if ((first + i + 15) / kNested == nested) {
-      store(values + i, load(values + i) * broadcast(blocks.nested_absmax[nested]) + broadcast(blocks.offset));
-    } else {
-      for (int j = i; j < i + 16 && j < count; ++j) {
-        values[j] = values[j] * blocks.nested_absmax[(first + j) / kNested] + blocks.offset;
-      }
-    }
-  }
-}
-
 /// Absmax of half a group each, or of a quarter where blocks are as small.
-template <class Scale>
-struct ScalesAhead<Lut4<Scale>> {
-  using View = typename Lut4<Scale>::View;
+template <>
+struct ScalesAhead<Lut4<F32Scale>> {
+  using View = Lut4<F32Scale>::View;
 
   NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
@@ -294,10 +257,14 @@ struct ScalesAhead<Lut4<Scale>> {
     if (columns < kScalesAhead * kGroup) {
       for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(0));
     }
-    if (!GroupDecoder<Lut4<Scale>>::scaled_by_group(w)) {
+    if (!GroupDecoder<Lut4<F32Scale>>::scaled_by_group(w)) {
       for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(1));
     } else if ((1 << w.block_shift) <= kHalf) {
-      read_absmax(w.absmax, begin >> w.block_shift, columns >> w.block_shift, absmax_);
+      const float* absmax = w.absmax.absmax + (begin >> w.block_shift);
+      const int count = columns >> w.block_shift;
+      for (int i = 0; i < count; i += 16) {
+        store(absmax_ + i, load_some(absmax + i, count - i < 16 ? count - i : 16));
+      }
     } else {
       for (int i = 0; i < columns / kHalf; ++i) absmax_[i] = w.absmax[(begin + i * kHalf) >> w.block_shift];
     }
@@ -310,6 +277,21 @@ struct ScalesAhead<Lut4<Scale>> {
 
  private:
   float absmax_[kScalesAhead * 4 + 16];  ///< `of` reads sixteen from any
+};
+
+/// Double-quantized absmax of blocks of at least half a group, in rows of whole groups: no group is in two nested
+/// blocks, so one step serves all lanes. No branch, which would keep rows of w from being decoded side by side; looked
+/// up one at a time, beside the vectors' work: gathers and permutes of the table are slower.
+struct NestedHalves : ScalesAhead<Lut4<NestedScale>> {
+  static bool fit(const View& w) { return 1 << w.block_shift >= kGroup / 2 && w.k % kGroup == 0; }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    const auto& absmax = w.absmax;
+    const std::int64_t first = row * w.k + group * kGroup;
+    const std::int64_t block = first >> w.block_shift;
+    return halves(absmax.entry(block), absmax.entry((first + kGroup / 2) >> w.block_shift)) *
+               broadcast(absmax.nested_absmax[block / NestedScale::kBlocksize]) +
+           broadcast(absmax.offset);
+  }
 };
 
 /// fp16 scales and zero points are widened sixteen at a time.
@@ -355,6 +337,15 @@ struct ScalesAhead<Int4Group<Zero>> {
 
   float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
+
+/// Calls `f` with the type that has the scales of the weight's groups.
+template <class Layout, class F>
+NIBBLE_HD void with_scales(const typename Layout::View& w, F&& f) {
+  if constexpr (std::is_same_v<Layout, Lut4<NestedScale>>) {
+    if (NestedHalves::fit(w)) return f(std::type_identity<NestedHalves>{});
+  }
+  f(std::type_identity<ScalesAhead<Layout>>{});
+}
 
 /// Any group of a row, packed, one factor at a time; beyond the last column it is zero.
 template <class Operand, class Layout>

@@ -60,8 +60,9 @@ class Ahead {
   const void* codes_;
 };
 
-/// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way.
-template <class Layout, class Operand, int M, int N>
+/// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way. Scales: one of
+/// those with_scales chooses among.
+template <class Layout, class Operand, class Scales, int M, int N>
 void multiply_fused(const typename Layout::View& weight, std::int64_t first, const typename Operand::Element* x,
                     F32x16 (*totals)[16]) {
   using Decoder = GroupDecoder<Layout>;
@@ -73,7 +74,7 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
-  ScalesAhead<Layout> scales[N];
+  Scales scales[N];
   typename Decoder::ZeroLanes zeros[N];
   const auto* factors = x;
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
@@ -137,7 +138,7 @@ NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[
 }
 
 /// Up to kFusedRows rows of x.
-template <int M, class Layout, class T>
+template <int M, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
   using Operand = OperandOf<T>;
   constexpr int N = kFusedColumns[M - 1];
@@ -147,9 +148,11 @@ void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
     const int count = last - begin < 16 ? last - begin : 16;
     int c = 0;
     for (; c + N <= count; c += N) {
-      multiply_fused<Layout, Operand, M, N>(task.weight, begin + c, x, columns_from(totals, c));
+      multiply_fused<Layout, Operand, Scales, M, N>(task.weight, begin + c, x, columns_from(totals, c));
     }
-    for (; c < count; ++c) multiply_fused<Layout, Operand, M, 1>(task.weight, begin + c, x, columns_from(totals, c));
+    for (; c < count; ++c) {
+      multiply_fused<Layout, Operand, Scales, M, 1>(task.weight, begin + c, x, columns_from(totals, c));
+    }
     for (int m = 0; m < M; ++m) finish(task, totals[m], m, begin, count);
   }
 }
@@ -287,7 +290,8 @@ void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
   if constexpr (M > 1) {
     if (task.rows < M) return multiply_at_most<M - 1>(task, first, last);
   }
-  multiply_few<M>(task, first, last);
+  with_scales<Layout>(task.weight,
+                      [&](auto scales) { multiply_few<M, typename decltype(scales)::type>(task, first, last); });
 }
 
 template <class Layout, class T>

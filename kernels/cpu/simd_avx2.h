@@ -1,4 +1,4 @@
-// Sixteen fp32 lanes in two AVX2 registers.
+// Sixteen lanes, fp32 and whole, in two AVX2 registers.
 #pragma once
 
 #include <immintrin.h>
@@ -108,6 +108,16 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
 /// The same of values[0], values[1], …
 NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
 NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
+
+/// Sixteen whole numbers.
+struct I32x16 {
+  __m256i low, high;
+};
+NIBBLE_HD I32x16 load(const std::int32_t* values) {
+  const auto* halves = reinterpret_cast<const __m256i*>(values);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)}; }
 
 /// Sixteen 32-bit words of 4-bit codes.
 struct Words {

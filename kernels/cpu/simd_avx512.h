@@ -1,4 +1,4 @@
-// Sixteen fp32 lanes in one AVX-512 register.
+// Sixteen lanes, fp32 and whole, in one AVX-512 register.
 #pragma once
 
 // GCC 12 takes its own headers' "undefined" registers for mistakes (its bug 105593).
@@ -115,6 +115,13 @@ NIBBLE_HD F32x16 quarters(const float* values) {
   const __m512i places = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
 }
+
+/// Sixteen whole numbers.
+struct I32x16 {
+  __m512i lanes;
+};
+NIBBLE_HD I32x16 load(const std::int32_t* values) { return {_mm512_loadu_si512(values)}; }
+NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm512_cvtepi32_ps(v.lanes)}; }
 
 /// Sixteen 32-bit words of 4-bit codes.
 struct Words {

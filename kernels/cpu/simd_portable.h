@@ -1,4 +1,4 @@
-// Sixteen fp32 lanes as four vectors of four, which every compiler turns into whatever the machine has.
+// Sixteen lanes, fp32 and whole, as four vectors of four, which every compiler turns into whatever the machine has.
 #pragma once
 
 #include <cstdint>
@@ -20,16 +20,20 @@ NIBBLE_HD F32x16 lanes(F f) {
   return {{f(0), f(1), f(2), f(3)}};
 }
 
+/// What stands in memory, wherever it begins.
+template <class V>
+NIBBLE_HD V load_as(const void* memory) {
+  V v;
+  __builtin_memcpy(&v, memory, sizeof v);
+  return v;
+}
+
 NIBBLE_HD F32x16 broadcast(float value) {
   return lanes([=](int) { return F32x4{value, value, value, value}; });
 }
 
 NIBBLE_HD F32x16 load(const float* values) {
-  return lanes([=](int i) {
-    F32x4 part;
-    __builtin_memcpy(&part, values + 4 * i, sizeof part);
-    return part;
-  });
+  return lanes([=](int i) { return load_as<F32x4>(values + 4 * i); });
 }
 /// Through an array, whose loop compilers know how to convert several values at a time.
 template <class T>
@@ -98,16 +102,23 @@ NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, firs
 NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
 NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
 
+/// Sixteen whole numbers.
+struct I32x16 {
+  std::int32_t lanes[16];
+};
+NIBBLE_HD I32x16 load(const std::int32_t* values) { return load_as<I32x16>(values); }
+NIBBLE_HD F32x16 to_f32(const I32x16& v) {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(v.lanes[i]);
+  return load(values);
+}
+
 /// Sixteen 32-bit words of 4-bit codes: nibble 0 is the lowest of the first byte.
 struct Words {
   std::uint8_t bytes[64];
 };
 
-NIBBLE_HD Words load_words(const std::uint8_t* bytes) {
-  Words w;
-  __builtin_memcpy(w.bytes, bytes, sizeof w.bytes);
-  return w;
-}
+NIBBLE_HD Words load_words(const std::uint8_t* bytes) { return load_as<Words>(bytes); }
 /// table[nibble `index` of each word, from the lowest]
 NIBBLE_HD F32x16 lookup(const F32x16& table, const Words& w, int index) {
   float levels[16], found[16];

@@ -21,7 +21,7 @@ struct BatchShape {
   int rows;
   int segments;
   int longest;      ///< most rows of a segment
-  int keys;         ///< no sequence has more keys after this step
+  int parts;        ///< most that a segment of one row has its keys in
   bool any_single;  ///< whether a segment has one row
   bool any_longer;  ///< whether a segment has more
 
@@ -29,20 +29,19 @@ struct BatchShape {
 };
 
 inline constexpr int kMostHeadDim = 512;
+inline constexpr int kMostSegments = 65535;  // a grid's third dimension
 
-/// Keys that one block of the decode kernel reads.
-inline constexpr int kSplitKeys = 256;
-
-/// Working memory: partial results of the splits, and counters that begin and end as zero.
-struct AttentionScratch {
-  float* partial;
-  int* arrived;
-};
-std::size_t attention_partial_bytes(int sequences, int width, int context);
+/// Parts that the keys of a segment of one row are cut into, a power of two; a part has at least half of kPartKeys.
+inline constexpr int kMostParts = 8, kPartKeys = 64;
+__host__ __device__ inline int attention_parts(int keys) {
+  int parts = 1;
+  while (parts < kMostParts && parts * kPartKeys < keys) parts *= 2;
+  return parts;
+}
 
 /// y = softmax(q k^T) v a head; k and v are appended to the cache on the way.
 template <class T>
 void attend_on_device(const Launch& launch, const DeviceBatch& batch, const BatchShape& shape, Tensor q, Tensor k,
-                      Tensor v, int layer, const KvCache& cache, const AttentionScratch& scratch, Tensor y);
+                      Tensor v, int layer, const KvCache& cache, Tensor y);
 
 }  // namespace nibble

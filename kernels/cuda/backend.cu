@@ -1,7 +1,6 @@
 #include "kernels/cuda/backend.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "kernels/cuda/device.h"
@@ -38,7 +37,7 @@ Extent larger(const Extent& a, const Extent& b) {
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, partial, arrived, batch, chosen, bytes;
+  std::size_t workspace, expand, batch, bytes;
 
   explicit Scratch(const Extent& extent) {
     bytes = 0;
@@ -47,17 +46,10 @@ struct Scratch {
       bytes += (size + 255) / 256 * 256;
       return at;
     };
-    const int sequences = std::min(extent.sequences, kMostSequences);
     workspace = place(Matmul::kWorkspaceBytes);
     expand = place(expand_bytes(extent.cols));
-    partial = place(attention_partial_bytes(sequences, extent.cols, extent.context));
-    arrived = place(static_cast<std::size_t>(sequences) * static_cast<std::size_t>(extent.cols) * sizeof(int));
     batch = place(batch_and_choices_bytes(extent));
-    chosen = place(static_cast<std::size_t>(extent.sequences) * sizeof(int));
   }
-
-  /// Most sequences of a step; attention has room for no more.
-  static constexpr int kMostSequences = 4096;
 };
 
 }  // namespace
@@ -105,17 +97,14 @@ void CudaBackend::reserve(const Extent& extent) {
   auto* base = scratch_.mutable_as<std::byte>();
   room_ = base + places.expand;
   batch_memory_ = base + places.batch;
-  chosen_ = reinterpret_cast<int*>(base + places.chosen);
-  attention_ = {reinterpret_cast<float*>(base + places.partial), reinterpret_cast<int*>(base + places.arrived)};
   matmul_.use_workspace(base + places.workspace);
-  check(cudaMemsetAsync(attention_.arrived, 0, places.batch - places.arrived, stream_), "clearing counters");
 
   if (pinned_ != nullptr) check(cudaFreeHost(pinned_), "releasing pinned memory");
   pinned_ = nullptr;
   check(cudaMallocHost(reinterpret_cast<void**>(&pinned_),
                        batch_and_choices_bytes(wanted) + static_cast<std::size_t>(wanted.sequences) * sizeof(int)),
         "allocating pinned memory");
-  chosen_on_host_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
+  chosen_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
   extent_ = wanted;
   if (!batch().tokens.empty()) do_begin();  // what the device knew of the batch has gone
 }
@@ -146,7 +135,7 @@ void CudaBackend::do_begin() {
            .sequences = static_cast<int>(std::max(batch().segments.size(), batch().choices.size()))});
   check(cudaEventSynchronize(taken_), "waiting for the device");  // pinned memory may still be on its way
 
-  shape_ = {rows, static_cast<int>(batch().segments.size()), 0, 0, false, false};
+  shape_ = {rows, static_cast<int>(batch().segments.size()), 0, 1, false, false};
   runs_.clear();
   auto* values = reinterpret_cast<int*>(pinned_);
   const auto put = [&](auto&& fill) {
@@ -176,7 +165,7 @@ void CudaBackend::do_begin() {
   for (const Segment& segment : batch().segments) {
     const Length length = length_of(segment.rows);
     shape_.longest = std::max(shape_.longest, segment.rows);
-    shape_.keys = std::max(shape_.keys, segment.past + segment.rows);
+    if (segment.rows == 1) shape_.parts = std::max(shape_.parts, attention_parts(segment.past + 1));
     (segment.rows == 1 ? shape_.any_single : shape_.any_longer) = true;
     if (!runs_.empty() && runs_.back().length == length) {
       runs_.back().rows += segment.rows;
@@ -184,9 +173,6 @@ void CudaBackend::do_begin() {
       runs_.push_back({segment.first_row, segment.rows, length});
     }
   }
-  // One recording serves all lengths up to the next power of two splits.
-  const int splits = (shape_.keys + kSplitKeys - 1) / kSplitKeys;
-  shape_.keys = static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(splits, 1)))) * kSplitKeys;
 }
 
 std::size_t CudaBackend::put_choices(std::size_t place) {
@@ -248,19 +234,16 @@ void CudaBackend::do_linear(const Projection& projection, Tensor x) {
 }
 
 void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
-  if (shape_.segments > Scratch::kMostSequences) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(Scratch::kMostSequences) +
+  if (shape_.segments > kMostSegments) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(kMostSegments) +
                                              " sequences in a step, found " + std::to_string(shape_.segments));
   }
   if (cache.head_dim > kMostHeadDim) {
     throw Error(ErrorKind::kUnsupported, "device cuda: expected heads of at most " + std::to_string(kMostHeadDim) +
                                              " numbers, found " + std::to_string(cache.head_dim));
   }
-  reserve({.cols = q.cols, .context = cache.context});
-  BatchShape shape = shape_;
-  shape.keys = std::min(shape.keys, cache.context);
   with_dtype(q.dtype, [&](auto tag) {
-    attend_on_device<typename decltype(tag)::type>(launch_, device_batch_, shape, q, k, v, layer, cache, attention_, y);
+    attend_on_device<typename decltype(tag)::type>(launch_, device_batch_, shape_, q, k, v, layer, cache, y);
   });
 }
 
@@ -271,14 +254,11 @@ void CudaBackend::do_choose(Tensor logits) {
   with_dtype(logits.dtype, [&](auto tag) {
     choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, chosen_);
   });
-  check(cudaMemcpyAsync(chosen_on_host_, chosen_, static_cast<std::size_t>(logits.rows) * sizeof(int),
-                        cudaMemcpyDeviceToHost, stream_),
-        "copying tokens");
 }
 
 std::span<const int> CudaBackend::last_chosen() {
   check(cudaStreamSynchronize(stream_), "waiting for the device");
-  return {chosen_on_host_, batch().choices.size()};
+  return {chosen_, batch().choices.size()};
 }
 
 void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {

@@ -68,10 +68,8 @@ class CudaBackend final : public Backend {
   Buffer scratch_;
   std::byte* room_ = nullptr;          // for expanded weights
   std::byte* batch_memory_ = nullptr;  // the batch on the device
-  int* chosen_ = nullptr;              // what choose chose
-  AttentionScratch attention_{};
-  std::byte* pinned_ = nullptr;  // the batch, then what choose chose, on the host
-  int* chosen_on_host_ = nullptr;
+  std::byte* pinned_ = nullptr;        // the batch, then what choose chose, on the host
+  int* chosen_ = nullptr;              // what choose chose; kernels write there themselves
 
   BatchShape shape_{};
   std::vector<RowRun> runs_;

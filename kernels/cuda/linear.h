@@ -25,21 +25,22 @@ struct Finish {
         y(p.y.row<T>(first_row)) {}
   Finish() = default;
 
-  /// What a result will be finished with, fetched ahead of its sum. `place` is the result's in y.
+  /// What a result will be finished with, fetched ahead of its sum, and as it is: a conversion would wait for it.
+  /// `place` is the result's in y.
   struct Ahead {
-    float bias, residual;
+    T bias, residual;
   };
   __device__ __forceinline__ Ahead fetch(int column, std::int64_t place) const {
-    return {bias == nullptr ? 0.0F : to_f32(bias[column]), residual == nullptr ? 0.0F : to_f32(residual[place])};
+    return {bias == nullptr ? T{} : bias[column], residual == nullptr ? T{} : residual[place]};
   }
-  __device__ __forceinline__ float value(float sum, const Ahead& ahead) const {
-    float v = rounded_f32<T>(sum + ahead.bias);
+  __device__ __forceinline__ float value(float sum, float bias_of_it, float residual_of_it) const {
+    float v = rounded_f32<T>(sum + bias_of_it);
     if (scale != 1.0F) v = rounded_f32<T>(v * scale);
     if (activation != Activation::kIdentity) v = rounded_f32<T>(activated(v, activation));
-    return v + ahead.residual;
+    return v + residual_of_it;
   }
   __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
-    y[place] = from_f32<T>(value(sum, ahead));
+    y[place] = from_f32<T>(value(sum, to_f32(ahead.bias), to_f32(ahead.residual)));
   }
   /// The same for eight results side by side, 16-byte aligned: T[8] of bias and residual, zeros where there are none.
   __device__ __forceinline__ uint4 fetch_bias(int column, bool valid) const {
@@ -54,7 +55,7 @@ struct Finish {
     load8(reinterpret_cast<const T*>(&biases), b);
     load8(reinterpret_cast<const T*>(&residuals), r);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], {b[i], r[i]});
+    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], b[i], r[i]);
     store8(y + place, sums);
   }
 };
@@ -85,8 +86,8 @@ struct Launch {
 };
 
 /// Up to kDecodeRows rows of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null.
-/// Returns false, having done nothing, where the rows of x would have to be in shared memory to be normalised and have
-/// no room there.
+/// Returns false, having done nothing, where x is to be normalised and is more than one row or has no room in shared
+/// memory.
 template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections);

@@ -1,15 +1,16 @@
-// Few rows of x: weights stream from memory through registers once, whatever the number of rows.
+// Few rows of x: weights stream from memory once, whatever the number of rows.
 //
 // A block owns some rows of tiles. Its warps divide the columns, always in the same way for a number of columns, and
 // what they have is added up in their order, so a row's result does not depend on the rows beside it or on the GPU. A
-// warp computes four tiles at once, which hide each other's latencies, and loads the next four where it has used these.
+// warp computes four tiles at once, which hide each other's latencies, while the next eight are on their way to its own
+// part of shared memory: copies have a counter of their own, where loads into registers would wait for the newest.
 // 16-bit factors go through the tensor cores with the weights as the larger operand, so that 1 to 8 rows of x cost the
 // same; sums are fp32, and the absmax of a block multiplies its fp32 sum.
 //
 // A block takes half a multiprocessor. Where there is little to do there is one, and beside it a block of the next
-// kernel makes its table and loads its first weights meanwhile.
+// kernel makes its table and asks for its first weights meanwhile.
 //
-//   table of pairs, first weights -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> finish
+//   first weights, table of pairs -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> finish
 #pragma once
 
 #include "kernels/cuda/check.h"
@@ -22,55 +23,118 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kBatch = 4;  // tiles that a warp computes at once
+constexpr int kStages = 2;     // batches on their way to a warp
+constexpr int kNormTurns = 3;  // wider rows are normalised before
 
 template <class Layout, class T>
 struct DecodeTask {
-  struct Part {
-    TileView<Layout> weight;
-    Finish<T> finish;
-    int first_block;    ///< blocks of the parts follow each other
-    int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
-  };
-  Part parts[kMostProjections];
-  int round;     ///< rows of tiles whose sums there is room for, a multiple of kBatch
+  const T* x;
+  NormTask<T> norm;
+  bool normed;
   int rows;      ///< of x
   int row_bits;  ///< that a row of x is numbered with
   int k;
   int x_pitch, x_gap;  ///< of x in shared memory (StagedRows), or of x itself
-  const T* x;
-  NormTask<T> norm;
-  bool normed;
+  int round;           ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
+  int sharers_shift;   ///< log2 of how many warps divide the columns of a row of tiles among them
+  bool decodes_ahead;  ///< while it waits for the kernel before: where that one leaves room for this
+  struct Part {
+    int first_block;    ///< blocks of the parts follow each other
+    int block, longer;  ///< rows of tiles a block has; the first `longer` blocks have one more
+    Finish<T> finish;
+    TileView<Layout> weight;
+  };
+  Part parts[kMostProjections];
 };
 
-/// A warp's way through its weights: tiles [first, last) of each of `rows` rows of tiles, from `row_tile` on. Behind
-/// the last row its tiles come again.
+/// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
+struct Share {
+  int first, last;
+
+  __device__ __forceinline__ Share(int col_tiles, int sharers_shift, int sharer) {
+    const int each = col_tiles >> sharers_shift, longer = col_tiles - (each << sharers_shift);
+    first = sharer * each + min(sharer, longer);
+    last = first + each + (sharer < longer ? 1 : 0);
+  }
+  __device__ __forceinline__ int count() const { return last - first; }
+};
+
+/// A warp's way through its weights, by batches of tiles of one row: `ask` sends for the next batch, `take` waits for
+/// the one that was asked for first. kStages are asked for at first, then one for each that was taken.
 template <class View>
 class Stream {
  public:
-  __device__ __forceinline__ Stream(const View& view, int row_tile, int rows, int first, int last, int lane)
-      : view_(view), place_(view.place(row_tile, lane)), rows_(rows), first_(first), last_(last), col_(first) {}
+  static constexpr int kTileBytes = View::kPieces * 32 * 16;
+  static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
+  static constexpr int kBytes = kStages * kStageBytes;
+  using Batch = typename View::Loaded[kBatch];
 
-  __device__ __forceinline__ typename View::Loaded next() {
-    const auto loaded = view_.load(place_, min(row_, rows_ - 1), col_);
-    const bool ends = ++col_ == last_;
-    col_ = ends ? first_ : col_;
-    row_ += ends ? 1 : 0;
-    return loaded;
+  /// Rows of tiles row_tile + row, + row + step, ... below row_tile + rows. `room` has kBytes.
+  __device__ __forceinline__ Stream(const View& view, int row_tile, int row, int step, int rows, Share share,
+                                    std::uint32_t room, int lane)
+      : view_(view),
+        place_(view.place(row_tile, lane)),
+        share_(share),
+        row_(row),
+        rows_(rows),
+        step_(step),
+        col_(share.first),
+        source_(view.source(row_tile, lane)),
+        pieces_(view.pieces(source_, row, share.first)),
+        lane_(lane),
+        room_(room) {}
+
+  __device__ __forceinline__ void ask() {
+    const int tiles = row_ < rows_ ? share_.last - col_ : 0;
+    const std::uint32_t stage = room_ + stage_;
+    view_.copy(pieces_, tiles, stage, lane_);
+    if constexpr (View::kNoteBytes > 0) {
+      // Lane t of four has the notes of tile t.
+      if (lane_ % 4 < tiles) {
+        view_.copy_notes(place_, row_, col_ + lane_ % 4,
+                         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
+      }
+    }
+    commit_copies();
+    turn();
+    col_ += kBatch, pieces_ += kBatch * View::kPiecesOn;
+    if (col_ < share_.last) return;
+    col_ = share_.first, row_ += step_;
+    pieces_ = view_.pieces(source_, row_, col_);
+  }
+
+  /// What the batch has no tiles for is left as it was before.
+  __device__ __forceinline__ void take(Batch& batch) const {
+    const std::uint32_t stage = room_ + stage_;
+    const std::uint32_t notes =
+        stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
+    wait_for_copies<kStages - 1>();
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      batch[i] = view_.read(place_, i, stage, notes + i * View::kNoteBytes, lane_);
+    }
+    __syncwarp();
   }
 
  private:
+  __device__ __forceinline__ void turn() { stage_ = stage_ + kStageBytes == kBytes ? 0 : stage_ + kStageBytes; }
+
   const View& view_;
   typename View::Place place_;
-  int rows_, first_, last_;
-  int row_ = 0, col_;
+  Share share_;
+  int row_, rows_, step_, col_;
+  const uint4 *source_, *pieces_;
+  int lane_;
+  std::uint32_t room_, stage_ = 0;
 };
 
 /// Rows of x as a lane reads them: its run of columns of the first tile, in shared memory or in global memory. For
-/// tensor cores a lane has one row of every eight, and the last again where there is none; in fp32 it has all.
-template <class T, int kColumns, bool kStaged>
+/// tensor cores a lane has one row of every eight, or none, and then anything: it is a column of sums that nobody
+/// reads. In fp32 it has all.
+template <class T, int kRows, bool kStaged>
 struct RowsOfX {
-  static constexpr int kEights = sizeof(T) == 2 ? kColumns / 8 : 1;
+  static constexpr int kEights = sizeof(T) == 2 ? (kRows + 7) / 8 : 1;
   std::conditional_t<kStaged, std::uint32_t, const char*> places[kEights];
   int rows, pitch;
 
@@ -97,51 +161,48 @@ struct RowsOfX {
   }
 };
 
-/// Sums of 16 rows of weights and kColumns rows of x, a warp's share.
-template <class T, int kColumns, int kSteps>
+/// A tile's factors, step by step.
+template <class T, int Step = 0, class View>
+__device__ __forceinline__ void decode(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
+                                       StepFactors<T> (&factors)[View::kSteps]) {
+  view.template factors<T, Step>(loaded, column, factors[Step]);
+  if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, loaded, column, factors);
+}
+
+/// Sums of 16 rows of weights and up to kRows rows of x, a warp's share.
+template <class T, int kRows, int kSteps>
 struct Sums {
-  float d[kColumns / 8][4] = {};
+  static constexpr int kEights = (kRows + 7) / 8;
+  float d[kEights][4] = {};
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
   __device__ __forceinline__ void add(const Sums& other, float2 scale) {
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
       d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.x, d[c][1]);
       d[c][2] = fmaf(other.d[c][2], scale.y, d[c][2]), d[c][3] = fmaf(other.d[c][3], scale.y, d[c][3]);
     }
   }
 
   /// Adds the products of a tile with x from `offset` on.
-  template <class View, class X>
-  __device__ __forceinline__ void multiply(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                           const X& x, int offset) {
-    std::uint32_t b[kColumns / 8][2 * kSteps];
+  template <class X>
+  __device__ __forceinline__ void multiply(const StepFactors<T> (&a)[kSteps], const X& x, int offset) {
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
 #pragma unroll
       for (int i = 0; i < kSteps / 2; ++i) {
-        const uint4 v = x.load(c, offset + 16 * i);
-        b[c][4 * i] = v.x, b[c][4 * i + 1] = v.y, b[c][4 * i + 2] = v.z, b[c][4 * i + 3] = v.w;
+        const uint4 b = x.load(c, offset + 16 * i);
+        mma<T>(d[c], a[2 * i], b.x, b.y);
+        mma<T>(d[c], a[2 * i + 1], b.z, b.w);
       }
     }
-    step<0>(view, loaded, column, b);
-  }
-
-  template <int Step, class View>
-  __device__ __forceinline__ void step(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                       const std::uint32_t (&b)[kColumns / 8][2 * kSteps]) {
-    std::uint32_t a[4];
-    view.template factors<T, Step>(loaded, column, a);
-#pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) mma<T>(d[c], a, b[c][2 * Step], b[c][2 * Step + 1]);
-    if constexpr (Step + 1 < kSteps) step<Step + 1>(view, loaded, column, b);
   }
 
   /// Leaves the warp's sums as float[rows][16].
   __device__ __forceinline__ void store(float* out, int rows, int lane) const {
 #pragma unroll
-    for (int c = 0; c < kColumns / 8; ++c) {
+    for (int c = 0; c < kEights; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = c * 8 + lane % 4 * 2 + i % 2;
@@ -152,26 +213,23 @@ struct Sums {
 };
 
 /// The same in fp32, on the ordinary units: no rounding of factors.
-template <int kColumns, int kSteps>
-struct Sums<float, kColumns, kSteps> {
-  float d[kColumns][2] = {};
+template <int kRows, int kSteps>
+struct Sums<float, kRows, kSteps> {
+  float d[kRows][2] = {};
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
   __device__ __forceinline__ void add(const Sums& other, float2 scale) {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.y, d[c][1]);
     }
   }
 
-  template <class View, class X>
-  __device__ __forceinline__ void multiply(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
-                                           const X& x, int offset) {
-    Factors32 w[kSteps];
-    decode<0>(view, loaded, column, w);
+  template <class X>
+  __device__ __forceinline__ void multiply(const Factors32 (&w)[kSteps], const X& x, int offset) {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       if (c >= x.rows) break;
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
@@ -186,16 +244,9 @@ struct Sums<float, kColumns, kSteps> {
     }
   }
 
-  template <int Step, class View>
-  __device__ __forceinline__ static void decode(const View& view, const typename View::Loaded& loaded,
-                                                std::uint32_t column, Factors32 (&w)[kSteps]) {
-    view.template factors<float, Step>(loaded, column, w[Step]);
-    if constexpr (Step + 1 < kSteps) decode<Step + 1>(view, loaded, column, w);
-  }
-
   __device__ __forceinline__ void store(float* out, int rows, int lane) const {
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
+    for (int c = 0; c < kRows; ++c) {
       if (c >= rows) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -208,124 +259,160 @@ struct Sums<float, kColumns, kSteps> {
   }
 };
 
-/// kStaged: x comes from shared memory, where it may be normalised on the way.
-template <class Layout, class T, int kColumns, bool kStaged>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 : 1)
+/// kStaged: x comes from shared memory, where one row may be normalised on the way.
+template <class Layout, class T, int kRows, bool kStaged>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1)
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
-  using SumsOf = Sums<T, kColumns, View::kSteps>;
+  using SumsOf = Sums<T, kRows, View::kSteps>;
   constexpr int kCols = 16 * View::kSteps;
   extern __shared__ __align__(256) char shared[];
+  const int rows = kRows == 1 ? 1 : task.rows;
+  const int row_bits = kRows == 1 ? 0 : task.row_bits;
+  const int sharers = 1 << task.sharers_shift, groups = kWarps >> task.sharers_shift;
   float* const partial = reinterpret_cast<float*>(shared + (View::kHasTable ? kPairTableBytes : 0));
-  const int sums_of_warp = kTileRows * task.rows;
-  char* const behind = reinterpret_cast<char*>(partial + task.round * kWarps * sums_of_warp);
+  const int sums_of_warp = kTileRows * rows;
+  char* const rings = reinterpret_cast<char*>(partial + task.round * sharers * sums_of_warp);
+  char* const behind = rings + kWarps * Stream<View>::kBytes;
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
   const int warp = threadIdx.x / 32;
 
-  // The block's rows of tiles, and this warp's columns of them.
+  // The block's rows of tiles, and this warp's part of them.
   int block = blockIdx.x;
   const auto& part = task.parts[block < task.parts[1].first_block ? 0 : block < task.parts[2].first_block ? 1 : 2];
-  const View& view = part.weight;
+  const View view = part.weight;
   block -= part.first_block;
-  int tile = block * part.block + min(block, part.longer);
-  const int end = tile + part.block + (block < part.longer ? 1 : 0);
-  const int col_tiles = task.k / kCols;
-  const int first = warp * (col_tiles / kWarps) + min(warp, col_tiles % kWarps);
-  const int count = col_tiles / kWarps + (warp < col_tiles % kWarps ? 1 : 0);
-  Stream<View> stream(view, tile, end - tile, first, first + count, lane);
-  typename View::Loaded loaded[kBatch];
-  if (count > 0) {
-#pragma unroll
-    for (auto& tile_of_batch : loaded) tile_of_batch = stream.next();
-  }
+  const int tile = block * part.block + min(block, part.longer);
+  const int tiles = part.block + (block < part.longer ? 1 : 0);
+  const int group = warp >> task.sharers_shift;
+  const Share share(static_cast<int>(static_cast<unsigned>(task.k) / kCols), task.sharers_shift, warp & (sharers - 1));
 
+  // Where the table of pairs leaves gaps, x and the parameters of LayerNorm stand in them.
+  const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind, task.x_pitch, task.x_gap};
   NormTask<T> norm = task.norm;
-  if (kStaged && task.normed) stage_parameters(norm, task.k, behind);
-  if constexpr (View::kHasTable) fill_pair_table<T>(view.levels, shared);
+  const bool normed = kRows == 1 && task.normed;
+  if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
+  Stream<View> stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream<View>::kBytes),
+                      lane);
+#pragma unroll
+  for (int i = 0; i < kStages; ++i) stream.ask();
+  if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
   let_next_kernel_start();
-  wait_for_previous_kernel();
-  // Where rows of the table of pairs leave gaps, x stands in them.
-  const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind + (task.normed ? 2 * task.k * sizeof(T) : 0),
-                          task.x_pitch, task.x_gap};
-  if constexpr (kStaged) {
-    if (task.normed) {
-      stage_normed_rows<T, Writer::kFirstBlock>(task.x, task.rows, task.k, norm, staged,
-                                                reinterpret_cast<Moments*>(partial));
-    } else {
-      stage_rows(task.x, task.rows, task.k, staged);
-    }
-  }
-  // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits from `tile` on. Both
-  // halves of a warp have the same. What they are finished with is fetched before their sums are there.
-  const auto row_of = [&](int i) { return i & ((1 << task.row_bits) - 1); };
-  const auto column_of_y = [&](int i) { return (tile + (i >> task.row_bits)) * kTileRows + lane % kTileRows; };
-  const auto place_of = [&](int i) { return static_cast<std::int64_t>(row_of(i)) * view.n + column_of_y(i); };
-  const auto fetch = [&](int i) {
-    const bool there = row_of(i) < task.rows && tile + (i >> task.row_bits) < end;
-    return there ? part.finish.fetch(column_of_y(i), place_of(i)) : typename Finish<T>::Ahead{};
-  };
-  auto ahead = fetch(warp);
-  __syncthreads();
-
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
   const std::uint32_t column = kept(column_of<T>(lane));
-  const RowsOfX<T, kColumns, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
-                                        first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
-                                        lane, task.rows, task.x_pitch);
-  while (true) {
-    const int tiles = min(task.round, end - tile);
+  const RowsOfX<T, kRows, kStaged> x(kStaged ? staged.base : reinterpret_cast<const char*>(task.x),
+                                     share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)),
+                                     lane, rows, task.x_pitch);
+  // Results by sixteens: number i is of row of x i % 2^row_bits and of row of tiles i / 2^row_bits of a round. Both
+  // halves of a warp have the same. What they are finished with is fetched before their sums are there.
+  const auto row_of = [&](int i) { return i & ((1 << row_bits) - 1); };
+  const auto column_of_y = [&](int begin, int i) {
+    return (tile + begin + (i >> row_bits)) * kTileRows + lane % kTileRows;
+  };
+  const auto place_of = [&](int begin, int i) {
+    return static_cast<std::int64_t>(row_of(i)) * view.n + column_of_y(begin, i);
+  };
+  const auto fetch = [&](int begin, int i) {
+    const bool there = row_of(i) < rows && begin + (i >> row_bits) < tiles;
+    return there ? part.finish.fetch(column_of_y(begin, i), place_of(begin, i)) : typename Finish<T>::Ahead{};
+  };
+
+  // A warp's first weights are decoded before x is there.
+  constexpr bool kDecodesAhead = sizeof(T) == 2 && kRows == 1;
+  const bool decodes_ahead = kDecodesAhead && task.decodes_ahead && share.count() >= kBatch && group < tiles;
+  StepFactors<T> factors[kBatch][View::kSteps];
+  float2 scales[kBatch];
+  if constexpr (kDecodesAhead) {
+    __syncthreads();
+    if (decodes_ahead) {
+      typename Stream<View>::Batch batch;
+      stream.take(batch);
+      stream.ask();
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) decode<T>(view, batch[i], column, factors[i]), scales[i] = view.scales(batch[i]);
+    }
+  }
+  if (normed) wait_for_copies<kStages + 1>();
+  wait_for_previous_kernel();
+  auto ahead = fetch(0, warp);
+  if constexpr (kRows == 1) {
+    if (normed) {
+      normalise_row<kNormTurns>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
+                                [&](int col, const float(&v)[8]) {
+                                  store8(staged.at<T>(0, col), v);
+                                  if (blockIdx.x == 0) store8(norm.y + col, v);
+                                });
+    } else {
+      stage_row(task.x, task.k, staged);
+    }
+  } else if constexpr (kStaged) {
+    send_rows(task.x, rows, task.k, staged);
+    wait_for_copies<0>();
+  }
+  __syncthreads();
+
+  SumsOf sums;  // of the row of tiles that the warp is at
+  int col = 0;
+  if (decodes_ahead) {
+    SumsOf products[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) products[i].multiply(factors[i], x, i * step);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sums.add(products[i], scales[i]);
+    col = kBatch;
+  }
+  for (int begin = 0; begin < tiles; begin += task.round) {
+    const int end = min(begin + task.round, tiles);
     float* out = partial + warp * sums_of_warp;
-    SumsOf sums;
-    int col = 0;       // of the share, where sums are
-    int col_of_x = 0;  // and where products are
-    for (int left = tiles * count; left > 0; left -= kBatch) {
-      SumsOf products[kBatch];
-      float2 scales[kBatch];
+    for (int row = begin + group; row < end; row += groups, out += kWarps * sums_of_warp) {
+      for (; col < share.count(); col += kBatch) {
+        typename Stream<View>::Batch batch;
+        stream.take(batch);
+        stream.ask();
+        const auto products_of = [&](int i) {
+          StepFactors<T> now[View::kSteps];
+          decode<T>(view, batch[i], column, now);
+          SumsOf products;
+          products.multiply(now, x, (col + i) * step);
+          return products;
+        };
+        if (col + kBatch <= share.count()) {
+          SumsOf products[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        products[i].multiply(view, loaded[i], column, x, col_of_x * step);
-        scales[i] = view.scales(loaded[i]);
-        loaded[i] = stream.next();
-        if (++col_of_x == count) col_of_x = 0;
-      }
-      if (left >= kBatch && col + kBatch < count) {
+          for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) sums.add(products[i], scales[i]);
-        col += kBatch;
-        continue;
-      }
+          for (int i = 0; i < kBatch; ++i) sums.add(products[i], view.scales(batch[i]));
+          continue;
+        }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (i >= left) break;
-        sums.add(products[i], scales[i]);
-        if (++col < count) continue;
-        sums.store(out, task.rows, lane);
-        sums.clear();
-        out += kWarps * sums_of_warp;
-        col = 0;
+        for (int i = 0; i < kBatch - 1; ++i) {
+          if (col + i < share.count()) sums.add(products_of(i), view.scales(batch[i]));
+        }
       }
+      sums.store(out, rows, lane);
+      sums.clear();
+      col = 0;
     }
     __syncthreads();
 
-    // Half a warp adds up what the first half of the warps have, the other half the rest.
-    for (int i = warp; i < tiles << task.row_bits; i += kWarps) {
-      if (row_of(i) < task.rows) {
+    // Half a warp adds up what the first half of the sharers have, the other half the rest.
+    const int half = sharers / 2;
+    for (int i = warp; i < (end - begin) << row_bits; i += kWarps) {
+      if (row_of(i) < rows) {
         const float* const parts =
-            partial + ((i >> task.row_bits) * kWarps * task.rows + row_of(i)) * kTileRows + lane % kTileRows;
+            partial + ((i >> row_bits) * sharers * rows + row_of(i)) * kTileRows + lane % kTileRows;
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < kWarps / 2; ++w) {
-          const int from = lane / kTileRows * (kWarps / 2) + w;
-          if (from < col_tiles) sum += parts[from * sums_of_warp];
+          if (w < half) sum += parts[(lane / kTileRows * half + w) * sums_of_warp];
         }
         sum += __shfl_xor_sync(0xffffffffU, sum, kTileRows);
-        if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_y(i)), ahead, place_of(i));
+        if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_y(begin, i)), ahead, place_of(begin, i));
       }
-      ahead = fetch(i + kWarps);
+      ahead = fetch(begin, i + kWarps);
     }
-    tile += tiles;
-    if (tile == end) break;
-    ahead = fetch(warp);
+    if (end == tiles) break;
+    ahead = fetch(end, warp);
     __syncthreads();
   }
 }
@@ -333,15 +420,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kColumns == 8 ? 2 
 /// Room for sums: enough for the rows of tiles that a block has of a vocabulary, for one row of x.
 constexpr int kSumsBytes = 16 * 1024;
 
-/// Gives each part its share of the blocks: one on each multiprocessor, so that another kernel's has room beside it,
-/// or two where a warp has more than one batch.
+/// Gives each part its share of `wanted` blocks, and returns how many there are.
 template <class Layout, class T>
-int divide(DecodeTask<Layout, T>& task, int parts, int processors) {
+int divide(DecodeTask<Layout, T>& task, int parts, int wanted) {
   const auto tiles_of = [&](int part) { return task.parts[part].weight.n / kTileRows; };
   int tiles = 0, blocks = 0;
   for (int i = 0; i < parts; ++i) tiles += tiles_of(i);
-  const int col_tiles = task.k / (16 * TileView<Layout>::kSteps);
-  const int wanted = tiles * col_tiles > processors * kWarps * kBatch ? 2 * processors : processors;
   for (int i = 0; i < kMostProjections; ++i) {
     auto& part = task.parts[i];
     part.first_block = blocks;
@@ -354,36 +438,53 @@ int divide(DecodeTask<Layout, T>& task, int parts, int processors) {
   return blocks;
 }
 
-template <class Layout, class T, int kColumns>
+/// Shared memory of a block that leaves room for another one beside it.
+inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
+
+/// Returns false, having launched nothing, where one row has no room in shared memory.
+template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  constexpr int kTable = View::kHasTable ? kPairTableBytes : 0;
-  const int blocks = divide(task, parts, launch.processors);
-  const int sums = kWarps * kTileRows * task.rows * 4;
-  // A multiple of a batch, so that a round ends where a batch does.
-  task.round = std::min(std::max(kSumsBytes / sums, 1), task.round);
-  task.round = (task.round + kBatch - 1) / kBatch * kBatch;
+  constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
+  // Batches of four come out even in shares of eighths or quarters, for the widths of models.
+  task.sharers_shift = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? 3 : 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
-  const int base = kTable + task.round * sums;
+  const int groups = kWarps >> task.sharers_shift;
+  const int sums_of_group = kWarps * kTileRows * task.rows * 4;
   const int row_bytes = task.k * static_cast<int>(sizeof(T));
-  const int parameters = task.normed ? 2 * row_bytes : 0;
-  const bool in_gaps = View::kHasTable && sizeof(T) == 2 && task.rows == 1 && row_bytes <= kPairTableBytes / 2;
-  const int staged = base + parameters + (in_gaps ? 0 : task.rows * (row_bytes + 16));
-  const dim3 grid(static_cast<unsigned>(blocks));
-  const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int shared) {
-    constexpr auto kKernel = linear_decode_kernel<Layout, T, kColumns, kStaged>;
-    allow_shared_memory<kKernel>();
-    launch_overlapped(launch, kKernel, grid, kThreads, shared, task);
-  };
-  if (staged <= most_shared_bytes()) {
-    task.x_pitch = row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
-    launch_kernel(std::true_type{}, staged);
-    return true;
+  const int staged_rows = task.rows + (task.normed ? 2 : 0);
+  const bool in_gaps =
+      View::kHasTable && sizeof(T) == 2 && kRows == 1 && staged_rows * row_bytes <= kPairTableBytes / 2;
+  std::int64_t batches = 0;
+  for (int i = 0; i < parts; ++i) {
+    batches += std::int64_t{task.parts[i].weight.n / kTileRows} * task.k / (16 * View::kSteps * kWarps * kBatch);
   }
-  if (task.normed) return false;
-  task.x_pitch = row_bytes, task.x_gap = 0;
-  launch_kernel(std::false_type{}, base);
-  return true;
+  const auto launch_kernel = [&]<bool kStaged>(std::bool_constant<kStaged>, int pitch, int gap, int staged) {
+    const int beside = kFixed + staged;
+    const bool is_half = half_of_shared_bytes() - beside >= sums_of_group;
+    const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
+    if (fits - beside < sums_of_group) return false;
+    // One block on each multiprocessor, so that another kernel's has room beside it, or two where a warp has more than
+    // one batch.
+    const bool two = is_half && kRows <= 8 && batches > launch.processors;
+    const dim3 grid(static_cast<unsigned>(divide(task, parts, two ? 2 * launch.processors : launch.processors)));
+    task.decodes_ahead = !two;
+    task.x_pitch = pitch, task.x_gap = gap;
+    const int most = std::min((fits - beside) / sums_of_group, std::max(kSumsBytes / sums_of_group, 1));
+    task.round = std::min(most, (task.round + groups - 1) / groups) * groups;
+    constexpr auto kKernel = linear_decode_kernel<Layout, T, kRows, kStaged>;
+    allow_shared_memory<kKernel>();
+    launch_overlapped(launch, kKernel, grid, kThreads, beside + task.round / groups * sums_of_group, task);
+    return true;
+  };
+  // Rows of x in shared memory begin in different banks.
+  const bool launched = in_gaps ? launch_kernel(std::true_type{}, row_bytes * 2, 128, 0)
+                                : launch_kernel(std::true_type{}, row_bytes + 16, 0, staged_rows * (row_bytes + 16));
+  if constexpr (kRows == 1) {
+    return launched;
+  } else {
+    return launched || launch_kernel(std::false_type{}, row_bytes, 0, 0);
+  }
 }
 
 }  // namespace
@@ -401,9 +502,12 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
   task.x = x.row<T>(first_row);
   task.normed = norm != nullptr;
   if (norm != nullptr) {
-    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
+    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
   }
   const auto parts = static_cast<int>(projections.size());
+  if (norm != nullptr && x.cols > kNormTurns * kNormStride) return false;
+  if (rows == 1 && launch_decode<Layout, T, 1>(launch, task, parts)) return true;
+  if (norm != nullptr) return false;
   return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task, parts)
                    : launch_decode<Layout, T, 16>(launch, task, parts);
 }

@@ -36,6 +36,11 @@ __device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ uint2 load_shared_pair(std::uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+  return v;
+}
 /// 16 bytes that are read once: not kept in the first-level cache.
 __device__ __forceinline__ uint4 load_once(const void* p) {
   uint4 v;
@@ -90,9 +95,20 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], 
 }
 
 /// 16 bytes from global to shared memory, behind the back of the registers; zeros where `valid` is false.
+__device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0));
+}
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 16 : 0));
+  copy_async(shared_address(shared), global, valid);
+}
+/// The same of 4, 8 or 16 bytes; what is smaller than 16 other lanes may find in the first-level cache.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global) {
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global));
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes));
+  }
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
 /// Waits for all but the last N groups of copies.
@@ -200,6 +216,20 @@ __device__ __forceinline__ float warp_sum(float v) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffU, v, step);
   return v;
+}
+
+/// An 8 x 8 matrix of 16-bit values, its rows become columns. Lane 4 g + t has columns 2t and 2t + 1 of row g.
+__device__ __forceinline__ std::uint32_t transposed(std::uint32_t m) {
+  std::uint32_t v;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(v) : "r"(m));
+  return v;
+}
+
+/// e^v by the hardware's power of two; zero where that is subnormal.
+__device__ __forceinline__ float exponential(float v) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * 1.44269504F));
+  return power;
 }
 
 }  // namespace nibble

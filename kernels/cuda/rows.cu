@@ -22,16 +22,16 @@ __global__ void look_up_kernel(View table, const int* indices, int offset, bool 
   place = from_f32<T>(add ? to_f32(place) + value : value);
 }
 
-/// Rows whose width is a multiple of 8 and fits shared memory: one block a row, as the decode path does it.
+/// One block a row, as the decode path does it.
+constexpr int kNormTurns = 6;
 template <class T>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols, NormTask<T> norm) {
-  extern __shared__ __align__(16) char staged[];
   __shared__ Moments scratch[kNormWarps];
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
-  norm.y += first;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  stage_normed_rows<T, Writer::kEveryBlock>(x + first, 1, cols, norm, {staged, 0, 0}, scratch);
+  normalise_row<kNormTurns>(x + first, cols, norm, scratch,
+                            [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
 }
 
 template <class T>
@@ -85,11 +85,10 @@ void look_up_rows(const Launch& launch, const Weight& table, const int* indices,
 template <class T>
 void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tensor y) {
   const NormView<T> view(norm, y);
-  const NormTask<T> task{view.weight, view.bias, view.y};
-  const int bytes = x.cols * static_cast<int>(sizeof(T));
+  const NormTask<T> task{view.weight, view.bias, view.y, 0};
   const dim3 grid(static_cast<unsigned>(x.rows));
-  if (x.cols % 8 == 0 && bytes <= 48 * 1024 - 1024) {
-    launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, bytes, x.row<T>(0), x.cols, task);
+  if (x.cols % 8 == 0 && x.cols <= kNormTurns * kNormStride) {
+    launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, 0, x.row<T>(0), x.cols, task);
   } else {
     launch_overlapped(launch, plain_norm_kernel<T>, grid, 32, 0, x.row<T>(0), x.cols, task);
   }

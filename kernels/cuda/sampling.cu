@@ -1,43 +1,18 @@
 #include "kernels/cuda/sampling.h"
 
-#include <cooperative_groups.h>
-
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/team.cuh"
 
 namespace nibble {
 namespace {
 
 constexpr int kThreads = 1024;
-/// Blocks that share a row.
-constexpr int kMostBlocks = 8;
 /// Logits that are read at once; a byte says something about each.
 constexpr int kAtOnce = 8;
-
-/// The blocks that share a row: a cluster on GPUs that have clusters, a block by itself on others.
-struct Team {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  __device__ static unsigned size() { return cooperative_groups::this_cluster().num_blocks(); }
-  __device__ static unsigned rank() { return cooperative_groups::this_cluster().block_rank(); }
-  __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
-  /// A variable in shared memory, as block `rank` has it.
-  template <class V>
-  __device__ static V& of(unsigned rank, V& variable) {
-    return *cooperative_groups::this_cluster().map_shared_rank(&variable, rank);
-  }
-#else
-  __device__ static unsigned size() { return 1; }
-  __device__ static unsigned rank() { return 0; }
-  __device__ static void sync() { __syncthreads(); }
-  template <class V>
-  __device__ static V& of(unsigned, V& variable) {
-    return variable;
-  }
-#endif
-};
 
 struct Best {
   float value;
@@ -64,7 +39,7 @@ struct Shared {
   std::uint32_t low[kHalfKeys], high[kHalfKeys];  ///< sums of 64 bits, of this block's part of the row
   std::uint64_t ties;                             ///< in this block's part
   Best best;                                      ///< of this block's part
-  Best bests[kMostBlocks];
+  Best bests[kMostTeam];
   Bin found;
   union {
     BestReduce::TempStorage reduce;
@@ -310,24 +285,13 @@ __global__ void __launch_bounds__(kThreads)
   Team::sync();  // others may still read what is here
 }
 
-/// Whether the kernel was compiled for GPUs that have clusters.
-template <auto kKernel>
-bool has_clusters() {
-  static const bool found = [] {
-    cudaFuncAttributes attributes{};
-    check(cudaFuncGetAttributes(&attributes, kKernel), "asking for a kernel");
-    return attributes.ptxVersion >= 90;
-  }();
-  return found;
-}
-
 }  // namespace
 
 template <class T>
 void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, int* chosen) {
   constexpr auto kKernel = choose_kernel<T>;
   const auto rows = static_cast<unsigned>(logits.rows);
-  unsigned blocks = has_clusters<kKernel>() ? kMostBlocks : 1;
+  unsigned blocks = has_clusters<kKernel>() ? kMostTeam : 1;
   // Clusters do not reach all multiprocessors, and those that have to wait take twice as long.
   while (blocks > 1 && 4 * blocks * rows > 3 * static_cast<unsigned>(launch.processors)) blocks /= 2;
   const std::size_t bytes = sizeof(Shared) + 2 * static_cast<std::size_t>(eights_of(logits.cols, blocks));

@@ -11,7 +11,7 @@ struct DeviceChoice {
   int seen_begin, seen_end;
 };
 
-/// chosen[r] = the token that choices[r] chooses from row r of the logits.
+/// chosen[r] = the token that choices[r] chooses from row r of the logits; in device memory, or pinned on the host.
 template <class T>
 void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, int* chosen);
 

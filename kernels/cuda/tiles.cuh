@@ -199,18 +199,38 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
   }
 }
 
+/// Tiles of a row that go through shared memory together, to one warp: a batch.
+inline constexpr int kBatch = 4;
+
 /// What kernels need to know of a weight in tiles. A Place is where a lane stands in a row of tiles; `load` fetches
-/// what it needs of the tile that is some rows further down and some columns on, `factors` are those of one step
-/// (`column`: column_of the lane), `scales` what their products with rows g and g + 8 are multiplied by, `row_scale`
-/// what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
+/// what it needs of the tile that is some rows further down and some columns on. Or it goes through shared memory:
+/// lanes begin at their `source`, `pieces` are those of a batch, kPiecesOn from tile to tile; `copy` sends so many of
+/// the batch's tiles (kPieces times 16 bytes for each lane and tile) to a stage, `copy_notes` the kNoteBytes that lanes
+/// with the same rows share (scales), and `read` makes of them what `load` does, when all lanes' copies have come.
+/// `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g + 8
+/// are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
+
+/// Tiles whose lanes' pieces stand beside each other, in memory as in shared memory.
+__device__ __forceinline__ void copy_tiles(const uint4* pieces, int tiles, std::uint32_t stage, int lane) {
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) {
+    if (i < tiles) copy_async<16>(stage + static_cast<std::uint32_t>(i * 32 + lane) * 16, pieces + i * 32);
+  }
+}
+__device__ __forceinline__ uint4 read_tile(int tile, std::uint32_t stage, int lane) {
+  return load_shared(stage + static_cast<std::uint32_t>(tile * 32 + lane) * 16);
+}
 
 template <class Value>
 struct TileView<Dense<Value>> {
   static constexpr int kSteps = 2;
   static constexpr bool kHasTable = false;
   static constexpr int kWords = static_cast<int>(sizeof(Value)) * 8 / 16;
+  static constexpr int kPieces = 2 * kWords;
+  static constexpr int kPiecesOn = 4 * kWords;
+  static constexpr int kNoteBytes = 0;
 
   using Place = const Value*;
   struct Loaded {
@@ -232,6 +252,38 @@ struct TileView<Dense<Value>> {
     Loaded loaded;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) loaded.upper[i] = load_once(upper + i), loaded.lower[i] = load_once(lower + i);
+    return loaded;
+  }
+
+  // Rows of a batch stand one behind the other in shared memory, as lines of memory are asked for whole. Where a row's
+  // number is odd its pieces change places, so that lanes of neighbouring rows find theirs in different banks.
+  static constexpr int kRowPieces = kBatch * kPiecesOn, kRowsAtOnce = 32 / kRowPieces;
+  __device__ __forceinline__ static std::uint32_t place_of_piece(int row, int piece) {
+    const int moved = piece ^ (row % 2 * (kWords == 1 ? 4 : 1));
+    return static_cast<std::uint32_t>((row * kRowPieces + moved) * 16);
+  }
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
+    const std::int64_t row = static_cast<std::int64_t>(row_tile) * kTileRows + lane / kRowPieces;
+    return reinterpret_cast<const uint4*>(values + row * k) + lane % kRowPieces;
+  }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * kTileRows * (k / 32) + col) * kPiecesOn;
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    if (lane % kRowPieces >= tiles * kPiecesOn) return;
+#pragma unroll
+    for (int row = 0; row < kTileRows; row += kRowsAtOnce, pieces += kRowsAtOnce * (k / 32) * kPiecesOn) {
+      copy_async<16>(stage + place_of_piece(row + lane / kRowPieces, lane % kRowPieces), pieces);
+    }
+  }
+  __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
+    Loaded loaded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const int piece = tile * kPiecesOn + lane % 4 * kWords + i;
+      loaded.upper[i] = load_shared(stage + place_of_piece(lane / 4, piece));
+      loaded.lower[i] = load_shared(stage + place_of_piece(lane / 4 + 8, piece));
+    }
     return loaded;
   }
   template <class T, int Step>
@@ -265,6 +317,9 @@ template <>
 struct TileView<Int8Row> {
   static constexpr int kSteps = 2;
   static constexpr bool kHasTable = false;
+  static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
+  static constexpr int kNoteBytes = 0;
 
   using Place = const uint4*;
   using Loaded = uint4;
@@ -279,8 +334,18 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * k + lane;
   }
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane); }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * k + col * kPiecesOn);
+  }
   __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
-    return load_once(place + static_cast<unsigned>(row * k + col * 32));
+    return load_once(pieces(place, row, col));
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
+  }
+  __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
+    return read_tile(tile, stage, lane);
   }
   template <class T, int Step>
   __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
@@ -303,11 +368,22 @@ struct TileView<Int8Decomp> : TileView<Int8Row> {
   using TileView<Int8Row>::TileView;
 };
 
+/// The aligned word that a pair of bytes stands in, which is the least that can be copied, and the pair in it. Pairs of
+/// one lane stand a multiple of a word apart.
+__device__ __forceinline__ const void* word_of(const uchar2* pair) {
+  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(pair) & ~std::uintptr_t{3});
+}
+__device__ __forceinline__ uchar2 pair_of_word(const uchar2* pair, std::uint32_t word) {
+  word >>= (reinterpret_cast<std::uintptr_t>(pair) & 2) * 8;
+  return {static_cast<unsigned char>(word), static_cast<unsigned char>(word >> 8)};
+}
+
 template <class Scale>
 struct ScaleView;
 
 template <>
 struct ScaleView<F32Scale> {
+  static constexpr int kNoteBytes = 8;
   using Place = const float2*;
   using Loaded = float2;
   const float* absmax;
@@ -321,12 +397,20 @@ struct ScaleView<F32Scale> {
   __device__ __forceinline__ Loaded load(Place place, int row, int blocks, int block) const {
     return load_cached(place + static_cast<unsigned>((row * blocks + block) * 8));
   }
+  __device__ __forceinline__ void copy(Place place, int row, int blocks, int block, std::uint32_t notes) const {
+    copy_async<8>(notes, place + static_cast<unsigned>((row * blocks + block) * 8));
+  }
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t notes) const {
+    const uint2 v = load_shared_pair(notes);
+    return {__uint_as_float(v.x), __uint_as_float(v.y)};
+  }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
   __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }
 };
 
 template <>
 struct ScaleView<NestedScale> {
+  static constexpr int kNoteBytes = 16;  // two codes among four bytes, two nested absmax
   struct Place {
     const uchar2* codes;
     unsigned first;  ///< block of the lane's upper row, in the file's order, which nested blocks follow
@@ -360,6 +444,17 @@ struct ScaleView<NestedScale> {
     return {__ldg(place.codes + (further + static_cast<unsigned>(block)) * 8),
             {__ldg(nested(upper)), __ldg(nested(upper + 8U * static_cast<unsigned>(blocks)))}};
   }
+  __device__ __forceinline__ void copy(const Place& place, int row, int blocks, int block, std::uint32_t notes) const {
+    const auto further = static_cast<unsigned>(row * blocks);
+    const unsigned upper = place.first + further * kTileRows + static_cast<unsigned>(block);
+    copy_async<4>(notes, word_of(place.codes + (further + static_cast<unsigned>(block)) * 8));
+    copy_async<4>(notes + 4, nested(upper));
+    copy_async<4>(notes + 8, nested(upper + 8U * static_cast<unsigned>(blocks)));
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t notes) const {
+    const uint4 v = load_shared(notes);
+    return {pair_of_word(place.codes, v.x), {__uint_as_float(v.y), __uint_as_float(v.z)}};
+  }
   __device__ __forceinline__ float2 scales(const Loaded& l) const {
     return {__ldg(table + l.codes.x) * l.nested.x + offset, __ldg(table + l.codes.y) * l.nested.y + offset};
   }
@@ -372,6 +467,9 @@ template <class Scale>
 struct TileView<Lut4<Scale>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = true;
+  static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
+  static constexpr int kNoteBytes = ScaleView<Scale>::kNoteBytes;
 
   struct Place {
     const uint4* codes;
@@ -386,6 +484,7 @@ struct TileView<Lut4<Scale>> {
   ScaleView<Scale> scale;
   int n, k;
   int block_tiles_shift;  ///< log2(tiles a block)
+  int blocks;             ///< of a row
   float levels[16];
 
   TileView() = default;
@@ -394,18 +493,31 @@ struct TileView<Lut4<Scale>> {
         scale(w.scale),
         n(w.n),
         k(w.k),
-        block_tiles_shift(std::countr_zero(static_cast<unsigned>(w.blocksize / 64))) {
+        block_tiles_shift(std::countr_zero(static_cast<unsigned>(w.blocksize / 64))),
+        blocks((w.k / 64) >> block_tiles_shift) {
     std::copy_n(w.levels.template as<float>(), 16, levels);
   }
 
-  __device__ __forceinline__ int blocks() const { return (k / 64) >> block_tiles_shift; }
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
-            scale.place(row_tile, blocks(), lane)};
+            scale.place(row_tile, blocks, lane)};
+  }
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
   }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)),
-            scale.load(place.scale, row, blocks(), col >> block_tiles_shift)};
+    return {load_once(pieces(place.codes, row, col)), scale.load(place.scale, row, blocks, col >> block_tiles_shift)};
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
+  }
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
+    scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes);
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
+                                         int lane) const {
+    return {read_tile(tile, stage, lane), scale.read(place.scale, notes)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
   template <class T, int Step>
@@ -422,7 +534,7 @@ struct TileView<Lut4<Scale>> {
   __device__ float row_scale(int) const { return 1.0F; }
   __device__ float at(int row, int col) const {
     const std::uint8_t byte = codes[place_in_tiles(row, col & ~1, k, kSteps)];
-    const int blocks = (k / 64) >> block_tiles_shift, block = (col / 64) >> block_tiles_shift;
+    const int block = (col / 64) >> block_tiles_shift;
     return levels[(col & 1) != 0 ? byte & 15 : byte >> 4] *
            scale.at(place_of_absmax(row, block, blocks), static_cast<std::int64_t>(row) * blocks + block);
   }
@@ -444,6 +556,8 @@ struct ZeroView<SymmetricZero> {
 
   __device__ __forceinline__ Place place(std::int64_t) const { return {}; }
   __device__ __forceinline__ Loaded load(Place, unsigned) const { return {}; }
+  __device__ __forceinline__ void copy(Place, unsigned, std::uint32_t) const {}
+  __device__ __forceinline__ Loaded read(Place, std::uint32_t) const { return {}; }
   __device__ float at(std::int64_t) const { return 8.0F; }
 };
 
@@ -460,6 +574,10 @@ struct ZeroView<ZeroPoints> {
     return reinterpret_cast<const uchar2*>(zeros) + pair;
   }
   __device__ __forceinline__ Loaded load(Place place, unsigned pair) const { return __ldg(place + pair); }
+  __device__ __forceinline__ void copy(Place place, unsigned pair, std::uint32_t notes) const {
+    copy_async<4>(notes, word_of(place + pair));
+  }
+  __device__ __forceinline__ Loaded read(Place place, std::uint32_t word) const { return pair_of_word(place, word); }
   __device__ float at(std::int64_t place) const { return static_cast<float>(zeros[place]); }
 };
 
@@ -468,6 +586,9 @@ template <class Zero>
 struct TileView<Int4Group<Zero>> {
   static constexpr int kSteps = 4;
   static constexpr bool kHasTable = false;
+  static constexpr int kPieces = 1;
+  static constexpr int kPiecesOn = 32;
+  static constexpr int kNoteBytes = 8;  // two scales, two zero points among four bytes
 
   struct Place {
     const uint4* codes;
@@ -502,10 +623,29 @@ struct TileView<Int4Group<Zero>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             reinterpret_cast<const std::uint32_t*>(group_scales) + pair, zeros.place(pair)};
   }
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
+    return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
+  }
+  __device__ __forceinline__ unsigned pair_of(int row, int col) const {
+    return static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
+  }
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
-    const auto pair = static_cast<unsigned>((row * groups + (col >> group_tiles_shift)) * 8);
-    return {load_once(place.codes + static_cast<unsigned>(row * (k / 2) + col * 32)), __ldg(place.scales + pair),
-            zeros.load(place.zeros, pair)};
+    const unsigned pair = pair_of(row, col);
+    return {load_once(pieces(place.codes, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
+  }
+  __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    copy_tiles(pieces, tiles, stage, lane);
+  }
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
+    const unsigned pair = pair_of(row, col);
+    copy_async<4>(notes, place.scales + pair);
+    zeros.copy(place.zeros, pair, notes + 4);
+  }
+  __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
+                                         int lane) const {
+    const uint2 v = load_shared_pair(notes);
+    return {read_tile(tile, stage, lane), v.x, zeros.read(place.zeros, v.y)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return unpack2<Half>(loaded.scales); }
   template <class T, int Step>

@@ -36,8 +36,9 @@ struct NestedScale {
     const float* nested_absmax;
     const float* nested_table;
     float offset;
+    NIBBLE_HD float entry(std::int64_t block) const { return nested_table[absmax[block]]; }
     NIBBLE_HD float operator[](std::int64_t block) const {
-      return nested_table[absmax[block]] * nested_absmax[block / kBlocksize] + offset;
+      return entry(block) * nested_absmax[block / kBlocksize] + offset;
     }
   };
   View view() const { return {absmax.as<std::uint8_t>(), nested_absmax.as<float>(), nested_table.as<float>(), offset}; }

@@ -108,9 +108,6 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
       app, "-t,--threads", "N",
       [&](const FlagValue& value) { load.threads = value.number("a whole number from 0 to 1024", 0, 1024); },
       "Threads, 0: one a core (default: 0)");
-  add_value(
-      app, "--cpu-target", "NAME", [&](const FlagValue& value) { load.cpu_target = value.text(); },
-      "Use portable, avx2, avx512 or avx512-bf16 instructions (default: the fastest of this machine)");
   return scheme;
 }
 
@@ -130,6 +127,9 @@ void add_compute_flags(CLI::App& app, LoadOptions& load) {
 }
 
 void add_cpu_flags(CLI::App& app, LoadOptions& load) {
+  add_value(
+      app, "--cpu-target", "NAME", [&](const FlagValue& value) { load.cpu_target = value.text(); },
+      "Use portable, avx2, avx512 or avx512-bf16 instructions (default: the fastest of this machine)");
   app.add_flag("--pin-threads", load.pin_threads,
                "Keep each thread on a core of its own, of those that taskset allows (default: the system moves them)");
   app.add_flag("--int8-activations", load.int8_activations,

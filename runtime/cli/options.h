@@ -25,9 +25,9 @@ std::string scheme_names(std::string_view conjunction);
 CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load);
 /// -m and the weight flags.
 void add_model_flags(CLI::App& app, ModelArguments& arguments);
-/// --device, --pin-threads and --int8-activations, for commands that compute.
+/// --device and the CPU flags, for commands that compute.
 void add_compute_flags(CLI::App& app, LoadOptions& load);
-/// --pin-threads and --int8-activations.
+/// --cpu-target, --pin-threads and --int8-activations.
 void add_cpu_flags(CLI::App& app, LoadOptions& load);
 
 /// A change to the checkpoint's own generation settings.

@@ -101,9 +101,10 @@ def run(arguments: argparse.Namespace, add: Callable[[list[Row]], None]) -> None
             continue
         with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
             if arguments.what == "models":
-                case, peers = models.ModelCase(size, settings, scratch), list(models.peers(settings))
+                make, peers = models.ModelCase, list(models.peers(settings))
             else:
-                case, peers = products.ProductCase(size, settings), list(products.peers(settings))
+                make, peers = products.ProductCase, list(products.peers(settings))
+            case = make(f"opt-{size}", SHAPES[size], settings, scratch)
             for bits in arguments.bits:
                 group = [peer for peer in peers if wanted(arguments, bits, peer)]
                 start = time.monotonic()

@@ -28,7 +28,7 @@ class Absent(Exception):
 class Running(Protocol):
     """A peer that is loaded."""
 
-    off_by: float | None  # |result - reference| / |reference|; None: checked elsewhere
+    off_by: float  # |result - reference| / |reference|
 
     def turn(self, repeats: int) -> Seconds:
         """Of each test, after one run of it that warms up."""
@@ -106,7 +106,7 @@ class Group:
     def open(self, peer: Peer) -> None:
         running = peer.open(self.case)
         most = self.case.tolerance(peer.scheme)
-        if running.off_by is not None and not running.off_by <= most:
+        if not running.off_by <= most:
             raise ValueError(f"its results are off by {running.off_by:.3f}, more than {most}")
         self.running[peer] = running
 

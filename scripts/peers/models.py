@@ -13,7 +13,7 @@ from harness import Absent, Peer, Seconds
 from opt_decoder import Int4Linear, Int8Linear, OptDecoder, PlainLinear
 from program import NibbleModel
 from settings import Settings, distance
-from shapes import DTYPES, SHAPES, VOCABULARY
+from shapes import DTYPES, SHAPES, VOCABULARY, Shape
 from transformers import BitsAndBytesConfig, OPTConfig, OPTForCausalLM
 
 # How far logits may be from those of the same weights in fp32, relatively. 16-bit arithmetic rounds by 2^-9, 8-bit
@@ -23,12 +23,12 @@ OF_FOUR_BITS = 0.5
 
 
 class ModelCase:
-    """A checkpoint on disk, the same model in memory, and what follows its prompt in fp32."""
+    """A checkpoint on disk, the same model in memory, and its logits in fp32 after each token of the prompt."""
 
-    def __init__(self, size: str, settings: Settings, scratch: str):
-        self.name, self.shape, self.settings = f"opt-{size}", SHAPES[size], settings
+    def __init__(self, name: str, shape: Shape, settings: Settings, scratch: str):
+        self.name, self.settings = name, settings
         self.folder = tempfile.mkdtemp(dir=scratch)
-        s = self.shape
+        s = shape
         config = OPTConfig(
             hidden_size=s.hidden, ffn_dim=s.feed_forward, num_hidden_layers=s.layers, num_attention_heads=s.heads,
             word_embed_proj_dim=s.embedded, do_layer_norm_before=s.norm_first, vocab_size=VOCABULARY,
@@ -53,7 +53,7 @@ class ModelCase:
             model = OPTForCausalLM.from_pretrained(
                 self.folder, dtype=torch.float32, device_map={"": self.settings.device}
             ).eval()
-        return model(self.prompt[None], use_cache=False).logits[0, -1].float()
+        return model(self.prompt[None], use_cache=False).logits[0].float()
 
     def tolerance(self, scheme: str) -> float:
         return TOLERANCES.get(scheme, OF_FOUR_BITS)
@@ -81,7 +81,7 @@ class Transformers:
                 device_map={"": case.settings.device},
             ).eval()  # fmt: skip
         self.prefill()
-        self.off_by = distance(self.out.logits[0, -1], case.reference)
+        self.off_by = distance(self.out.logits[0, -1], case.reference[-1])
 
     @torch.no_grad()
     def prefill(self) -> None:
@@ -105,7 +105,7 @@ class ByHand:
         self.case = case
         context = case.settings.prompt + case.settings.generate + 8
         self.decoder = OptDecoder(case.model, linear, context, compiled)
-        self.off_by = distance(self.decoder.prefill(case.prompt), case.reference)
+        self.off_by = distance(self.decoder.prefill(case.prompt), case.reference[-1])
         self.decoder.capture(case.settings)
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class CTranslate2:
         self.prompt = [[f"t{token}" for token in case.prompt.tolist()]]
         logits = self.generator.forward_batch(self.prompt).to(ctranslate2.DataType.float32)
         logits = torch.as_tensor(numpy.array(logits.to_device(ctranslate2.Device.cpu)))
-        self.off_by = distance(logits[0, -1], case.reference)
+        self.off_by = distance(logits[0, -1], case.reference[-1])
 
     def seconds(self, tokens: int) -> float:
         options = {"max_length": tokens, "min_length": tokens, "include_prompt_in_result": False}

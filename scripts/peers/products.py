@@ -7,16 +7,18 @@ that weights come from memory as in a step.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Callable, Iterator
 
 import torch
 from ggml_library import Ggml, GgmlProducts
 from harness import Absent, Peer, Seconds
+from models import ModelCase
 from opt_decoder import Int4Linear, Int8Linear, PlainLinear
 from program import NibbleProducts
 from settings import Settings, captured, distance
-from shapes import SHAPES
+from shapes import Shape
 
 # Of one product with normally distributed weights, whose relative error is that of its result. 16-bit results round by
 # 2^-9; int8 has a step of 1/127 of 4 deviations, some 1 %; 4 bits in blocks of 32 to 64 are off by 8 to 11 %.
@@ -36,9 +38,15 @@ class Product:
 
 
 class ProductCase:
-    def __init__(self, size: str, settings: Settings):
-        self.name, self.shape, self.settings = f"opt-{size}", SHAPES[size], settings
+    def __init__(self, name: str, shape: Shape, settings: Settings, scratch: str):
+        self.name, self.shape, self.settings, self.scratch = name, shape, settings, scratch
         self.tests = [self.test(name, m) for m in settings.rows for name in self.shape.products]
+
+    @functools.cached_property
+    def layer(self) -> ModelCase:
+        """A model of one layer, for whom products cannot be had by themselves."""
+        settings = replace(self.settings, prompt=max(self.settings.rows))
+        return ModelCase(f"{self.name}, one layer", replace(self.shape, layers=1), settings, self.scratch)
 
     @staticmethod
     def test(name: str, rows: int) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from typing import Any
 
+import torch
 from harness import Absent, Seconds
 from safetensors.torch import load_file
 from settings import Settings, distance
@@ -28,6 +29,20 @@ class Program:
         threads = ["-t", str(self.settings.threads)] if self.settings.threads else []
         return ["--dtype", self.settings.dtype, "--device", self.settings.device, *threads]
 
+    def quantized(self, folder: str, scheme: str) -> str:
+        """The checkpoint itself, or another beside it."""
+        if scheme == "none":
+            return folder
+        self.run("quantize", folder, f"{folder}-{scheme}", "--scheme", scheme)
+        return f"{folder}-{scheme}"
+
+    def logits(self, folder: str, tokens: torch.Tensor) -> torch.Tensor:
+        """After each token."""
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+            ids = ",".join(map(str, tokens.tolist()))
+            self.run("logits", "-m", folder, *self.place(), "--tokens", ids, "-o", file.name)
+            return load_file(file.name)["logits"]
+
     def bench(self, model: str, repeats: int, *tests: str) -> list[dict[str, Any]]:
         command = ["bench", "-m", model, *self.place(), "-r", str(repeats), "-o", "json", *tests]
         return json.loads(self.run(*command))
@@ -38,14 +53,8 @@ class NibbleModel:
 
     def __init__(self, case, scheme: str):
         self.case, self.program = case, Program(case.settings)
-        self.folder = case.folder
-        if scheme != "none":
-            self.folder = f"{case.folder}-{scheme}"
-            self.program.run("quantize", case.folder, self.folder, "--scheme", scheme)
-        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-            tokens = ",".join(map(str, case.prompt.tolist()))
-            self.program.run("logits", "-m", self.folder, *self.program.place(), "--tokens", tokens, "-o", file.name)
-            self.off_by = distance(load_file(file.name)["logits"][-1], case.reference)
+        self.folder = self.program.quantized(case.folder, scheme)
+        self.off_by = distance(self.program.logits(self.folder, case.prompt)[-1], case.reference[-1])
 
     def turn(self, repeats: int) -> Seconds:
         prompt, generate = str(self.case.settings.prompt), str(self.case.settings.generate)
@@ -58,13 +67,16 @@ class NibbleModel:
 
 
 class NibbleProducts:
-    """`nibble bench --kernels` of a synthetic model: the kernels whose logits are checked where models are compared."""
+    """`nibble bench --kernels` of a synthetic model. Checked are the logits of one layer of its shape."""
 
-    off_by = None
+    CHAINED = 4  # qkv, out, fc1 and fc2 follow each other; their errors add as squares
 
     def __init__(self, case, scheme: str):
         self.case, self.scheme, self.program = case, scheme, Program(case.settings)
-        self.turn(1)
+        layer = case.layer
+        folder = self.program.quantized(layer.folder, scheme)
+        found = [self.program.logits(folder, layer.prompt[:rows]) for rows in case.settings.rows]
+        self.off_by = max(distance(logits, layer.reference[: len(logits)]) for logits in found) / self.CHAINED**0.5
 
     def turn(self, repeats: int) -> Seconds:
         rows = ",".join(map(str, self.case.settings.rows))

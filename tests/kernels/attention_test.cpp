@@ -187,6 +187,26 @@ TEST_P(AttentionTest, GivesASequenceTheSameBitsAloneAndInABatch) {
   }
 }
 
+TEST_P(AttentionTest, GivesASingleRowTheSameBitsBesideLongerSegments) {
+  constexpr int kPast = 300, kBeside = 9;
+  for (const int head_dim : {24, 64, 128}) {
+    const auto backend = machine().backend(2);
+    const Rows past(*backend, dtype(), kPast, kHeads, head_dim), rows(*backend, dtype(), 1 + kBeside, kHeads, head_dim);
+    const Matrix read(*backend, dtype(), kPast, rows.width()), y(*backend, dtype(), 1 + kBeside, rows.width());
+    const auto single_row = [&](std::span<const Segment> segments, int count) {
+      KvCache cache = make_cache(*backend, dtype(), 1, 2, kHeads, kPast + 1, head_dim);
+      past.attend(*backend, segments_of({kPast}), 0, kPast, 0, cache, read.tensor());
+      rows.attend(*backend, segments, 0, count, 0, cache, y.rows(0, count));
+      std::vector<float> values = y.values();
+      values.resize(static_cast<std::size_t>(rows.width()));
+      return values;
+    };
+    const Segment single{0, 0, 1, kPast}, longer{1, 1, kBeside, 0};
+    EXPECT_EQ(single_row(std::array{single, longer}, 1 + kBeside), single_row(std::array{single}, 1))
+        << "heads of " << head_dim;
+  }
+}
+
 TEST_P(AttentionTest, GivesASequenceTheSameInChunksAndTokenByToken) {
   for (const int head_dim : {24, 64}) {
     const auto backend = machine().backend(2);

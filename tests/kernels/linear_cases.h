@@ -114,11 +114,12 @@ inline constexpr std::array<WeightCase, std::variant_size_v<Weight>> kWeightCase
 }};
 
 /// The other codes and block sizes of those layouts.
-inline constexpr std::array<WeightCase, 8> kBlocksizeCases = {{
+inline constexpr std::array<WeightCase, 9> kBlocksizeCases = {{
     {"fp4", random_lut4<F32Scale, Scheme::kFp4>},
     {"fp4-dq", random_lut4<NestedScale, Scheme::kFp4>},
     {"nf4-32", random_lut4<F32Scale, Scheme::kNf4, 32>},
     {"nf4-128", random_lut4<F32Scale, Scheme::kNf4, 128>},
+    {"nf4-dq-32", random_lut4<NestedScale, Scheme::kNf4, 32>},
     {"nf4-dq-128", random_lut4<NestedScale, Scheme::kNf4, 128>},
     {"nf4-4096", random_lut4<F32Scale, Scheme::kNf4, 4096>},
     {"int4-row", random_int4<SymmetricZero, 0>},

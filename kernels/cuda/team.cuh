@@ -1,0 +1,91 @@
+// Blocks that share work and see each other's memory: a cluster on GPUs that have clusters, a block by itself on
+// others.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/hopper.cuh"
+
+namespace nibble {
+
+struct Team {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  __device__ static unsigned size() { return cooperative_groups::this_cluster().num_blocks(); }
+  __device__ static unsigned rank() { return cooperative_groups::this_cluster().block_rank(); }
+  __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
+  /// A variable in shared memory, as block `rank` has it.
+  template <class V>
+  __device__ static V& of(unsigned rank, V& variable) {
+    return *cooperative_groups::this_cluster().map_shared_rank(&variable, static_cast<int>(rank));
+  }
+#else
+  __device__ static unsigned size() { return 1; }
+  __device__ static unsigned rank() { return 0; }
+  __device__ static void sync() { __syncthreads(); }
+  template <class V>
+  __device__ static V& of(unsigned, V& variable) {
+    return variable;
+  }
+#endif
+};
+
+/// Counts what a team sends to its first block's shared memory. Nobody needs a fence, which would be one of the whole
+/// GPU: a barrier there counts the bytes. A block by itself needs no more than to meet.
+struct Inbox {
+  std::uint64_t barrier;
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  /// By all threads of a block; `bytes` are going to be sent by the team.
+  __device__ void open(int bytes) {
+    if (Team::size() == 1) return;
+    if (Team::rank() == 0 && threadIdx.x == 0) {
+      make_barrier(shared_address(&barrier), 1);
+      arrive_announcing(shared_address(&barrier), bytes);
+      publish_barriers();
+    }
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  }
+  /// By the same threads, before they send: until all blocks have opened theirs or have left.
+  __device__ void wait_for_team() const {
+    if (Team::size() > 1) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  }
+  /// Puts a value where the first block has `place`.
+  __device__ void send(float& place, float value) const {
+    if (Team::size() == 1) {
+      place = value;
+      return;
+    }
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
+                     in_block(shared_address(&place), 0)),
+                 "f"(value), "r"(in_block(shared_address(&barrier), 0))
+                 : "memory");
+  }
+  /// By all threads of the first block, for all bytes.
+  __device__ void wait_for_all() const {
+    if (Team::size() == 1) return __syncthreads();
+    wait_for_cluster(shared_address(&barrier), 0);
+  }
+#else
+  __device__ void open(int) {}
+  __device__ void wait_for_team() const {}
+  __device__ void send(float& place, float value) const { place = value; }
+  __device__ void wait_for_all() const { __syncthreads(); }
+#endif
+};
+
+/// Most blocks of a team, which every GPU that has clusters can do.
+inline constexpr int kMostTeam = 8;
+
+/// Whether a kernel was compiled for GPUs that have clusters.
+template <auto kKernel>
+bool has_clusters() {
+  static const bool found = [] {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kKernel), "asking for a kernel");
+    return attributes.ptxVersion >= 90;
+  }();
+  return found;
+}
+
+}  // namespace nibble
