@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/memory.h"
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/views.cuh"
 #include "kernels/random_weight.h"
 
 namespace nibble {

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/tiles.cuh"
+#include "kernels/cuda/views.cuh"
 
 namespace nibble {
 

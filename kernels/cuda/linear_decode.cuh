@@ -23,7 +23,6 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kStages = 2;     // batches on their way to a warp
 constexpr int kNormTurns = 3;  // wider rows are normalised before
 
 template <class Layout, class T>
@@ -47,6 +46,10 @@ struct DecodeTask {
   Part parts[kMostProjections];
 };
 
+/// Batches on their way to a warp. Beside a table of pairs two would take the room of 16 rows of 4,096 columns.
+template <class View, int kRows>
+constexpr int kStagesOf = kRows > 8 && View::kHasTable ? 1 : 2;
+
 /// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
 struct Share {
   int first, last;
@@ -61,8 +64,8 @@ struct Share {
 
 /// A warp's way through its weights, by batches of tiles of one row: `ask` sends for the next batch, `take` waits for
 /// the one that was asked for first. kStages are asked for at first, then one for each that was taken.
-template <class View>
-class Stream {
+template <class View, int kStages>
+class WeightStream {
  public:
   static constexpr int kTileBytes = View::kPieces * 32 * 16;
   static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
@@ -70,8 +73,8 @@ class Stream {
   using Batch = typename View::Loaded[kBatch];
 
   /// Rows of tiles row_tile + row, + row + step, ... below row_tile + rows. `room` has kBytes.
-  __device__ __forceinline__ Stream(const View& view, int row_tile, int row, int step, int rows, Share share,
-                                    std::uint32_t room, int lane)
+  __device__ __forceinline__ WeightStream(const View& view, int row_tile, int row, int step, int rows, Share share,
+                                          std::uint32_t room, int lane)
       : view_(view),
         place_(view.place(row_tile, lane)),
         share_(share),
@@ -265,6 +268,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
   using SumsOf = Sums<T, kRows, View::kSteps>;
+  constexpr int kStages = kStagesOf<View, kRows>;
+  using Stream = WeightStream<View, kStages>;
   constexpr int kCols = 16 * View::kSteps;
   extern __shared__ __align__(256) char shared[];
   const int rows = kRows == 1 ? 1 : task.rows;
@@ -273,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
   float* const partial = reinterpret_cast<float*>(shared + (View::kHasTable ? kPairTableBytes : 0));
   const int sums_of_warp = kTileRows * rows;
   char* const rings = reinterpret_cast<char*>(partial + task.round * sharers * sums_of_warp);
-  char* const behind = rings + kWarps * Stream<View>::kBytes;
+  char* const behind = rings + kWarps * Stream::kBytes;
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
   const int warp = threadIdx.x / 32;
 
@@ -292,8 +297,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
   NormTask<T> norm = task.norm;
   const bool normed = kRows == 1 && task.normed;
   if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
-  Stream<View> stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream<View>::kBytes),
-                      lane);
+  Stream stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream::kBytes), lane);
 #pragma unroll
   for (int i = 0; i < kStages; ++i) stream.ask();
   if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
@@ -325,7 +329,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
   if constexpr (kDecodesAhead) {
     __syncthreads();
     if (decodes_ahead) {
-      typename Stream<View>::Batch batch;
+      typename Stream::Batch batch;
       stream.take(batch);
       stream.ask();
 #pragma unroll
@@ -366,7 +370,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
     float* out = partial + warp * sums_of_warp;
     for (int row = begin + group; row < end; row += groups, out += kWarps * sums_of_warp) {
       for (; col < share.count(); col += kBatch) {
-        typename Stream<View>::Batch batch;
+        typename Stream::Batch batch;
         stream.take(batch);
         stream.ask();
         const auto products_of = [&](int i) {
@@ -445,7 +449,8 @@ inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShare
 template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * Stream<View>::kBytes;
+  constexpr int kFixed =
+      (View::kHasTable ? kPairTableBytes : 0) + kWarps * WeightStream<View, kStagesOf<View, kRows>>::kBytes;
   // Batches of four come out even in shares of eighths or quarters, for the widths of models.
   task.sharers_shift = task.k / (16 * View::kSteps) % (kWarps * kBatch) == 0 ? 3 : 2;
   task.row_bits = std::bit_width(static_cast<unsigned>(task.rows - 1));
