@@ -12,7 +12,7 @@ KernelReport::KernelReport(ResultFormat format)
     : rows_(format, {{"model", 20, true},
                      {"backend", 7, true},
                      {"threads", 7, false},
-                     {"scheme", 6, true},
+                     {"scheme", 11, true},
                      {"dtype", 5, true},
                      {"kernel", 9, true},
                      {"rows", 6, false},
