@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 && kRows <= 8 ? 2 : 1
       for (int i = 0; i < kBatch; ++i) decode<T>(view, batch[i], column, factors[i]), scales[i] = view.scales(batch[i]);
     }
   }
-  if (normed) wait_for_copies<kStages + 1>();
+  if (normed) wait_for_copies<kStages>();  // of parameters
   wait_for_previous_kernel();
   auto ahead = fetch(0, warp);
   if constexpr (kRows == 1) {

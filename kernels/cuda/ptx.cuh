@@ -57,9 +57,6 @@ __device__ __forceinline__ float2 load_cached(const float2* p) {
   return v;
 }
 
-/// Brings the line of what is read later to the second-level cache.
-__device__ __forceinline__ void prefetch_line(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
 /// d += a b for 16 x 16 weights `a` and 16 x 8 factors `b`, summed in fp32. Lane 4 g + t holds of a: rows g and g + 8,
 /// columns 2t, 2t + 1, 2t + 8 and 2t + 9; of b: the same columns as rows, column g; of d: rows g and g + 8, columns
 /// 2t and 2t + 1 (PTX ISA, mma.m16n8k16).
