@@ -52,7 +52,7 @@ __device__ __forceinline__ void send_rows(const T* x, int rows, int cols, const 
   commit_copies();
 }
 
-/// Sends the parameters to two rows of shared memory, where what normalises finds them: a group of copies.
+/// Sends the parameters to two rows of shared memory, where what normalises finds them: a group of copies for each.
 template <class T>
 __device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
   const auto send = [&](const T* parameters, int row) {
