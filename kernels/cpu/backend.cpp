@@ -177,6 +177,9 @@ void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& 
   }
 }
 
+/// So many rows are faster through a panel than in turns of kFusedRows.
+constexpr int kFewestPanelRows = 13;
+
 /// Linears of one layout, which share the packed rows of x and the threads' work.
 template <class T, class Layout, class F>
 void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections, F&& complete) {
@@ -185,8 +188,10 @@ void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections
   auto* packed = packed_.mutable_as<std::byte>();
   int columns = 0;
   for (const Projection& projection : projections) columns += projection.y.cols;
-  for (int first = 0; first < x.rows; first += kPackedRows) {
-    const int rows = std::min(kPackedRows, x.rows - first);
+  int rows = 0;
+  for (int first = 0; first < x.rows; first += rows) {
+    const int left = x.rows - first;
+    rows = std::min(left, left < kFewestPanelRows ? kFusedRows : kPackedRows);
     for_rows(rows, x.cols, [&](int row) {
       complete(first + row);
       kernels.pack(x.row<T>(first + row), x.cols, static_cast<std::ptrdiff_t>(rows) * kBlock,
