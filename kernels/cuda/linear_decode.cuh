@@ -46,9 +46,10 @@ struct DecodeTask {
   Part parts[kMostProjections];
 };
 
-/// Batches on their way to a warp. Beside a table of pairs two would take the room of 16 rows of 4,096 columns.
+/// Batches on their way to a warp. Where they are large or stand beside a table of pairs, one leaves room for 16 rows
+/// of 4,096 columns, and fits GPUs that have 99 KiB.
 template <class View, int kRows>
-constexpr int kStagesOf = kRows > 8 && View::kHasTable ? 1 : 2;
+constexpr int kStagesOf = kRows > 8 && (View::kHasTable || View::kPieces > 2) ? 1 : 2;
 
 /// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
 struct Share {
@@ -445,7 +446,7 @@ int divide(DecodeTask<Layout, T>& task, int parts, int wanted) {
 /// Shared memory of a block that leaves room for another one beside it.
 inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
 
-/// Returns false, having launched nothing, where one row has no room in shared memory.
+/// Returns false, having launched nothing, where there is no room in shared memory.
 template <class Layout, class T, int kRows>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
@@ -513,8 +514,8 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
   if (norm != nullptr && x.cols > kNormTurns * kNormStride) return false;
   if (rows == 1 && launch_decode<Layout, T, 1>(launch, task, parts)) return true;
   if (norm != nullptr) return false;
-  return rows <= 8 ? launch_decode<Layout, T, 8>(launch, task, parts)
-                   : launch_decode<Layout, T, 16>(launch, task, parts);
+  return (rows <= 8 && launch_decode<Layout, T, 8>(launch, task, parts)) ||
+         launch_decode<Layout, T, 16>(launch, task, parts);
 }
 
 #define NIBBLE_DECODE(T, ...)                                                                      \
