@@ -1,0 +1,90 @@
+// A warp's weights on their way through shared memory, in a ring of its own.
+#pragma once
+
+#include "kernels/cuda/views.cuh"
+
+namespace nibble {
+
+/// Columns of tiles, [first, last), that a warp has of every row of tiles that it takes.
+struct Share {
+  int first, last;
+
+  __device__ __forceinline__ Share(int col_tiles, int sharers_shift, int sharer) {
+    const int each = col_tiles >> sharers_shift, longer = col_tiles - (each << sharers_shift);
+    first = sharer * each + min(sharer, longer);
+    last = first + each + (sharer < longer ? 1 : 0);
+  }
+  __device__ __forceinline__ int count() const { return last - first; }
+};
+
+/// A warp's way through its weights, by batches of tiles of one row: `ask` sends for the next batch, `take` waits for
+/// the one that was asked for first. kStages are asked for at first, then one for each that was taken.
+template <class View, int kStages>
+class WeightStream {
+ public:
+  static constexpr int kTileBytes = View::kPieces * 32 * 16;
+  static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
+  static constexpr int kBytes = kStages * kStageBytes;
+  using Batch = typename View::Loaded[kBatch];
+
+  /// Rows of tiles row_tile + row, + row + step, ... below row_tile + rows. `room` has kBytes.
+  __device__ __forceinline__ WeightStream(const View& view, int row_tile, int row, int step, int rows, Share share,
+                                          std::uint32_t room, int lane)
+      : view_(view),
+        place_(view.place(row_tile, lane)),
+        share_(share),
+        row_(row),
+        rows_(rows),
+        step_(step),
+        col_(share.first),
+        source_(view.source(row_tile, lane)),
+        pieces_(view.pieces(source_, row, share.first)),
+        lane_(lane),
+        room_(room) {}
+
+  __device__ __forceinline__ void ask() {
+    const int tiles = row_ < rows_ ? share_.last - col_ : 0;
+    const std::uint32_t stage = room_ + stage_;
+    view_.copy(pieces_, tiles, stage, lane_);
+    if constexpr (View::kNoteBytes > 0) {
+      // Lane t of four has the notes of tile t.
+      if (lane_ % 4 < tiles) {
+        view_.copy_notes(place_, row_, col_ + lane_ % 4,
+                         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
+      }
+    }
+    commit_copies();
+    turn();
+    col_ += kBatch, pieces_ += kBatch * View::kPiecesOn;
+    if (col_ < share_.last) return;
+    col_ = share_.first, row_ += step_;
+    pieces_ = view_.pieces(source_, row_, col_);
+  }
+
+  /// What the batch has no tiles for is left as it was before.
+  __device__ __forceinline__ void take(Batch& batch) const {
+    const std::uint32_t stage = room_ + stage_;
+    const std::uint32_t notes =
+        stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
+    wait_for_copies<kStages - 1>();
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      batch[i] = view_.read(place_, i, stage, notes + i * View::kNoteBytes, lane_);
+    }
+    __syncwarp();
+  }
+
+ private:
+  __device__ __forceinline__ void turn() { stage_ = stage_ + kStageBytes == kBytes ? 0 : stage_ + kStageBytes; }
+
+  const View& view_;
+  typename View::Place place_;
+  Share share_;
+  int row_, rows_, step_, col_;
+  const uint4 *source_, *pieces_;
+  int lane_;
+  std::uint32_t room_, stage_ = 0;
+};
+
+}  // namespace nibble
