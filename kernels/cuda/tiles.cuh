@@ -80,6 +80,11 @@ __device__ __forceinline__ void put(StepFactors<T>& factors, int i, V value) {
   }
 }
 
+/// Word `i` of a lane's 16 bytes.
+__device__ __forceinline__ std::uint32_t word_at(const uint4& w, int i) {
+  return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w;
+}
+
 /// Tiles of a row that go through shared memory together, to one warp: a batch.
 inline constexpr int kBatch = 4;
 

@@ -70,10 +70,7 @@ struct TileView<Dense<Value>> {
   }
   template <class T, int Step>
   __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t, StepFactors<T>& f) const {
-    const auto word = [](const uint4(&words)[kWords], int i) {
-      const uint4& w = words[i / 4];
-      return i % 4 == 0 ? w.x : i % 4 == 1 ? w.y : i % 4 == 2 ? w.z : w.w;
-    };
+    const auto word = [](const uint4(&words)[kWords], int i) { return word_at(words[i / 4], i % 4); };
     if constexpr (sizeof(T) == 2) {
       f[0] = word(loaded.upper, 2 * Step), f[1] = word(loaded.lower, 2 * Step);
       f[2] = word(loaded.upper, 2 * Step + 1), f[3] = word(loaded.lower, 2 * Step + 1);

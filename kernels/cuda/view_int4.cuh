@@ -157,10 +157,7 @@ struct TileView<Int4Group<Zero>> {
 #pragma unroll
       for (int i = 0; i < 4; ++i) f.v[i] = unpack2<Half>(halves[i]);
     } else {
-      const std::uint32_t word = Step == 0   ? loaded.codes.x
-                                 : Step == 1 ? loaded.codes.y
-                                 : Step == 2 ? loaded.codes.z
-                                             : loaded.codes.w;
+      const std::uint32_t word = word_at(loaded.codes, Step);
       f[0] = widen_low<T>(word, loaded.zeros.x), f[1] = widen_next<T>(word, loaded.zeros.y);
       f[2] = widen_low<T>(word >> 8, loaded.zeros.x), f[3] = widen_next<T>(word >> 8, loaded.zeros.y);
     }

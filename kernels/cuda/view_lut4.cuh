@@ -207,10 +207,7 @@ struct TileView<Lut4<Scale>> {
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
   template <class T, int Step>
   __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t column, StepFactors<T>& f) const {
-    const std::uint32_t word = Step == 0   ? loaded.codes.x
-                               : Step == 1 ? loaded.codes.y
-                               : Step == 2 ? loaded.codes.z
-                                           : loaded.codes.w;
+    const std::uint32_t word = word_at(loaded.codes, Step);
     put<T>(f, 0, look_up<T, 0>(word, column));
     put<T>(f, 1, look_up<T, 1>(word, column));
     put<T>(f, 2, look_up<T, 2>(word, column));
