@@ -1,0 +1,140 @@
+// What a warp has on its way from a tile to sums: rows of x as its lanes read them, factors, products.
+#pragma once
+
+#include "kernels/cuda/views.cuh"
+
+namespace nibble {
+namespace {
+
+/// Rows of x as a lane reads them: its run of columns of the first tile, in shared memory or in global memory. For
+/// tensor cores a lane has one row of every eight, or none, and then anything: it is a column of sums that nobody
+/// reads. In fp32 it has all.
+template <class T, int kRows, bool kStaged>
+struct RowsOfX {
+  static constexpr int kEights = sizeof(T) == 2 ? (kRows + 7) / 8 : 1;
+  std::conditional_t<kStaged, std::uint32_t, const char*> places[kEights];
+  int rows, pitch;
+
+  __device__ __forceinline__ RowsOfX(const char* x, int offset, int lane, int rows_of_x, int pitch_of_x)
+      : rows(rows_of_x), pitch(pitch_of_x) {
+#pragma unroll
+    for (int i = 0; i < kEights; ++i) {
+      const int row = sizeof(T) == 2 ? min(i * 8 + lane / 4, rows - 1) : 0;
+      if constexpr (kStaged) {
+        places[i] = kept(shared_address(x) + static_cast<std::uint32_t>(offset + row * pitch));
+      } else {
+        places[i] = x + offset + row * pitch;
+      }
+    }
+  }
+
+  /// 16 bytes from `offset` on, of the lane's row of an eight.
+  __device__ __forceinline__ uint4 load(int eight, int offset) const {
+    if constexpr (kStaged) {
+      return load_shared(places[eight] + static_cast<std::uint32_t>(offset));
+    } else {
+      return *reinterpret_cast<const uint4*>(places[eight] + offset);
+    }
+  }
+};
+
+/// A tile's factors, step by step.
+template <class T, int Step = 0, class View>
+__device__ __forceinline__ void decode(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
+                                       StepFactors<T> (&factors)[View::kSteps]) {
+  view.template factors<T, Step>(loaded, column, factors[Step]);
+  if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, loaded, column, factors);
+}
+
+/// Sums of 16 rows of weights and up to kRows rows of x, a warp's share.
+template <class T, int kRows, int kSteps>
+struct Sums {
+  static constexpr int kEights = (kRows + 7) / 8;
+  float d[kEights][4] = {};
+
+  __device__ __forceinline__ void clear() { *this = {}; }
+
+  __device__ __forceinline__ void add(const Sums& other, float2 scale) {
+#pragma unroll
+    for (int c = 0; c < kEights; ++c) {
+      d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.x, d[c][1]);
+      d[c][2] = fmaf(other.d[c][2], scale.y, d[c][2]), d[c][3] = fmaf(other.d[c][3], scale.y, d[c][3]);
+    }
+  }
+
+  /// Adds the products of a tile with x from `offset` on.
+  template <class X>
+  __device__ __forceinline__ void multiply(const StepFactors<T> (&a)[kSteps], const X& x, int offset) {
+#pragma unroll
+    for (int c = 0; c < kEights; ++c) {
+#pragma unroll
+      for (int i = 0; i < kSteps / 2; ++i) {
+        const uint4 b = x.load(c, offset + 16 * i);
+        mma<T>(d[c], a[2 * i], b.x, b.y);
+        mma<T>(d[c], a[2 * i + 1], b.z, b.w);
+      }
+    }
+  }
+
+  /// Leaves the warp's sums as float[rows][16].
+  __device__ __forceinline__ void store(float* out, int rows, int lane) const {
+#pragma unroll
+    for (int c = 0; c < kEights; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = c * 8 + lane % 4 * 2 + i % 2;
+        if (row < rows) out[row * kTileRows + lane / 4 + i / 2 * 8] = d[c][i];
+      }
+    }
+  }
+};
+
+/// The same in fp32, on the ordinary units: no rounding of factors.
+template <int kRows, int kSteps>
+struct Sums<float, kRows, kSteps> {
+  float d[kRows][2] = {};
+
+  __device__ __forceinline__ void clear() { *this = {}; }
+
+  __device__ __forceinline__ void add(const Sums& other, float2 scale) {
+#pragma unroll
+    for (int c = 0; c < kRows; ++c) {
+      d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.y, d[c][1]);
+    }
+  }
+
+  template <class X>
+  __device__ __forceinline__ void multiply(const Factors32 (&w)[kSteps], const X& x, int offset) {
+#pragma unroll
+    for (int c = 0; c < kRows; ++c) {
+      if (c >= x.rows) break;
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        const uint4 word = x.load(0, c * x.pitch + offset + 16 * i);
+        const float4 v{__uint_as_float(word.x), __uint_as_float(word.y), __uint_as_float(word.z),
+                       __uint_as_float(word.w)};
+        float& upper = d[c][0];
+        float& lower = d[c][1];
+        upper = fmaf(w[i].v[0].x, v.x, fmaf(w[i].v[0].y, v.y, fmaf(w[i].v[2].x, v.z, fmaf(w[i].v[2].y, v.w, upper))));
+        lower = fmaf(w[i].v[1].x, v.x, fmaf(w[i].v[1].y, v.y, fmaf(w[i].v[3].x, v.z, fmaf(w[i].v[3].y, v.w, lower))));
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store(float* out, int rows, int lane) const {
+#pragma unroll
+    for (int c = 0; c < kRows; ++c) {
+      if (c >= rows) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float v = d[c][half];
+        v += __shfl_xor_sync(0xffffffffU, v, 1);
+        v += __shfl_xor_sync(0xffffffffU, v, 2);
+        if (lane % 4 == 0) out[c * kTileRows + lane / 4 + 8 * half] = v;
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace nibble
