@@ -144,6 +144,12 @@ __device__ __forceinline__ std::uint32_t in_block(std::uint32_t address, int blo
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
   return there;
 }
+/// Sends two values to another block, at an address that `in_block` gave; its barrier counts their eight bytes.
+__device__ __forceinline__ void send_there(std::uint32_t address, float first, float second, std::uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+               "f"(first), "f"(second), "r"(barrier)
+               : "memory");
+}
 __device__ __forceinline__ uint4 load_there(std::uint32_t address) {
   uint4 v;
   asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"

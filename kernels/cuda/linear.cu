@@ -87,12 +87,15 @@ void few_rows(const Launch& launch, std::byte* room, const Normed* norm, Tensor 
         taken = count_alike<Layout>(projections);
         if (taken == 0) return;
         const auto some = projections.first(taken);
-        if (norm != nullptr && !normed) {
-          const NormView<T> view(norm->norm, norm->y);
-          normed = linear_decode<T, Layout>(launch, &view, x, first_row, rows, some);
-          if (normed) return;
+        if (rows == 1) {
+          if (norm != nullptr && !normed) {
+            const NormView<T> view(norm->norm, norm->y);
+            normed = linear_decode<T, Layout>(launch, &view, x, first_row, some);
+            if (normed) return;
+          }
+          if (linear_decode<T, Layout>(launch, nullptr, read_normed(), first_row, some)) return;
         }
-        linear_decode<T, Layout>(launch, nullptr, read_normed(), first_row, rows, some);
+        linear_few<T, Layout>(launch, read_normed(), first_row, rows, some);
       }
     });
     if (taken == 0) {

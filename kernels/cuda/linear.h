@@ -85,12 +85,15 @@ struct Launch {
   bool is_hopper;  ///< compute capability 9.0, whose instructions no other has
 };
 
-/// Up to kDecodeRows rows of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null.
-/// Returns false, having done nothing, where x is to be normalised and is more than one row or has no room in shared
-/// memory.
+/// A row of x times up to kMostProjections weights of one layout, all in tiles. `norm` may be null. Returns false,
+/// having done nothing, where x has no room in shared memory.
 template <class T, class Layout>
-bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
+bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int row,
                    std::span<const Projection> projections);
+
+/// The same for up to kDecodeRows rows of x of any width, with the same bits.
+template <class T, class Layout>
+void linear_few(const Launch& launch, Tensor x, int first_row, int rows, std::span<const Projection> projections);
 
 /// Bytes of working memory for expanded weights, or for rows of x in the order of the fused way. More than the
 /// second-level cache keeps, as products of fewer rows of w are too small for the machine.

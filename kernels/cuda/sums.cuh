@@ -1,7 +1,7 @@
 // What a warp has on its way from a tile to sums: rows of x as its lanes read them, factors, products.
 #pragma once
 
-#include "kernels/cuda/views.cuh"
+#include "kernels/cuda/weight_stream.cuh"
 
 namespace nibble {
 namespace {
@@ -76,16 +76,18 @@ struct Sums {
     }
   }
 
-  /// Leaves the warp's sums as float[rows][16].
-  __device__ __forceinline__ void store(float* out, int rows, int lane) const {
+  /// The warp's sums: lane 4 g + t has rows of x 2t and 2t + 1 of each eight for rows g and g + 8 of weights.
+  struct Spread {
+    float d[kEights][4];
+  };
+  __device__ __forceinline__ Spread spread(int) const {
+    Spread spread;
 #pragma unroll
     for (int c = 0; c < kEights; ++c) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = c * 8 + lane % 4 * 2 + i % 2;
-        if (row < rows) out[row * kTileRows + lane / 4 + i / 2 * 8] = d[c][i];
-      }
+      for (int i = 0; i < 4; ++i) spread.d[c][i] = d[c][i];
     }
+    return spread;
   }
 };
 
@@ -121,20 +123,56 @@ struct Sums<float, kRows, kSteps> {
     }
   }
 
-  __device__ __forceinline__ void store(float* out, int rows, int lane) const {
+  struct Spread {
+    float d[(kRows + 7) / 8][4];
+  };
+  __device__ __forceinline__ Spread spread(int lane) const {
+    Spread spread;
 #pragma unroll
     for (int c = 0; c < kRows; ++c) {
-      if (c >= rows) break;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float v = d[c][half];
         v += __shfl_xor_sync(0xffffffffU, v, 1);
         v += __shfl_xor_sync(0xffffffffU, v, 2);
-        if (lane % 4 == 0) out[c * kTileRows + lane / 4 + 8 * half] = v;
+        if (lane % 4 == c % 8 / 2) spread.d[c / 8][2 * half + c % 2] = v;
       }
     }
+    return spread;
   }
 };
+
+/// Adds the products of a warp's share of a row of tiles, `count` tiles, from number `col` on. `step`: bytes of x from
+/// tile to tile.
+template <class T, int kRows, class View, int kStages, class X>
+__device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps>& sums, const View& view,
+                                             WeightStream<View, kStages>& stream, const X& x, int col, int count,
+                                             int step, std::uint32_t column) {
+  for (; col < count; col += kBatch) {
+    typename WeightStream<View, kStages>::Batch batch;
+    stream.take(batch);
+    stream.ask();
+    const auto products_of = [&](int i) {
+      StepFactors<T> factors[View::kSteps];
+      decode<T>(view, batch[i], column, factors);
+      Sums<T, kRows, View::kSteps> products;
+      products.multiply(factors, x, (col + i) * step);
+      return products;
+    };
+    if (col + kBatch <= count) {
+      Sums<T, kRows, View::kSteps> products[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) sums.add(products[i], view.scales(batch[i]));
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch - 1; ++i) {
+      if (col + i < count) sums.add(products_of(i), view.scales(batch[i]));
+    }
+  }
+}
 
 }  // namespace
 }  // namespace nibble

@@ -26,12 +26,13 @@ __device__ __forceinline__ std::uint32_t column_of(int lane) {
   return static_cast<std::uint32_t>(lane * PairTable<T>::kPairBytes);
 }
 
-template <class T>
+/// By the first kThreads of a block, 256 or 512.
+template <class T, int kThreads = 256>
 __device__ __forceinline__ void fill_pair_table(const float (&levels)[16], char* table) {
-  // A thread writes 16 bytes of each row it comes to. Their second level is always the same, as blocks have 256
-  // threads, which write a multiple of 16 rows at once.
+  // A thread writes 16 bytes of each row it comes to. Their second level is always the same, as the threads write a
+  // multiple of 16 rows at once.
   constexpr int kLanes = 2 * PairTable<T>::kPairBytes;  // that write a row
-  constexpr int kRows = 256 / kLanes;                   // at once
+  constexpr int kRows = kThreads / kLanes;              // at once
   const int row = static_cast<int>(threadIdx.x) / kLanes;
   const float low = levels[row % 16];
   char* place = table + row * 256 + static_cast<int>(threadIdx.x) % kLanes * 16;
