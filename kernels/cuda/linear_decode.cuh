@@ -168,6 +168,11 @@ constexpr int kSumsBytes = 16 * 1024;
 /// Shared memory of a block that leaves room for another one beside it.
 inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
 
+/// Shared memory of a block so large that no more than `blocks` of them find room.
+inline int least_shared_bytes(int blocks) {
+  return (most_shared_bytes() + kReservedShared) / (blocks + 1) - kReservedShared + 1;
+}
+
 /// Returns false, having launched nothing, where there is no room in shared memory.
 template <class Layout, class T>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
@@ -189,12 +194,13 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   const bool is_half = half_of_shared_bytes() - beside >= kSumsOfGroup;
   const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
   if (fits - beside < kSumsOfGroup) return false;
-  // One block on each multiprocessor, so that another kernel's has room beside it, or two where there is more to do.
-  // One that has a table takes more than half where the kernel before may leave some multiprocessors with more room
-  // than others: two on one would take twice the time. Weights with fewer rows than columns follow such a block, and
-  // stand beside it.
-  const bool one = !is_half || batches <= (task.normed ? 8 : 4) * launch.processors;
-  const bool alone = View::kHasTable && one && batches > launch.processors && task.parts[0].weight.n >= task.k;
+  // One block on each multiprocessor, so that another kernel's has room beside it, or two where there is more to do,
+  // and then no third, as others would have one. One that has a table takes more than half where the kernel before may
+  // leave some multiprocessors with more room than others: two on one would take twice the time. Weights with fewer
+  // rows than columns follow such a block, and stand beside it.
+  const bool one = !is_half || batches <= 8 * launch.processors;
+  const bool alone = View::kHasTable && batches > launch.processors && task.parts[0].weight.n >= task.k;
+  const int least = !one ? least_shared_bytes(2) : alone ? least_shared_bytes(1) : 0;
   const auto launch_kernel = [&]<Place kPlace>(std::integral_constant<Place, kPlace>) {
     const Division division = divide(task.parts, parts, one ? launch.processors : 2 * launch.processors);
     const int most = std::min(fits - beside, kSumsBytes) / kSumsOfGroup;
@@ -202,8 +208,7 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
     constexpr auto kKernel = linear_decode_kernel<Layout, T, kPlace>;
     allow_shared_memory<kKernel>();
     launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(division.blocks)), kThreads,
-                      std::max(beside + task.round / groups * kSumsOfGroup, alone ? half_of_shared_bytes() + 1 : 0),
-                      task);
+                      std::max(beside + task.round / groups * kSumsOfGroup, least), task);
   };
   if (one && (!task.normed || task.k <= norm_turns(Place::kBeside) * kNormStride)) {
     launch_kernel(std::integral_constant<Place, Place::kBeside>{});
@@ -218,7 +223,8 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
 template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int row,
                    std::span<const Projection> projections) {
-  if (norm != nullptr && x.cols > norm_turns(Place::kBehind) * kNormStride) return false;
+  if (norm != nullptr && (x.cols % kNormColumns != 0 || x.cols > norm_turns(Place::kBehind) * kNormStride))
+    return false;
   DecodeTask<Layout, T> task{};
   for (std::size_t i = 0; i < projections.size(); ++i) {
     task.parts[i].weight = TileView<Layout>(std::get<Layout>(projections[i].linear.weight));

@@ -85,19 +85,34 @@ __device__ __forceinline__ void stage_row(const T* x, int cols, const Place& pla
   }
 }
 
-/// What is known of a warp's columns of a row.
+/// What is known of some columns of a row: their mean, and the squares of their distances from it.
 struct Moments {
-  float mean, squares;  ///< of distances from the mean
-  float columns;
+  float mean, squares;
 };
 
 __device__ __forceinline__ float sum_of(const float (&v)[8]) {
   return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
 }
 
-/// Normalises a row of x of up to kTurns * kNormStride columns, a multiple of 8, and hands each eight columns to `put`,
-/// which is called with a column and its values. `scratch` has room for kNormWarps. Squares are of distances from a
-/// warp's mean; warps are brought together as in Chan, Golub and LeVeque (1983); epsilon and rounding as in torch.
+/// The moments of all of a warp's columns, of which every lane has `count`, in every lane. Halves are brought together
+/// as in Chan, Golub and LeVeque (1983).
+__device__ __forceinline__ Moments of_warp(Moments m, float count) {
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2, count *= 2) {
+    const float mean = __shfl_xor_sync(0xffffffffU, m.mean, lanes);
+    const float squares = __shfl_xor_sync(0xffffffffU, m.squares, lanes);
+    const float apart = m.mean - mean;
+    m.squares = fmaf(apart * apart, 0.5F * count, m.squares + squares);
+    m.mean = 0.5F * (m.mean + mean);
+  }
+  return m;
+}
+
+/// Columns that all lanes of a warp have at once; a row is normalised here that has a multiple of them.
+inline constexpr int kNormColumns = 256;
+
+/// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
+/// with a column and its values. `scratch` has room for kNormWarps. Epsilon and rounding as in torch.
 template <int kTurns, class T, class Put>
 __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm, Moments* scratch,
                                               const Put& put) {
@@ -106,61 +121,60 @@ __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTa
     uint4 words[sizeof(T) / 2];
   };
   Eight eights[kTurns];
+  const auto turns_of = [&](int warp) { return (cols / kNormColumns - warp + kNormWarps - 1) / kNormWarps; };
+  const int turns = turns_of(static_cast<int>(threadIdx.x) / 32);
   const auto each_turn = [&](const auto& work) {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      const int col = static_cast<int>(threadIdx.x) * 8 + i * kNormStride;
-      if (i > 0 && i * kNormStride >= cols) break;
-      if (col < cols) work(col, eights[i]);
+      if (i < turns) work(i, static_cast<int>(threadIdx.x) * 8 + i * kNormStride);
     }
   };
-  each_turn([&](int col, Eight& eight) { eight = *reinterpret_cast<const Eight*>(x + col); });
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int rest = cols % kNormStride - warp * 256;
-  const auto columns = static_cast<float>(cols / kNormStride * 256 + min(max(rest, 0), 256));
-  const float share = columns > 0 ? __fdividef(1.0F, columns) : 0.0F;
+  each_turn([&](int i, int col) { eights[i] = *reinterpret_cast<const Eight*>(x + col); });
+  const auto values_of = [](const Eight& eight, float(&v)[8]) { load8(reinterpret_cast<const T*>(&eight), v); };
   const float whole_share = __fdividef(1.0F, static_cast<float>(cols));
+  const float count = static_cast<float>(8 * turns);
+  const float share = turns > 0 ? __fdividef(1.0F, count) : 0.0F;
 
-  float v[8] = {}, sum = 0, squares = 0;
-  each_turn([&](int, const Eight& eight) {
-    load8(reinterpret_cast<const T*>(&eight), v);
-    sum += sum_of(v);
-  });
-  const float own_mean = warp_sum(sum) * share;
-  each_turn([&](int, const Eight& eight) {
-    load8(reinterpret_cast<const T*>(&eight), v);
+  Moments moments{};
+  float v[8];
+  each_turn([&](int i, int) { values_of(eights[i], v), moments.mean += sum_of(v); });
+  moments.mean *= share;
+  each_turn([&](int i, int) {
+    values_of(eights[i], v);
 #pragma unroll
-    for (float& value : v) value -= own_mean, value *= value;
-    squares += sum_of(v);
+    for (float& value : v) value -= moments.mean, value *= value;
+    moments.squares += sum_of(v);
   });
-  squares = warp_sum(squares);
-  if (threadIdx.x % 32 == 0) scratch[warp] = {own_mean, squares, columns};
+  moments = of_warp(moments, count);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = moments;
   __syncthreads();
-  float mean = 0;
+
+  // All warps' together, by halves.
+  const auto count_of = [&](int warp) { return static_cast<float>(turns_of(warp) * kNormColumns); };
+  float parts[kNormWarps];
 #pragma unroll
-  for (int w = 0; w < kNormWarps; ++w) mean = fmaf(scratch[w].mean, scratch[w].columns, mean);
-  mean *= whole_share;
-  squares = 0;
+  for (int w = 0; w < kNormWarps; ++w) parts[w] = scratch[w].mean * count_of(w);
+  const float mean = sum_of(parts) * whole_share;
 #pragma unroll
   for (int w = 0; w < kNormWarps; ++w) {
     const float apart = scratch[w].mean - mean;
-    squares += fmaf(scratch[w].columns, apart * apart, scratch[w].squares);
+    parts[w] = fmaf(count_of(w), apart * apart, scratch[w].squares);
   }
-  const float scale = rsqrtf(fmaf(squares, whole_share, kEpsilon));
-  each_turn([&](int col, const Eight& eight) {
+  const float scale = rsqrtf(fmaf(sum_of(parts), whole_share, kEpsilon));
+  each_turn([&](int i, int col) {
     float parameters[8];
-    load8(reinterpret_cast<const T*>(&eight), v);
+    values_of(eights[i], v);
 #pragma unroll
     for (float& value : v) value = (value - mean) * scale;
     if (norm.weight != nullptr) {
       load8(column_at(norm.weight, col, norm.gap), parameters);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
+      for (int j = 0; j < 8; ++j) v[j] *= parameters[j];
     }
     if (norm.bias != nullptr) {
       load8(column_at(norm.bias, col, norm.gap), parameters);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] += parameters[i];
+      for (int j = 0; j < 8; ++j) v[j] += parameters[j];
     }
     put(col, v);
   });

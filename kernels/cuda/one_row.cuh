@@ -55,11 +55,11 @@ class OneRow {
   __device__ __forceinline__ void add(const View& view, WeightStream<View, kStages>& stream, int col, int count,
                                       std::uint32_t column) {
     for (; col < count; col += kBatch) {
+      Products products;
+      load(products.x, col, count);  // which would wait for what is asked for, if that came first
       Batch batch;
       stream.take(batch);
       stream.ask();
-      Products products;
-      load(products.x, col, count);
       const auto multiply = [&](int i) {
         StepFactors<T> factors[kSteps];
         decode<T>(view, batch[i], column, factors);
