@@ -33,14 +33,14 @@ struct FewTask {
 
 /// What a block has. Where x has room in shared memory it is a whole multiprocessor's; where it has not, there is none
 /// for more than half of the warps on GPUs with 99 KiB either, and others have two blocks on a multiprocessor.
-template <class View, class T, int kRows, bool kStaged>
+template <class View, class T, int kRows, bool kStaged, int kDown>
 struct FewBlock {
   static constexpr int kWarps = kStaged ? 16 : 8, kStages = kStaged ? 2 : 1;
   static constexpr int kThreads = 32 * kWarps, kResident = kStaged ? 1 : 2;
   /// A table of pairs of 16-bit levels has gaps of 128 bytes, which pieces of sums fill.
   static constexpr bool kInGaps = View::kHasTable && sizeof(T) == 2;
   using SumsExchange = Exchange<kRows, kWarps, kInGaps ? 256 : 128>;
-  using Stream = WeightStream<View, kStages>;
+  using Stream = WeightStream<View, kStages, kDown>;
   static constexpr int kSums = kInGaps ? 128 : View::kHasTable ? kPairTableBytes : 0;
   static constexpr int kBarriers =
       (View::kHasTable ? kPairTableBytes : 0) + (kInGaps ? 0 : SumsExchange::kPieces * SumsExchange::kPieceBytes);
@@ -65,13 +65,63 @@ __device__ __forceinline__ void send_columns(const T* x, int rows, int k, int co
   commit_copies();
 }
 
+/// Rows of x at a tile's columns, kept for the tiles of several rows.
+template <int kEights, int kPieces>
+struct HeldRows {
+  uint4 pieces[kEights][kPieces];
+
+  template <class X>
+  __device__ __forceinline__ HeldRows(const X& x, int offset) {
+#pragma unroll
+    for (int i = 0; i < kEights; ++i) {
+#pragma unroll
+      for (int j = 0; j < kPieces; ++j) pieces[i][j] = x.load(i, offset + 16 * j);
+    }
+  }
+  __device__ __forceinline__ uint4 load(int eight, int offset) const { return pieces[eight][offset / 16]; }
+};
+
+/// Adds the products of a warp's share of kDown rows of tiles, which what is read of x serves.
+template <class T, int kRows, class View, int kStages, int kDown, class X>
+__device__ __forceinline__ void add_products_down(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
+                                                  WeightStream<View, kStages, kDown>& stream, const X& x, int count,
+                                                  int step, std::uint32_t column) {
+  using Stream = WeightStream<View, kStages, kDown>;
+  for (int col = 0; col < count; col += Stream::kAcross) {
+    typename Stream::Batch batch;
+    stream.take(batch);
+    stream.ask();
+    const auto add_column = [&](int i) {
+      const HeldRows<(kRows + 7) / 8, View::kSteps / 2> held(x, (col + i) * step);
+#pragma unroll
+      for (int row = 0; row < kDown; ++row) {
+        const auto& tile = batch[row * Stream::kAcross + i];
+        StepFactors<T> factors[View::kSteps];
+        decode<T>(view, tile, column, factors);
+        Sums<T, kRows, View::kSteps> products;
+        products.multiply(factors, held, 0);
+        sums[row].add(products, view.scales(tile));
+      }
+    };
+    if (col + Stream::kAcross <= count) {
+#pragma unroll
+      for (int i = 0; i < Stream::kAcross; ++i) add_column(i);
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < Stream::kAcross - 1; ++i) {
+      if (col + i < count) add_column(i);
+    }
+  }
+}
+
 /// kStaged: x comes from shared memory. Otherwise a team is one block.
-template <class Layout, class T, int kRows, bool kStaged>
-__global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged>::kThreads,
-                                  FewBlock<TileView<Layout>, T, kRows, kStaged>::kResident)
+template <class Layout, class T, int kRows, bool kStaged, int kDown>
+__global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, kDown>::kThreads,
+                                  FewBlock<TileView<Layout>, T, kRows, kStaged, kDown>::kResident)
     linear_few_kernel(const __grid_constant__ FewTask<Layout, T> task) {
   using View = TileView<Layout>;
-  using Block = FewBlock<View, T, kRows, kStaged>;
+  using Block = FewBlock<View, T, kRows, kStaged, kDown>;
   using Stream = typename Block::Stream;
   constexpr int kCols = 16 * View::kSteps, kWarps = Block::kWarps;
   extern __shared__ __align__(256) char shared[];
@@ -93,7 +143,8 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged>:
   const int col_tiles = static_cast<int>(static_cast<unsigned>(task.k) / kCols);
   const Share share(col_tiles, task.sharers_shift, sharer);
 
-  Stream stream(view, tile, group, groups, tiles, share, room + Block::kRings + warp * Stream::kBytes, lane);
+  Stream stream(view, tile, group * kDown, groups * kDown, tiles, share, room + Block::kRings + warp * Stream::kBytes,
+                lane);
 #pragma unroll
   for (int i = 0; i < Block::kStages; ++i) stream.ask();
   const typename Block::SumsExchange exchange(room + Block::kSums, room + Block::kBarriers, task.team_shift,
@@ -111,6 +162,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged>:
 
   // A warp finishes the results of a row of tiles and a pair of rows of x, each half of it those of one. What they are
   // finished with is fetched before their sums are there.
+  const auto row_of = [&](int round, int group) { return (round / kDown * groups + group) * kDown + round % kDown; };
   const int pairs_shift = exchange.pairs_shift(), pairs = groups << pairs_shift;  // of a round
   struct Result {
     bool there;
@@ -119,7 +171,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged>:
   };
   const auto result_of = [&](int round, int pair) {
     const int row = 2 * ((rank << pairs_shift) + (pair & ((1 << pairs_shift) - 1))) + lane / kTileRows;
-    const int row_of_tiles = round * groups + (pair >> pairs_shift);
+    const int row_of_tiles = row_of(round, pair >> pairs_shift);
     const int y_column = (tile + row_of_tiles) * kTileRows + lane % kTileRows;
     return Result{pair < pairs && row_of_tiles < tiles && row < task.rows, y_column,
                   static_cast<std::int64_t>(row) * view.n + y_column};
@@ -161,24 +213,38 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged>:
   __syncthreads();
   exchange.wait_for_team();
 
-  const int rounds = (tiles + groups - 1) / groups;
+  const int turns = (tiles + groups * kDown - 1) / (groups * kDown);
   Ahead ahead{};
-  for (int round = 0; round <= rounds; ++round) {
-    const int row = round * groups + group;
-    Ahead next{};
-    Sums<T, kRows, View::kSteps> sums;
-    if (round < rounds) next = fetch(round, warp);
-    if (row < tiles) add_products<T>(sums, view, stream, x, 0, share.count(), kStep, column);
-    if (round > 0) {
-      exchange.wait(round - 1);
-      finish(round - 1, ahead);
+#pragma unroll 1
+  for (int turn = 0; turn <= turns; ++turn) {
+    const int first_row = (turn * groups + group) * kDown;
+    Ahead next[kDown]{};
+    Sums<T, kRows, View::kSteps> sums[kDown];
+    if (turn < turns) {
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) next[i] = fetch(turn * kDown + i, warp);
     }
-    if (row < tiles) {
-      exchange.send(round, group, sharer, sums.spread(lane).d, lane);
-    } else if (round < rounds) {
-      exchange.send_nothing(round, lane);
+    if (first_row < tiles) {
+      if constexpr (kDown == 1) {
+        add_products<T>(sums[0], view, stream, x, 0, share.count(), kStep, column);
+      } else {
+        add_products_down<T>(sums, view, stream, x, share.count(), kStep, column);
+      }
     }
-    ahead = next;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+      const int round = turn * kDown + i;
+      if (round > 0 && round <= turns * kDown) {
+        exchange.wait(round - 1);
+        finish(round - 1, ahead);
+      }
+      if (first_row + i < tiles) {
+        exchange.send(round, group, sharer, sums[i].spread(lane).d, lane);
+      } else if (turn < turns) {
+        exchange.send_nothing(round, lane);
+      }
+      ahead = next[i];
+    }
   }
 }
 
@@ -210,10 +276,12 @@ constexpr int kMostOfX = 64 * 1024 + 16 * 128;
 template <class Layout, class T, int kRows>
 void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  using Staged = FewBlock<View, T, kRows, true>;
-  using Unstaged = FewBlock<View, T, kRows, false>;
-  constexpr auto kKernel = linear_few_kernel<Layout, T, kRows, true>;
-  constexpr auto kUnstagedKernel = linear_few_kernel<Layout, T, kRows, false>;
+  constexpr int kMostDown = View::kHasTable && sizeof(T) == 2 && kRows > 8 ? 2 : 1;
+  using Staged = FewBlock<View, T, kRows, true, 1>;
+  using Unstaged = FewBlock<View, T, kRows, false, 1>;
+  constexpr auto kKernel = linear_few_kernel<Layout, T, kRows, true, 1>;
+  constexpr auto kDownKernel = linear_few_kernel<Layout, T, kRows, true, kMostDown>;
+  constexpr auto kUnstagedKernel = linear_few_kernel<Layout, T, kRows, false, 1>;
   task.sharers_shift = sharers_shift_of<View>(task.k);
   const auto launch_in_teams = [&](auto kernel, int teams, int threads, int shared) {
     const unsigned blocks = static_cast<unsigned>(divide(task.parts, parts, teams).blocks) << task.team_shift;
@@ -232,12 +300,21 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   int shift = 0;
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostOfX);
   static const int least = std::getenv("FEW_SHIFT") ? std::atoi(std::getenv("FEW_SHIFT")) : 0;  // EXPERIMENT
+  static const int down = std::getenv("FEW_DOWN") ? std::atoi(std::getenv("FEW_DOWN")) : 150;   // EXPERIMENT
   while (shift < most_shift && (shift < least || pitch_of(shift) * task.rows > room)) ++shift;
   const int staged = Staged::kX + pitch_of(shift) * task.rows;
   if (staged <= most_shared_bytes()) {
     task.team_shift = shift, task.x_pitch = pitch_of(shift);
     allow_shared_memory<kKernel>();
-    return launch_in_teams(kKernel, resident_teams<kKernel>(launch, Staged::kThreads, shift), Staged::kThreads, staged);
+    allow_shared_memory<kDownKernel>();
+    const int teams = resident_teams<kKernel>(launch, Staged::kThreads, shift);
+    int tiles = 0;
+    for (int i = 0; i < parts; ++i) tiles += task.parts[i].weight.n / kTileRows;
+    const int groups = Staged::kWarps >> (task.sharers_shift - shift);
+    if (kMostDown > 1 && tiles * 100 >= teams * groups * down) {
+      return launch_in_teams(kDownKernel, teams, Staged::kThreads, staged);
+    }
+    return launch_in_teams(kKernel, teams, Staged::kThreads, staged);
   }
   task.team_shift = 0, task.x_pitch = task.k * static_cast<int>(sizeof(T));
   allow_shared_memory<kUnstagedKernel>();
