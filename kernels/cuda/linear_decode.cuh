@@ -17,8 +17,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_parts.cuh"
 #include "kernels/cuda/norm.cuh"
-#include "kernels/cuda/sums.cuh"
-#include "kernels/cuda/weight_stream.cuh"
+#include "kernels/cuda/one_row.cuh"
 
 namespace nibble {
 namespace {
@@ -46,7 +45,7 @@ template <class Layout, class T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
-  using SumsOf = Sums<T, 1, View::kSteps>;
+  using Row = OneRow<T, View>;
   using Stream = WeightStream<View, kStages>;
   constexpr int kCols = 16 * View::kSteps;
   extern __shared__ __align__(256) char shared[];
@@ -69,6 +68,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
 
   // Where the table of pairs leaves gaps, x and the parameters of LayerNorm stand in them.
   const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind, task.x_pitch, task.x_gap};
+  const auto place_of_x = [&](int col) { return staged.at<T>(0, Row::place_of(col)); };
   NormTask<T> norm = task.norm;
   const bool normed = task.normed;
   if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
@@ -79,8 +79,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   let_next_kernel_start();
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
   const std::uint32_t column = kept(column_of<T>(lane));
-  const RowsOfX<T, 1, true> x(
-      staged.base, share.first * step + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, 1, 0);
+  Row sums(staged.base, share.first, step, lane);  // of the row of tiles that the warp is at
   // Results of a row of tiles: both halves of a warp have the same. What they are finished with is fetched before their
   // sums are there.
   const auto column_of_y = [&](int row) { return (tile + row) * kTileRows + lane % kTileRows; };
@@ -89,18 +88,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   };
 
   // A warp's first weights are decoded before x is there.
-  constexpr bool kDecodesAhead = sizeof(T) == 2;
-  const bool decodes_ahead = kDecodesAhead && task.decodes_ahead && share.count() >= kBatch && group < tiles;
-  StepFactors<T> factors[kBatch][View::kSteps];
-  float2 scales[kBatch];
-  if constexpr (kDecodesAhead) {
+  const bool decodes_ahead = Row::kDecodesAhead && task.decodes_ahead && share.count() >= kBatch && group < tiles;
+  typename Row::Ahead decoded;
+  if constexpr (Row::kDecodesAhead) {
     __syncthreads();
     if (decodes_ahead) {
       typename Stream::Batch batch;
       stream.take(batch);
       stream.ask();
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) decode<T>(view, batch[i], column, factors[i]), scales[i] = view.scales(batch[i]);
+      sums.decode_ahead(view, batch, column, decoded);
     }
   }
   if (normed) wait_for_copies<kStages>();  // of parameters
@@ -109,32 +105,25 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   if (normed) {
     normalise_row<kNormTurns>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
                               [&](int col, const float(&v)[8]) {
-                                store8(staged.at<T>(0, col), v);
+                                store8(place_of_x(col), v);
                                 if (blockIdx.x == 0) store8(norm.y + col, v);
                               });
   } else {
-    stage_row(task.x, task.k, staged);
+    stage_row(task.x, task.k, place_of_x);
   }
   __syncthreads();
 
-  SumsOf sums;  // of the row of tiles that the warp is at
   int col = 0;
-  if (decodes_ahead) {
-    SumsOf products[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) products[i].multiply(factors[i], x, i * step);
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) sums.add(products[i], scales[i]);
-    col = kBatch;
+  if constexpr (Row::kDecodesAhead) {
+    if (decodes_ahead) sums.add(decoded), col = kBatch;
   }
   for (int begin = 0; begin < tiles; begin += task.round) {
     const int end = min(begin + task.round, tiles);
     float* out = partial + warp * kTileRows;
     for (int row = begin + group; row < end; row += groups, out += kWarps * kTileRows) {
-      add_products<T>(sums, view, stream, x, col, share.count(), step, column);
-      const auto spread = sums.spread(lane);
-      if (lane % 4 == 0) out[lane / 4] = spread.d[0][0], out[lane / 4 + 8] = spread.d[0][2];
-      sums.clear();
+      sums.add(view, stream, col, share.count(), column);
+      const float2 whole = sums.take();
+      if (lane % 4 == 0) out[lane / 4] = whole.x, out[lane / 4 + 8] = whole.y;
       col = 0;
     }
     __syncthreads();

@@ -65,9 +65,10 @@ __device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, con
   norm.gap = staged.gap;
 }
 
-/// Brings a row to shared memory in the time of one trip to memory, without waiting for copies that are under way.
-template <class T>
-__device__ __forceinline__ void stage_row(const T* x, int cols, const StagedRows& staged) {
+/// Brings a row to shared memory, 16 bytes to place(column), in the time of one trip to memory, without waiting for
+/// copies that are under way.
+template <class T, class Place>
+__device__ __forceinline__ void stage_row(const T* x, int cols, const Place& place) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T)), kAtOnce = 4, kStride = kNormThreads * kValues;
 #pragma unroll 1
   for (int begin = static_cast<int>(threadIdx.x) * kValues; begin < cols; begin += kAtOnce * kStride) {
@@ -79,7 +80,7 @@ __device__ __forceinline__ void stage_row(const T* x, int cols, const StagedRows
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int col = begin + i * kStride;
-      if (col < cols) *reinterpret_cast<uint4*>(staged.at<T>(0, col)) = values[i];
+      if (col < cols) *reinterpret_cast<uint4*>(place(col)) = values[i];
     }
   }
 }

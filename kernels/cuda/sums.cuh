@@ -46,32 +46,42 @@ __device__ __forceinline__ void decode(const View& view, const typename View::Lo
   if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, loaded, column, factors);
 }
 
-/// Sums of 16 rows of weights and up to kRows rows of x, a warp's share.
+/// Sums of 16 rows of weights and up to kRows rows of x, a warp's share. On the tensor cores there are two of each, of
+/// the first and of the second half of batches, which come together at the end: so OneRow can have them in two lanes.
 template <class T, int kRows, int kSteps>
 struct Sums {
   static constexpr int kEights = (kRows + 7) / 8;
-  float d[kEights][4] = {};
+  float d[2][kEights][4] = {};
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
-  __device__ __forceinline__ void add(const Sums& other, float2 scale) {
-#pragma unroll
-    for (int c = 0; c < kEights; ++c) {
-      d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.x, d[c][1]);
-      d[c][2] = fmaf(other.d[c][2], scale.y, d[c][2]), d[c][3] = fmaf(other.d[c][3], scale.y, d[c][3]);
-    }
-  }
+  /// Of a tile.
+  struct Products {
+    float d[kEights][4] = {};
 
-  /// Adds the products of a tile with x from `offset` on.
-  template <class X>
-  __device__ __forceinline__ void multiply(const StepFactors<T> (&a)[kSteps], const X& x, int offset) {
+    /// Adds those with x from `offset` on.
+    template <class X>
+    __device__ __forceinline__ void multiply(const StepFactors<T> (&a)[kSteps], const X& x, int offset) {
+#pragma unroll
+      for (int c = 0; c < kEights; ++c) {
+#pragma unroll
+        for (int i = 0; i < kSteps / 2; ++i) {
+          const uint4 b = x.load(c, offset + 16 * i);
+          mma<T>(d[c], a[2 * i], b.x, b.y);
+          mma<T>(d[c], a[2 * i + 1], b.z, b.w);
+        }
+      }
+    }
+  };
+
+  /// The products of tile `i` of a batch.
+  __device__ __forceinline__ void add(int i, const Products& products, float2 scale) {
 #pragma unroll
     for (int c = 0; c < kEights; ++c) {
 #pragma unroll
-      for (int i = 0; i < kSteps / 2; ++i) {
-        const uint4 b = x.load(c, offset + 16 * i);
-        mma<T>(d[c], a[2 * i], b.x, b.y);
-        mma<T>(d[c], a[2 * i + 1], b.z, b.w);
+      for (int r = 0; r < 4; ++r) {
+        float& sum = d[i / (kBatch / 2)][c][r];
+        sum = fmaf(products.d[c][r], r < 2 ? scale.x : scale.y, sum);
       }
     }
   }
@@ -85,7 +95,7 @@ struct Sums {
 #pragma unroll
     for (int c = 0; c < kEights; ++c) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) spread.d[c][i] = d[c][i];
+      for (int i = 0; i < 4; ++i) spread.d[c][i] = d[0][c][i] + d[1][c][i];
     }
     return spread;
   }
@@ -98,28 +108,32 @@ struct Sums<float, kRows, kSteps> {
 
   __device__ __forceinline__ void clear() { *this = {}; }
 
-  __device__ __forceinline__ void add(const Sums& other, float2 scale) {
-#pragma unroll
-    for (int c = 0; c < kRows; ++c) {
-      d[c][0] = fmaf(other.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(other.d[c][1], scale.y, d[c][1]);
-    }
-  }
+  struct Products {
+    float d[kRows][2] = {};
 
-  template <class X>
-  __device__ __forceinline__ void multiply(const Factors32 (&w)[kSteps], const X& x, int offset) {
+    template <class X>
+    __device__ __forceinline__ void multiply(const Factors32 (&w)[kSteps], const X& x, int offset) {
+#pragma unroll
+      for (int c = 0; c < kRows; ++c) {
+        if (c >= x.rows) break;
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          const uint4 word = x.load(0, c * x.pitch + offset + 16 * i);
+          const float4 v{__uint_as_float(word.x), __uint_as_float(word.y), __uint_as_float(word.z),
+                         __uint_as_float(word.w)};
+          float& upper = d[c][0];
+          float& lower = d[c][1];
+          upper = fmaf(w[i].v[0].x, v.x, fmaf(w[i].v[0].y, v.y, fmaf(w[i].v[2].x, v.z, fmaf(w[i].v[2].y, v.w, upper))));
+          lower = fmaf(w[i].v[1].x, v.x, fmaf(w[i].v[1].y, v.y, fmaf(w[i].v[3].x, v.z, fmaf(w[i].v[3].y, v.w, lower))));
+        }
+      }
+    }
+  };
+
+  __device__ __forceinline__ void add(int, const Products& products, float2 scale) {
 #pragma unroll
     for (int c = 0; c < kRows; ++c) {
-      if (c >= x.rows) break;
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        const uint4 word = x.load(0, c * x.pitch + offset + 16 * i);
-        const float4 v{__uint_as_float(word.x), __uint_as_float(word.y), __uint_as_float(word.z),
-                       __uint_as_float(word.w)};
-        float& upper = d[c][0];
-        float& lower = d[c][1];
-        upper = fmaf(w[i].v[0].x, v.x, fmaf(w[i].v[0].y, v.y, fmaf(w[i].v[2].x, v.z, fmaf(w[i].v[2].y, v.w, upper))));
-        lower = fmaf(w[i].v[1].x, v.x, fmaf(w[i].v[1].y, v.y, fmaf(w[i].v[3].x, v.z, fmaf(w[i].v[3].y, v.w, lower))));
-      }
+      d[c][0] = fmaf(products.d[c][0], scale.x, d[c][0]), d[c][1] = fmaf(products.d[c][1], scale.y, d[c][1]);
     }
   }
 
@@ -155,21 +169,21 @@ __device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps>& sums,
     const auto products_of = [&](int i) {
       StepFactors<T> factors[View::kSteps];
       decode<T>(view, batch[i], column, factors);
-      Sums<T, kRows, View::kSteps> products;
+      typename Sums<T, kRows, View::kSteps>::Products products;
       products.multiply(factors, x, (col + i) * step);
       return products;
     };
     if (col + kBatch <= count) {
-      Sums<T, kRows, View::kSteps> products[kBatch];
+      typename Sums<T, kRows, View::kSteps>::Products products[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) sums.add(products[i], view.scales(batch[i]));
+      for (int i = 0; i < kBatch; ++i) sums.add(i, products[i], view.scales(batch[i]));
       continue;
     }
 #pragma unroll
     for (int i = 0; i < kBatch - 1; ++i) {
-      if (col + i < count) sums.add(products_of(i), view.scales(batch[i]));
+      if (col + i < count) sums.add(i, products_of(i), view.scales(batch[i]));
     }
   }
 }
