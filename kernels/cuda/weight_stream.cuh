@@ -40,8 +40,7 @@ class WeightStream {
         rows_(rows),
         step_(step),
         col_(share.first),
-        source_(view.source(row_tile, lane)),
-        pieces_(view.pieces(source_, row, share.first)),
+        pieces_(view.pieces(view.source(row_tile, lane), row, share.first)),
         lane_(lane),
         room_(room) {}
 
@@ -65,22 +64,28 @@ class WeightStream {
     turn();
     col_ += kAcross, pieces_ += kAcross * View::kPiecesOn;
     if (col_ < share_.last) return;
+    pieces_ += step_ * view_.pieces_down() - (col_ - share_.first) * View::kPiecesOn;
     col_ = share_.first, row_ += step_;
-    pieces_ = view_.pieces(source_, row_, col_);
   }
 
   /// What the batch has no tiles for is left as it was before.
   __device__ __forceinline__ void take(Batch& batch) const {
+    wait();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) batch[i] = read(i);
+    __syncwarp();
+  }
+
+  /// The same one by one: `read` tiles when `wait` has come back, then meet in the warp and `ask`.
+  __device__ __forceinline__ void wait() const {
+    wait_for_copies<kStages - 1>();
+    __syncwarp();
+  }
+  __device__ __forceinline__ typename View::Loaded read(int tile) const {
     const std::uint32_t stage = room_ + stage_;
     const std::uint32_t notes =
         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
-    wait_for_copies<kStages - 1>();
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      batch[i] = view_.read(place_, i, stage, notes + i * View::kNoteBytes, lane_);
-    }
-    __syncwarp();
+    return view_.read(place_, tile, stage, notes + tile * View::kNoteBytes, lane_);
   }
 
  private:
@@ -90,7 +95,7 @@ class WeightStream {
   typename View::Place place_;
   Share share_;
   int row_, rows_, step_, col_;
-  const uint4 *source_, *pieces_;
+  const uint4* pieces_;
   int lane_;
   std::uint32_t room_, stage_ = 0;
 };
