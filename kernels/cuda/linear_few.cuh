@@ -97,9 +97,9 @@ __device__ __forceinline__ void add_rows(Sums<T, kRows, View::kSteps> (&sums)[kD
         typename View::Loaded tiles[kDown];
 #pragma unroll
         for (int row = 0; row < kDown; ++row) tiles[row] = stream.read(row * kAcross + i);
-        after_reading();
         const int offset = (first + begin + i) * step;
         const auto add_tiles = [&](const auto& rows_of_x, int offset) {
+          after_reading();
 #pragma unroll
           for (int row = 0; row < kDown; ++row) {
             StepFactors<T> factors[View::kSteps];
@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_rows(Sums<T, kRows, View::kSteps> (&sums)[kD
             sums[row].add(begin + i, products, view.scales(tiles[row]));
           }
         };
-        if constexpr (kDown == 1) {
+        if constexpr (sizeof(T) == 4) {
           add_tiles(x, offset);
         } else {
           add_tiles(HeldRows<(kRows + 7) / 8, View::kSteps / 2>(x, offset), 0);
@@ -158,8 +158,7 @@ struct FewSeat {
   }
 };
 
-/// What comes behind a row of tiles: the sums of the round before are finished, those of this round sent. All of it is
-/// worked out anew each time, as registers are short.
+/// What comes behind a row of tiles: the sums of the round before are finished, those of this round sent.
 template <class Layout, class T, class Block>
 class FewFinish {
  public:
@@ -197,7 +196,7 @@ class FewFinish {
       if (result.there) {
         seat_.part.finish(sum * seat_.part.weight.row_scale(result.column), ahead, result.place);
       }
-      ahead = fetch(round, pair + Block::kWarps);
+      if (pair + Block::kWarps < seat_.groups << shift) ahead = fetch(round, pair + Block::kWarps);
     }
   }
 
@@ -247,9 +246,11 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   constexpr int kCols = 16 * View::kSteps;
   extern __shared__ __align__(256) char shared[];
   const std::uint32_t room = shared_address(shared);
+  // Where registers are short over a row of tiles, nothing of this is kept in them.
+  constexpr bool kIsShort = kRows > 8 && View::kNoteBytes > 0;
   const auto after_row = [&] {
-    return FewFinish<Layout, T, Block>(task, room, kept(static_cast<int>(blockIdx.x)),
-                                       kept(static_cast<int>(threadIdx.x)));
+    const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+    return FewFinish<Layout, T, Block>(task, room, kIsShort ? kept(block) : block, kIsShort ? kept(thread) : thread);
   };
   const FewSeat<Layout, T, Block::kWarps> seat(task, static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x));
   const int lane = kept(seat.lane);
@@ -354,10 +355,10 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   };
   const int most_shift =
       has_clusters<kKernel>() ? std::min(task.sharers_shift, Staged::SumsExchange::kMostTeamShift) : 0;
-  int shift = 0;
+  int shift = std::min(1, most_shift);
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostOfX);
   static const int least = std::getenv("FEW_SHIFT") ? std::atoi(std::getenv("FEW_SHIFT")) : 0;  // EXPERIMENT
-  static const int cost = std::getenv("FEW_COST") ? std::atoi(std::getenv("FEW_COST")) : 175;   // EXPERIMENT
+  static const int cost = std::getenv("FEW_COST") ? std::atoi(std::getenv("FEW_COST")) : 180;   // EXPERIMENT
   while (shift < most_shift && (shift < least || pitch_of(shift) * task.rows > room)) ++shift;
   const int staged = Staged::kX + pitch_of(shift) * task.rows;
   if (staged <= most_shared_bytes()) {
