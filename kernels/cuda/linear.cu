@@ -145,7 +145,7 @@ void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, 
         taken = count_decomp(projections);
         linear_decomp<T>(launch, room, x, run.first, run.rows, projections.first(taken));
       } else if (const int split = split_of<T>(launch, run.length, weight); split == 0) {
-        linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, projections[0]);
+        linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, run.length, projections[0]);
       } else if constexpr (kFuses<T, Layout>) {
         taken = count_fused<Layout>(projections);
         linear_fused<T, Layout>(launch, room, x, run.first, run.rows, split, projections.first(taken));

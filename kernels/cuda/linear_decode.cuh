@@ -7,8 +7,8 @@
 // 16-bit factors go through the tensor cores with the weights as the larger operand, so that 1 to 8 rows of x cost the
 // same; sums are fp32, and the absmax of a block multiplies its fp32 sum.
 //
-// A block takes half a multiprocessor. Where there is little to do there is one, and beside it a block of the next
-// kernel makes its table and asks for its first weights meanwhile.
+// A block takes half a multiprocessor. Where there is not much to do there is one, and beside it a block of the next
+// kernel makes its table and decodes its first weights meanwhile.
 //
 //   first weights, table of pairs -> wait for the kernel before -> x (normalised) to shared memory -> tiles -> finish
 #pragma once
@@ -24,8 +24,17 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kStages = 2;     // batches on their way to a warp
-constexpr int kNormTurns = 3;  // wider rows are normalised before
+constexpr int kStages = 2;  // batches on their way to a warp
+
+/// How a kernel stands to the one before.
+enum class Place {
+  kBeside,  ///< one block on each multiprocessor, beside that kernel's: first weights are decoded while it waits
+  kBehind,  ///< two, which begin where that kernel's end
+};
+
+/// Rows of up to so many kNormStride are normalised on their way; wider ones before. Beside another kernel there are
+/// blocks of small weights only, whose rows are short: registers are full of factors.
+constexpr int norm_turns(Place place) { return place == Place::kBeside ? 1 : 3; }
 
 template <class Layout, class T>
 struct DecodeTask {
@@ -36,12 +45,11 @@ struct DecodeTask {
   int x_pitch, x_gap;  ///< of x in shared memory (StagedRows), or of x itself
   int round;           ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
   int sharers_shift;   ///< log2 of how many warps divide the columns of a row of tiles among them
-  bool decodes_ahead;  ///< while it waits for the kernel before: where that one leaves room for this
   LinearPart<Layout, T> parts[kMostProjections];
 };
 
 /// x comes from shared memory, and may be normalised on its way there.
-template <class Layout, class T>
+template <class Layout, class T, Place kPlace>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
@@ -73,8 +81,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   const bool normed = task.normed;
   if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
   Stream stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream::kBytes), lane);
+  // Behind another kernel, what is asked for in a burst would hold up x; without a table blocks begin so early that it
+  // does not.
+  constexpr int kAskedFirst = View::kHasTable && kPlace == Place::kBehind ? 1 : kStages;
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) stream.ask();
+  for (int i = 0; i < kAskedFirst; ++i) stream.ask();
   if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
   let_next_kernel_start();
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
@@ -88,9 +99,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   };
 
   // A warp's first weights are decoded before x is there.
-  const bool decodes_ahead = Row::kDecodesAhead && task.decodes_ahead && share.count() >= kBatch && group < tiles;
+  constexpr bool kDecodesAhead = Row::kDecodesAhead && kPlace == Place::kBeside;
+  const bool decodes_ahead = kDecodesAhead && share.count() >= kBatch && group < tiles;
   typename Row::Ahead decoded;
-  if constexpr (Row::kDecodesAhead) {
+  if constexpr (kDecodesAhead) {
     __syncthreads();
     if (decodes_ahead) {
       typename Stream::Batch batch;
@@ -99,22 +111,24 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
       sums.decode_ahead(view, batch, column, decoded);
     }
   }
-  if (normed) wait_for_copies<kStages>();  // of parameters
+  if (normed) wait_for_copies<kAskedFirst>();  // of parameters
   wait_for_previous_kernel();
   auto ahead = fetch(warp);
   if (normed) {
-    normalise_row<kNormTurns>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
-                              [&](int col, const float(&v)[8]) {
-                                store8(place_of_x(col), v);
-                                if (blockIdx.x == 0) store8(norm.y + col, v);
-                              });
+    normalise_row<norm_turns(kPlace)>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
+                                      [&](int col, const float(&v)[8]) {
+                                        store8(place_of_x(col), v);
+                                        if (blockIdx.x == 0) store8(norm.y + col, v);
+                                      });
   } else {
     stage_row(task.x, task.k, place_of_x);
   }
+#pragma unroll
+  for (int i = kAskedFirst; i < kStages; ++i) stream.ask();
   __syncthreads();
 
   int col = 0;
-  if constexpr (Row::kDecodesAhead) {
+  if constexpr (kDecodesAhead) {
     if (decodes_ahead) sums.add(decoded), col = kBatch;
   }
   for (int begin = 0; begin < tiles; begin += task.round) {
@@ -175,17 +189,27 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   const bool is_half = half_of_shared_bytes() - beside >= kSumsOfGroup;
   const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
   if (fits - beside < kSumsOfGroup) return false;
-  // One block on each multiprocessor, so that another kernel's has room beside it, or two where a warp has more than
-  // one batch.
-  const bool two = is_half && batches > launch.processors;
-  const Division division = divide(task.parts, parts, two ? 2 * launch.processors : launch.processors);
-  task.decodes_ahead = !two;
-  const int most = std::min(fits - beside, kSumsBytes) / kSumsOfGroup;
-  task.round = std::min(most, (division.most_tiles + groups - 1) / groups) * groups;
-  constexpr auto kKernel = linear_decode_kernel<Layout, T>;
-  allow_shared_memory<kKernel>();
-  launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(division.blocks)), kThreads,
-                    beside + task.round / groups * kSumsOfGroup, task);
+  // One block on each multiprocessor, so that another kernel's has room beside it, or two where there is more to do.
+  // One that has a table takes more than half where the kernel before may leave some multiprocessors with more room
+  // than others: two on one would take twice the time. Weights with fewer rows than columns follow such a block, and
+  // stand beside it.
+  const bool one = !is_half || batches <= (task.normed ? 8 : 4) * launch.processors;
+  const bool alone = View::kHasTable && one && batches > launch.processors && task.parts[0].weight.n >= task.k;
+  const auto launch_kernel = [&]<Place kPlace>(std::integral_constant<Place, kPlace>) {
+    const Division division = divide(task.parts, parts, one ? launch.processors : 2 * launch.processors);
+    const int most = std::min(fits - beside, kSumsBytes) / kSumsOfGroup;
+    task.round = std::min(most, (division.most_tiles + groups - 1) / groups) * groups;
+    constexpr auto kKernel = linear_decode_kernel<Layout, T, kPlace>;
+    allow_shared_memory<kKernel>();
+    launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(division.blocks)), kThreads,
+                      std::max(beside + task.round / groups * kSumsOfGroup, alone ? half_of_shared_bytes() + 1 : 0),
+                      task);
+  };
+  if (one && (!task.normed || task.k <= norm_turns(Place::kBeside) * kNormStride)) {
+    launch_kernel(std::integral_constant<Place, Place::kBeside>{});
+  } else {
+    launch_kernel(std::integral_constant<Place, Place::kBehind>{});
+  }
   return true;
 }
 
@@ -194,7 +218,7 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
 template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int row,
                    std::span<const Projection> projections) {
-  if (norm != nullptr && x.cols > kNormTurns * kNormStride) return false;
+  if (norm != nullptr && x.cols > norm_turns(Place::kBehind) * kNormStride) return false;
   DecodeTask<Layout, T> task{};
   for (std::size_t i = 0; i < projections.size(); ++i) {
     task.parts[i].weight = TileView<Layout>(std::get<Layout>(projections[i].linear.weight));

@@ -86,10 +86,10 @@ void expand(const Launch& launch, const Layout& weight, int first_row, int rows,
 /// Rows [first_row, first_row + rows) of x. `room` has kExpandBytes bytes, or one row tile's if that is more.
 template <class T, class Layout>
 void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, int first_row, int rows,
-                   const Projection& projection) {
+                   Length length, const Projection& projection) {
   const Layout& weight = std::get<Layout>(projection.linear.weight);
   if constexpr (std::is_same_v<Layout, Dense<T>>) {
-    matmul.multiply<T>(launch, weight.values.template as<T>(), 0, weight.n, x, first_row, rows, projection);
+    matmul.multiply<T>(launch, weight.values.template as<T>(), 0, weight.n, x, first_row, rows, length, projection);
   } else {
     const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * sizeof(T);
     constexpr std::size_t kMostRows = 32768;  // of a launch; a grid has no more than 65535
@@ -98,7 +98,8 @@ void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor
     for (int first = 0; first < weight.n; first += step) {
       const int count = std::min(step, weight.n - first);
       expand<T>(launch, weight, first, count, reinterpret_cast<T*>(room));
-      matmul.multiply<T>(launch, reinterpret_cast<const T*>(room), first, count, x, first_row, rows, projection);
+      matmul.multiply<T>(launch, reinterpret_cast<const T*>(room), first, count, x, first_row, rows, length,
+                         projection);
     }
   }
 }

@@ -40,8 +40,13 @@ struct Preference {
   }
 };
 
-/// The rows an algorithm is chosen for: a full step of a long prompt.
-constexpr int kTypicalRows = 1024;
+/// The rows an algorithm is chosen for.
+constexpr int typical_rows(Length length) {
+  return length == Length::kShort  ? kMostShortRows
+         : length == Length::kSome ? kMostSomeRows
+         : length == Length::kMore ? kMostMoreRows
+                                   : 2 * kMostMoreRows;
+}
 
 /// What of `finish` the product's epilogue has not done, in place.
 template <class T>
@@ -59,7 +64,7 @@ __global__ void finish_kernel(Finish<T> finish, int first, int count, int n) {
 
 template <class T>
 void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Tensor x, int first_row, int rows,
-                      const Projection& projection) {
+                      Length length, const Projection& projection) {
   Finish<T> finish(projection, first_row);
   const int n = projection.y.cols;
   const int k = x.cols;
@@ -80,12 +85,14 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
   // cuBLAS counts by columns: y^T [n, rows] = w^T^T x^T.
   Layout a(kCudaType<T>, k, count, k), b(kCudaType<T>, k, rows, k), c(kCudaType<T>, count, rows, n);
 
-  const auto [place, missing] = algorithms_.try_emplace(Shape{kDTypeOf<T>, count, k, n, epilogue + 1000 * adds});
+  const auto [place, missing] =
+      algorithms_.try_emplace(Shape{kDTypeOf<T>, count, k, n, epilogue + 1000 * adds, length});
   if (missing) {
     Preference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
     preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    Layout typical_b(kCudaType<T>, k, kTypicalRows, k), typical_c(kCudaType<T>, count, kTypicalRows, n);
+    const int typical = typical_rows(length);
+    Layout typical_b(kCudaType<T>, k, typical, k), typical_c(kCudaType<T>, count, typical, n);
     cublasLtMatmulHeuristicResult_t found{};
     int number = 0;
     const cublasStatus_t status =
@@ -113,8 +120,10 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
   launch_overlapped(launch, finish_kernel<T>, grid, 256, 0, finish, first, count, n);
 }
 
-template void Matmul::multiply<float>(const Launch&, const float*, int, int, Tensor, int, int, const Projection&);
-template void Matmul::multiply<Half>(const Launch&, const Half*, int, int, Tensor, int, int, const Projection&);
-template void Matmul::multiply<BFloat16>(const Launch&, const BFloat16*, int, int, Tensor, int, int, const Projection&);
+template void Matmul::multiply<float>(const Launch&, const float*, int, int, Tensor, int, int, Length,
+                                      const Projection&);
+template void Matmul::multiply<Half>(const Launch&, const Half*, int, int, Tensor, int, int, Length, const Projection&);
+template void Matmul::multiply<BFloat16>(const Launch&, const BFloat16*, int, int, Tensor, int, int, Length,
+                                         const Projection&);
 
 }  // namespace nibble

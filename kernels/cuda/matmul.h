@@ -1,6 +1,6 @@
 // Plain matrix products through cuBLASLt, with a linear's bias, activation and residual in its epilogue where it has
-// them. The algorithm is chosen once for a weight's shape, without splitting sums, and serves any number of rows: a
-// row's result does not depend on how many there are.
+// them. The algorithm is chosen once for a weight's shape and a length of segments, without splitting sums, and serves
+// any number of rows: a row's result depends on its own segment, not on how many rows there are.
 #pragma once
 
 #include <map>
@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/ways.h"
 
 namespace nibble {
 
@@ -21,13 +22,14 @@ class Matmul {
   static constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;
   void use_workspace(std::byte* workspace) { workspace_ = workspace; }
 
-  /// Columns [first, first + count) of y for rows [first_row, first_row + rows) of x; `w` is T[count, k].
+  /// Columns [first, first + count) of y for rows [first_row, first_row + rows) of x, of segments of this length; `w`
+  /// is T[count, k].
   template <class T>
   void multiply(const Launch& launch, const T* w, int first, int count, Tensor x, int first_row, int rows,
-                const Projection& projection);
+                Length length, const Projection& projection);
 
  private:
-  using Shape = std::tuple<DType, int, int, int, int>;  // dtype, columns, k, row pitch of y, epilogue
+  using Shape = std::tuple<DType, int, int, int, int, Length>;  // dtype, columns, k, row pitch of y, epilogue
 
   cublasLtHandle_t handle_{};
   std::byte* workspace_ = nullptr;

@@ -6,16 +6,18 @@
 namespace nibble {
 
 /// How long a row's segment is. With the weight's layout and shape it decides how the row is computed.
-enum class Length { kFew, kSome, kMore, kMany };
+enum class Length { kFew, kShort, kSome, kMore, kMany };
 inline constexpr int kMostFewRows = 16;
+inline constexpr int kMostShortRows = 128;
 inline constexpr int kMostSomeRows = 512;
 inline constexpr int kMostMoreRows = 1024;
 
 inline Length length_of(int rows) {
-  return rows <= kMostFewRows    ? Length::kFew
-         : rows <= kMostSomeRows ? Length::kSome
-         : rows <= kMostMoreRows ? Length::kMore
-                                 : Length::kMany;
+  return rows <= kMostFewRows     ? Length::kFew
+         : rows <= kMostShortRows ? Length::kShort
+         : rows <= kMostSomeRows  ? Length::kSome
+         : rows <= kMostMoreRows  ? Length::kMore
+                                  : Length::kMany;
 }
 
 // Products with nf4 weights [n, k] in fp16, us: fused / expanded, then cuBLASLt. One H200, weights from memory, graphs
@@ -33,7 +35,7 @@ inline Length length_of(int rows) {
 /// Into how many parts the fused way divides the columns of a weight for rows of segments of this length: so many that
 /// there is work for the machine, and not fewer than 1,024 columns for each. 0 where another way is faster.
 inline int fused_split(int n, int k, Length length) {
-  const std::int64_t fewest = length == Length::kSome   ? std::int64_t{1} << 22
+  const std::int64_t fewest = length <= Length::kSome   ? std::int64_t{1} << 22
                               : length == Length::kMore ? std::int64_t{1} << 26
                                                         : INT64_MAX;
   if (std::int64_t{n} * k < fewest || k % 512 != 0) return 0;
