@@ -65,76 +65,6 @@ __device__ __forceinline__ void send_columns(const T* x, int rows, int k, int co
   commit_copies();
 }
 
-/// Rows of x at a tile's columns, kept for the tiles of several rows.
-template <int kEights, int kPieces>
-struct HeldRows {
-  uint4 pieces[kEights][kPieces];
-
-  template <class X>
-  __device__ __forceinline__ HeldRows(const X& x, int offset) {
-#pragma unroll
-    for (int i = 0; i < kEights; ++i) {
-#pragma unroll
-      for (int j = 0; j < kPieces; ++j) pieces[i][j] = x.load(i, offset + 16 * j);
-    }
-  }
-  __device__ __forceinline__ uint4 load(int eight, int offset) const { return pieces[eight][offset / 16]; }
-};
-
-/// Adds the products of a warp's share of kDown rows of tiles, which what is read of x serves. Tiles come from shared
-/// memory one column at a time, as registers are short.
-template <class T, int kRows, class View, int kStages, int kDown, class X>
-__device__ __forceinline__ void add_rows(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
-                                         WeightStream<View, kStages, kDown>& stream, const X& x, int count, int step,
-                                         std::uint32_t column) {
-  constexpr int kAcross = kBatch / kDown;
-  for (int first = 0; first < count; first += kBatch) {
-#pragma unroll
-    for (int begin = 0; begin < kBatch; begin += kAcross) {
-      const int left = count - first - begin;
-      if (left <= 0) break;
-      const auto add_column = [&](int i, const auto& after_reading) {
-        typename View::Loaded tiles[kDown];
-#pragma unroll
-        for (int row = 0; row < kDown; ++row) tiles[row] = stream.read(row * kAcross + i);
-        const int offset = (first + begin + i) * step;
-        const auto add_tiles = [&](const auto& rows_of_x, int offset) {
-          after_reading();
-#pragma unroll
-          for (int row = 0; row < kDown; ++row) {
-            StepFactors<T> factors[View::kSteps];
-            decode<T>(view, tiles[row], column, factors);
-            typename Sums<T, kRows, View::kSteps>::Products products;
-            products.multiply(factors, rows_of_x, offset);
-            sums[row].add(begin + i, products, view.scales(tiles[row]));
-          }
-        };
-        if constexpr (sizeof(T) == 4) {
-          add_tiles(x, offset);
-        } else {
-          add_tiles(HeldRows<(kRows + 7) / 8, View::kSteps / 2>(x, offset), 0);
-        }
-      };
-      const auto ask = [&] {
-        __syncwarp();
-        stream.ask();
-      };
-      stream.wait();
-      if (left >= kAcross) {
-#pragma unroll
-        for (int i = 0; i < kAcross - 1; ++i) add_column(i, [] {});
-        add_column(kAcross - 1, ask);
-        continue;
-      }
-#pragma unroll
-      for (int i = 0; i < kAcross - 1; ++i) {
-        if (i < left) add_column(i, [] {});
-      }
-      ask();
-    }
-  }
-}
-
 /// Where a warp sits: what rows of tiles its team has, and which part of them is its own.
 template <class Layout, class T, int kWarps>
 struct FewSeat {
@@ -291,7 +221,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   for (int turn = 0; turn < turns; ++turn) {
     Sums<T, kRows, View::kSteps> sums[kDown];
     if (row < seat.tiles) {
-      add_rows<T>(sums, view, stream, x, share.count(), kStep, column);
+      add_products<T>(sums, view, stream, x, 0, share.count(), kStep, column);
     }
     const auto after = after_row();
 #pragma unroll

@@ -156,34 +156,73 @@ struct Sums<float, kRows, kSteps> {
   }
 };
 
-/// Adds the products of a warp's share of a row of tiles, `count` tiles, from number `col` on. `step`: bytes of x from
-/// tile to tile.
-template <class T, int kRows, class View, int kStages, class X>
-__device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps>& sums, const View& view,
-                                             WeightStream<View, kStages>& stream, const X& x, int col, int count,
-                                             int step, std::uint32_t column) {
-  for (; col < count; col += kBatch) {
-    typename WeightStream<View, kStages>::Batch batch;
-    stream.take(batch);
-    stream.ask();
-    const auto products_of = [&](int i) {
-      StepFactors<T> factors[View::kSteps];
-      decode<T>(view, batch[i], column, factors);
-      typename Sums<T, kRows, View::kSteps>::Products products;
-      products.multiply(factors, x, (col + i) * step);
-      return products;
-    };
-    if (col + kBatch <= count) {
-      typename Sums<T, kRows, View::kSteps>::Products products[kBatch];
+/// Rows of x at a tile's columns, kept for the tiles of several rows.
+template <int kEights, int kPieces>
+struct HeldRows {
+  uint4 pieces[kEights][kPieces];
+
+  template <class X>
+  __device__ __forceinline__ HeldRows(const X& x, int offset) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
+    for (int i = 0; i < kEights; ++i) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) sums.add(i, products[i], view.scales(batch[i]));
-      continue;
+      for (int j = 0; j < kPieces; ++j) pieces[i][j] = x.load(i, offset + 16 * j);
     }
+  }
+  __device__ __forceinline__ uint4 load(int eight, int offset) const { return pieces[eight][offset / 16]; }
+};
+
+/// Adds the products of a warp's share of kDown rows of tiles, `count` tiles each, from number `col` on, a multiple of
+/// kBatch. `step`: bytes of x from tile to tile. Tiles come from shared memory one column at a time, as registers are
+/// short, and what is read of x serves all rows.
+template <class T, int kRows, class View, int kStages, int kDown, class X>
+__device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
+                                             WeightStream<View, kStages, kDown>& stream, const X& x, int col, int count,
+                                             int step, std::uint32_t column) {
+  constexpr int kAcross = kBatch / kDown;
+  for (; col < count; col += kBatch) {
 #pragma unroll
-    for (int i = 0; i < kBatch - 1; ++i) {
-      if (col + i < count) sums.add(i, products_of(i), view.scales(batch[i]));
+    for (int begin = 0; begin < kBatch; begin += kAcross) {
+      const int left = count - col - begin;
+      if (left <= 0) break;
+      const auto add_column = [&](int i, const auto& after_reading) {
+        typename View::Loaded tiles[kDown];
+#pragma unroll
+        for (int row = 0; row < kDown; ++row) tiles[row] = stream.read(row * kAcross + i);
+        const int offset = (col + begin + i) * step;
+        const auto add_tiles = [&](const auto& rows_of_x, int offset) {
+          after_reading();
+#pragma unroll
+          for (int row = 0; row < kDown; ++row) {
+            StepFactors<T> factors[View::kSteps];
+            decode<T>(view, tiles[row], column, factors);
+            typename Sums<T, kRows, View::kSteps>::Products products;
+            products.multiply(factors, rows_of_x, offset);
+            sums[row].add(begin + i, products, view.scales(tiles[row]));
+          }
+        };
+        if constexpr (sizeof(T) == 4) {
+          add_tiles(x, offset);
+        } else {
+          add_tiles(HeldRows<(kRows + 7) / 8, View::kSteps / 2>(x, offset), 0);
+        }
+      };
+      const auto ask = [&] {
+        __syncwarp();
+        stream.ask();
+      };
+      stream.wait();
+      if (left >= kAcross) {
+#pragma unroll
+        for (int i = 0; i < kAcross - 1; ++i) add_column(i, [] {});
+        add_column(kAcross - 1, ask);
+        continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kAcross - 1; ++i) {
+        if (i < left) add_column(i, [] {});
+      }
+      ask();
     }
   }
 }
