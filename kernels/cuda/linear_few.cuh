@@ -1,16 +1,16 @@
 // Two to sixteen rows of x: weights stream as for one row (linear_decode.cuh), and a decoded tile serves all rows.
 //
 // Rows of x are too long for one multiprocessor's shared memory, so the blocks of a team divide the columns among them,
-// and each has its part of x. Within a block, warps are dealt out to groups: a group takes a row of tiles at a time,
-// its warps divide the block's columns. Over the team, that is the division of columns that linear_decode.cuh has, and
-// sums are added up in its order, so that a row has the same bits whichever kernel it goes through.
+// and each has its part of x. Within a block, warps are dealt out to groups: a group takes a row of tiles at a time, or
+// two that share what is read of x, and its warps divide the block's columns. Over the team, that is the division of
+// columns that linear_decode.cuh has, and sums are added up in its order, so that a row has the same bits whichever
+// kernel it goes through.
 //
 //   first weights, table of pairs -> wait for the kernel before -> x to shared memory
 //   -> in rounds: a row of tiles; sums of the last round added up and finished; sums sent to the blocks that do so
 #pragma once
 
 #include <array>
-#include <cstdlib>
 
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/launch.h"
@@ -260,6 +260,8 @@ int resident_teams(const Launch& launch, int threads, int team_shift) {
 
 /// Most bytes of x that a block has where a larger team can have less.
 constexpr int kMostOfX = 64 * 1024 + 16 * 128;
+/// How long two rows of tiles at once take for each that one takes, as measured for nf4 (README, 2026-11-28).
+constexpr int kTwoRows = 9, kOneRow = 5;
 
 template <class Layout, class T, int kRows>
 void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
@@ -285,11 +287,9 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   };
   const int most_shift =
       has_clusters<kKernel>() ? std::min(task.sharers_shift, Staged::SumsExchange::kMostTeamShift) : 0;
-  int shift = std::min(1, most_shift);
+  int shift = std::min(1, most_shift);  // x comes in half the time, and rows of tiles are dealt out more evenly
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostOfX);
-  static const int least = std::getenv("FEW_SHIFT") ? std::atoi(std::getenv("FEW_SHIFT")) : 0;  // EXPERIMENT
-  static const int cost = std::getenv("FEW_COST") ? std::atoi(std::getenv("FEW_COST")) : 180;   // EXPERIMENT
-  while (shift < most_shift && (shift < least || pitch_of(shift) * task.rows > room)) ++shift;
+  while (shift < most_shift && pitch_of(shift) * task.rows > room) ++shift;
   const int staged = Staged::kX + pitch_of(shift) * task.rows;
   if (staged <= most_shared_bytes()) {
     task.team_shift = shift, task.x_pitch = pitch_of(shift);
@@ -298,10 +298,12 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
     const Division division = divide(task.parts, parts, resident_teams<kKernel>(launch, Staged::kThreads, shift));
     const int groups = Staged::kWarps >> (task.sharers_shift - shift);
     const auto turns = [&](int down) { return (division.most_tiles + groups * down - 1) / (groups * down); };
-    if (turns(kMostDown) * cost < turns(1) * 100) {
-      return launch_in_teams(kDownKernel, division.blocks, Staged::kThreads, staged);
+    if (turns(kMostDown) * kTwoRows < turns(1) * kOneRow) {
+      launch_in_teams(kDownKernel, division.blocks, Staged::kThreads, staged);
+    } else {
+      launch_in_teams(kKernel, division.blocks, Staged::kThreads, staged);
     }
-    return launch_in_teams(kKernel, division.blocks, Staged::kThreads, staged);
+    return;
   }
   task.team_shift = 0, task.x_pitch = task.k * static_cast<int>(sizeof(T));
   allow_shared_memory<kUnstagedKernel>();

@@ -173,56 +173,66 @@ struct HeldRows {
 };
 
 /// Adds the products of a warp's share of kDown rows of tiles, `count` tiles each, from number `col` on, a multiple of
-/// kBatch. `step`: bytes of x from tile to tile. Tiles come from shared memory one column at a time, as registers are
-/// short, and what is read of x serves all rows.
+/// kBatch. `step`: bytes of x from tile to tile. What is read of x serves all rows. Where registers are short, tiles
+/// come from shared memory column by column instead of all at once.
 template <class T, int kRows, class View, int kStages, int kDown, class X>
 __device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
                                              WeightStream<View, kStages, kDown>& stream, const X& x, int col, int count,
                                              int step, std::uint32_t column) {
   constexpr int kAcross = kBatch / kDown;
+  constexpr bool kIsShort = kDown > 1 || (kRows > 8 && (View::kNoteBytes > 0 || View::kPieces > 1));
   for (; col < count; col += kBatch) {
 #pragma unroll
     for (int begin = 0; begin < kBatch; begin += kAcross) {
       const int left = count - col - begin;
       if (left <= 0) break;
-      const auto add_column = [&](int i, const auto& after_reading) {
-        typename View::Loaded tiles[kDown];
+      typename View::Loaded tiles[kBatch];
+      const auto read_column = [&](int i) {
 #pragma unroll
-        for (int row = 0; row < kDown; ++row) tiles[row] = stream.read(row * kAcross + i);
-        const int offset = (col + begin + i) * step;
-        const auto add_tiles = [&](const auto& rows_of_x, int offset) {
-          after_reading();
-#pragma unroll
-          for (int row = 0; row < kDown; ++row) {
-            StepFactors<T> factors[View::kSteps];
-            decode<T>(view, tiles[row], column, factors);
-            typename Sums<T, kRows, View::kSteps>::Products products;
-            products.multiply(factors, rows_of_x, offset);
-            sums[row].add(begin + i, products, view.scales(tiles[row]));
-          }
-        };
-        if constexpr (sizeof(T) == 4) {
-          add_tiles(x, offset);
-        } else {
-          add_tiles(HeldRows<(kRows + 7) / 8, View::kSteps / 2>(x, offset), 0);
-        }
+        for (int row = 0; row < kDown; ++row) tiles[row * kAcross + i] = stream.read(row * kAcross + i);
       };
       const auto ask = [&] {
         __syncwarp();
         stream.ask();
       };
+      const auto add_column = [&](int i, const auto& rows_of_x, int offset) {
+#pragma unroll
+        for (int row = 0; row < kDown; ++row) {
+          const auto& tile = tiles[row * kAcross + i];
+          StepFactors<T> factors[View::kSteps];
+          decode<T>(view, tile, column, factors);
+          typename Sums<T, kRows, View::kSteps>::Products products;
+          products.multiply(factors, rows_of_x, offset);
+          sums[row].add(begin + i, products, view.scales(tile));
+        }
+      };
+      const auto take_column = [&](int i, bool is_last) {
+        const int offset = (col + begin + i) * step;
+        if constexpr (kIsShort) read_column(i);
+        if constexpr (kIsShort || kDown > 1) {
+          const HeldRows<(kRows + 7) / 8, View::kSteps / 2> held(x, offset);
+          if (kIsShort && is_last) ask();
+          add_column(i, held, 0);
+        } else {
+          add_column(i, x, offset);
+        }
+      };
       stream.wait();
+      if constexpr (!kIsShort) {
+#pragma unroll
+        for (int i = 0; i < kAcross; ++i) read_column(i);
+        ask();
+      }
       if (left >= kAcross) {
 #pragma unroll
-        for (int i = 0; i < kAcross - 1; ++i) add_column(i, [] {});
-        add_column(kAcross - 1, ask);
+        for (int i = 0; i < kAcross; ++i) take_column(i, i == kAcross - 1);
         continue;
       }
 #pragma unroll
       for (int i = 0; i < kAcross - 1; ++i) {
-        if (i < left) add_column(i, [] {});
+        if (i < left) take_column(i, false);
       }
-      ask();
+      if constexpr (kIsShort) ask();
     }
   }
 }
