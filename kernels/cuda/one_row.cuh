@@ -145,14 +145,14 @@ class OneRow<float, View> {
     add_products<float>(sums_, view, stream, x_, col, count, step_, column);
   }
   __device__ __forceinline__ float2 take() {
-    const auto spread = sums_.spread(lane_);
-    sums_.clear();
+    const auto spread = sums_[0].spread(lane_);
+    sums_[0].clear();
     return {spread.d[0][0], spread.d[0][2]};
   }
 
  private:
   RowsOfX<float, 1, true> x_;
-  Sums<float, 1, View::kSteps> sums_;
+  Sums<float, 1, View::kSteps> sums_[1];
   int step_, lane_;
 };
 

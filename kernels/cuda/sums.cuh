@@ -156,34 +156,83 @@ struct Sums<float, kRows, kSteps> {
   }
 };
 
-/// Adds the products of a warp's share of a row of tiles, `count` tiles, from number `col` on. `step`: bytes of x from
-/// tile to tile.
-template <class T, int kRows, class View, int kStages, class X>
-__device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps>& sums, const View& view,
-                                             WeightStream<View, kStages>& stream, const X& x, int col, int count,
-                                             int step, std::uint32_t column) {
-  for (; col < count; col += kBatch) {
-    typename WeightStream<View, kStages>::Batch batch;
-    stream.take(batch);
-    stream.ask();
-    const auto products_of = [&](int i) {
-      StepFactors<T> factors[View::kSteps];
-      decode<T>(view, batch[i], column, factors);
-      typename Sums<T, kRows, View::kSteps>::Products products;
-      products.multiply(factors, x, (col + i) * step);
-      return products;
-    };
-    if (col + kBatch <= count) {
-      typename Sums<T, kRows, View::kSteps>::Products products[kBatch];
+/// Rows of x at a tile's columns, kept for the tiles of several rows.
+template <int kEights, int kPieces>
+struct HeldRows {
+  uint4 pieces[kEights][kPieces];
+
+  template <class X>
+  __device__ __forceinline__ HeldRows(const X& x, int offset) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) products[i] = products_of(i);
+    for (int i = 0; i < kEights; ++i) {
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) sums.add(i, products[i], view.scales(batch[i]));
-      continue;
+      for (int j = 0; j < kPieces; ++j) pieces[i][j] = x.load(i, offset + 16 * j);
     }
+  }
+  __device__ __forceinline__ uint4 load(int eight, int offset) const { return pieces[eight][offset / 16]; }
+};
+
+/// Adds the products of a warp's share of kDown rows of tiles, `count` tiles each, from number `col` on, a multiple of
+/// kBatch. `step`: bytes of x from tile to tile. What is read of x serves all rows. Where registers are short, tiles
+/// come from shared memory column by column instead of all at once.
+template <class T, int kRows, class View, int kStages, int kDown, class X>
+__device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
+                                             WeightStream<View, kStages, kDown>& stream, const X& x, int col, int count,
+                                             int step, std::uint32_t column) {
+  constexpr int kAcross = kBatch / kDown;
+  constexpr bool kIsShort = kDown > 1 || (kRows > 8 && (View::kNoteBytes > 0 || View::kPieces > 1));
+  for (; col < count; col += kBatch) {
 #pragma unroll
-    for (int i = 0; i < kBatch - 1; ++i) {
-      if (col + i < count) sums.add(i, products_of(i), view.scales(batch[i]));
+    for (int begin = 0; begin < kBatch; begin += kAcross) {
+      const int left = count - col - begin;
+      if (left <= 0) break;
+      typename View::Loaded tiles[kBatch];
+      const auto read_column = [&](int i) {
+#pragma unroll
+        for (int row = 0; row < kDown; ++row) tiles[row * kAcross + i] = stream.read(row * kAcross + i);
+      };
+      const auto ask = [&] {
+        __syncwarp();
+        stream.ask();
+      };
+      const auto add_column = [&](int i, const auto& rows_of_x, int offset) {
+#pragma unroll
+        for (int row = 0; row < kDown; ++row) {
+          const auto& tile = tiles[row * kAcross + i];
+          StepFactors<T> factors[View::kSteps];
+          decode<T>(view, tile, column, factors);
+          typename Sums<T, kRows, View::kSteps>::Products products;
+          products.multiply(factors, rows_of_x, offset);
+          sums[row].add(begin + i, products, view.scales(tile));
+        }
+      };
+      const auto take_column = [&](int i, bool is_last) {
+        const int offset = (col + begin + i) * step;
+        if constexpr (kIsShort) read_column(i);
+        if constexpr (kIsShort || kDown > 1) {
+          const HeldRows<(kRows + 7) / 8, View::kSteps / 2> held(x, offset);
+          if (kIsShort && is_last) ask();
+          add_column(i, held, 0);
+        } else {
+          add_column(i, x, offset);
+        }
+      };
+      stream.wait();
+      if constexpr (!kIsShort) {
+#pragma unroll
+        for (int i = 0; i < kAcross; ++i) read_column(i);
+        ask();
+      }
+      if (left >= kAcross) {
+#pragma unroll
+        for (int i = 0; i < kAcross; ++i) take_column(i, i == kAcross - 1);
+        continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kAcross - 1; ++i) {
+        if (i < left) take_column(i, false);
+      }
+      if constexpr (kIsShort) ask();
     }
   }
 }

@@ -51,7 +51,10 @@ struct TileView<Dense<Value>> {
   __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
     return source + static_cast<unsigned>(row * kTileRows * (k / 32) + col) * kPiecesOn;
   }
+  __device__ __forceinline__ int pieces_down() const { return kTileRows * (k / 32) * kPiecesOn; }
+  template <int kTiles>
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
+    static_assert(kTiles == kBatch);
     if (lane % kRowPieces >= tiles * kPiecesOn) return;
 #pragma unroll
     for (int row = 0; row < kTileRows; row += kRowsAtOnce, pieces += kRowsAtOnce * (k / 32) * kPiecesOn) {

@@ -135,8 +135,10 @@ struct TileView<Int4Group<Zero>> {
     const unsigned pair = pair_of(row, col);
     return {load_once(pieces(place.codes, row, col)), __ldg(place.scales + pair), zeros.load(place.zeros, pair)};
   }
+  __device__ __forceinline__ int pieces_down() const { return k / 2; }
+  template <int kTiles>
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
-    copy_tiles(pieces, tiles, stage, lane);
+    copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
     const unsigned pair = pair_of(row, col);

@@ -58,8 +58,10 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ Loaded load(Place place, int row, int col) const {
     return load_once(pieces(place, row, col));
   }
+  __device__ __forceinline__ int pieces_down() const { return k; }
+  template <int kTiles>
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
-    copy_tiles(pieces, tiles, stage, lane);
+    copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
   __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
     return read_tile(tile, stage, lane);

@@ -195,8 +195,10 @@ struct TileView<Lut4<Scale>> {
   __device__ __forceinline__ Loaded load(const Place& place, int row, int col) const {
     return {load_once(pieces(place.codes, row, col)), scale.load(place.scale, row, blocks, col >> block_tiles_shift)};
   }
+  __device__ __forceinline__ int pieces_down() const { return k / 2; }
+  template <int kTiles>
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
-    copy_tiles(pieces, tiles, stage, lane);
+    copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
   __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
     scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes);

@@ -17,17 +17,20 @@ struct Share {
   __device__ __forceinline__ int count() const { return last - first; }
 };
 
-/// A warp's way through its weights, by batches of tiles of one row: `ask` sends for the next batch, `take` waits for
-/// the one that was asked for first. kStages are asked for at first, then one for each that was taken.
-template <class View, int kStages>
+/// A warp's way through its weights, by batches of tiles of kDown rows: `ask` sends for the next batch, `take` waits
+/// for the one that was asked for first. kStages are asked for at first, then one for each that was taken. Tile i of a
+/// batch is of row i / kAcross and column i % kAcross.
+template <class View, int kStages, int kDown = 1>
 class WeightStream {
  public:
+  static constexpr int kAcross = kBatch / kDown;
   static constexpr int kTileBytes = View::kPieces * 32 * 16;
   static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
   static constexpr int kBytes = kStages * kStageBytes;
   using Batch = typename View::Loaded[kBatch];
 
-  /// Rows of tiles row_tile + row, + row + step, ... below row_tile + rows. `room` has kBytes.
+  /// kDown rows of tiles from row_tile + row on, from row_tile + row + step on, ... below row_tile + rows. `room` has
+  /// kBytes.
   __device__ __forceinline__ WeightStream(const View& view, int row_tile, int row, int step, int rows, Share share,
                                           std::uint32_t room, int lane)
       : view_(view),
@@ -37,42 +40,52 @@ class WeightStream {
         rows_(rows),
         step_(step),
         col_(share.first),
-        source_(view.source(row_tile, lane)),
-        pieces_(view.pieces(source_, row, share.first)),
+        pieces_(view.pieces(view.source(row_tile, lane), row, share.first)),
         lane_(lane),
         room_(room) {}
 
   __device__ __forceinline__ void ask() {
-    const int tiles = row_ < rows_ ? share_.last - col_ : 0;
     const std::uint32_t stage = room_ + stage_;
-    view_.copy(pieces_, tiles, stage, lane_);
+    const auto tiles_of = [&](int row) { return row_ + row < rows_ ? share_.last - col_ : 0; };
+#pragma unroll
+    for (int row = 0; row < kDown; ++row) {
+      view_.template copy<kAcross>(pieces_ + row * view_.pieces_down(), tiles_of(row),
+                                   stage + row * kAcross * kTileBytes, lane_);
+    }
     if constexpr (View::kNoteBytes > 0) {
       // Lane t of four has the notes of tile t.
-      if (lane_ % 4 < tiles) {
-        view_.copy_notes(place_, row_, col_ + lane_ % 4,
+      const int row = lane_ % 4 / kAcross, col = lane_ % kAcross;
+      if (col < tiles_of(row)) {
+        view_.copy_notes(place_, row_ + row, col_ + col,
                          stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
       }
     }
     commit_copies();
     turn();
-    col_ += kBatch, pieces_ += kBatch * View::kPiecesOn;
+    col_ += kAcross, pieces_ += kAcross * View::kPiecesOn;
     if (col_ < share_.last) return;
+    pieces_ += step_ * view_.pieces_down() - (col_ - share_.first) * View::kPiecesOn;
     col_ = share_.first, row_ += step_;
-    pieces_ = view_.pieces(source_, row_, col_);
   }
 
   /// What the batch has no tiles for is left as it was before.
   __device__ __forceinline__ void take(Batch& batch) const {
+    wait();
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) batch[i] = read(i);
+    __syncwarp();
+  }
+
+  /// The same one by one: `read` tiles when `wait` has come back, then meet in the warp and `ask`.
+  __device__ __forceinline__ void wait() const {
+    wait_for_copies<kStages - 1>();
+    __syncwarp();
+  }
+  __device__ __forceinline__ typename View::Loaded read(int tile) const {
     const std::uint32_t stage = room_ + stage_;
     const std::uint32_t notes =
         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
-    wait_for_copies<kStages - 1>();
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      batch[i] = view_.read(place_, i, stage, notes + i * View::kNoteBytes, lane_);
-    }
-    __syncwarp();
+    return view_.read(place_, tile, stage, notes + tile * View::kNoteBytes, lane_);
   }
 
  private:
@@ -82,7 +95,7 @@ class WeightStream {
   typename View::Place place_;
   Share share_;
   int row_, rows_, step_, col_;
-  const uint4 *source_, *pieces_;
+  const uint4* pieces_;
   int lane_;
   std::uint32_t room_, stage_ = 0;
 };

@@ -138,6 +138,35 @@ TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfModels) {
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 21136, 448, {1, 13}));
 }
 
+// For two to sixteen rows: columns that two, four and eight blocks divide, in eighths and in quarters that do not come
+// out even; too many for shared memory; and more rows of w than a block takes at once, which several share what they
+// read of x.
+constexpr std::pair<int, int> kFewRowsShapes[] = {{48, 4160}, {80, 8192}, {32, 16384}, {16, 32768}, {16880, 192}};
+
+TEST_P(LinearTest, MatchesAPlainSumForFewRowsOfAnyWidth) {
+  if (machine().device == Device::kCpu) return;
+  for (const auto& [n, k] : kFewRowsShapes) {
+    ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), n, k, {2, 5, 13}));
+  }
+}
+
+TEST_P(LinearTest, GivesFewRowsOfAnyWidthTheBitsOfOne) {
+  if (machine().device == Device::kCpu) return;
+  const auto backend = machine().backend(2);
+  for (const auto& [n, k] : kFewRowsShapes) {
+    const Linear linear{backend->prepare(weight_case().make(n, k, 7)), {}};
+    const Matrix x(*backend, dtype(), 16, k, 8), alone(*backend, dtype(), 16, n), together(*backend, dtype(), 16, n);
+    for (int row = 0; row < 16; ++row) backend->linear(linear, x.rows(row, 1), alone.rows(row, 1));
+    const std::vector<float> expected = alone.values();
+    for (const int m : {2, 7, 8, 9, 16}) {
+      backend->linear(linear, x.rows(0, m), together.rows(0, m));
+      const std::vector<float> found = together.values();
+      ASSERT_TRUE(std::equal(expected.begin(), expected.begin() + std::ptrdiff_t{m} * n, found.begin()))
+          << "m " << m << " n " << n << " k " << k;
+    }
+  }
+}
+
 TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfTheFusedWay) {
   if (machine().device == Device::kCpu) return;
   // Whole tiles and a part of one, columns divided in two and in eight; rows for each of the tiles.
