@@ -24,9 +24,10 @@ struct SplitRows {
   float* absmax;       ///< [rows]
   int* outlier_count;  ///< [rows]
   int* outliers;       ///< [rows, k]: their columns, in order
-  int k, col_tiles;
+  int rows, k, col_tiles;
 
-  SplitRows(std::byte* room, int rows, int columns) : k(columns), col_tiles(tiles_of(columns, kTileCols)) {
+  SplitRows(std::byte* room, int count, int columns)
+      : rows(count), k(columns), col_tiles(tiles_of(columns, kTileCols)) {
     const int padded = tiles_of(rows, kTileRows) * kTileRows;
     codes = reinterpret_cast<uint4*>(room);
     absmax = reinterpret_cast<float*>(codes + static_cast<std::int64_t>(padded) * col_tiles * (kTileCols / 16));
@@ -40,8 +41,13 @@ struct SplitRows {
     const int lane = row % 8 * 4 + col % kTileCols / 8;
     return reinterpret_cast<uint2*>(codes + tile * 32 + lane) + row % kTileRows / 8;
   }
+  /// A lane's codes of a tile: rows g and g + 8, zeros where there are none.
   __device__ uint4 fragment(int row_tile, int col_tile, int lane) const {
-    return codes[(static_cast<std::int64_t>(row_tile) * col_tiles + col_tile) * 32 + lane];
+    const uint4* const place = codes + (static_cast<std::int64_t>(row_tile) * col_tiles + col_tile) * 32 + lane;
+    const int row = row_tile * kTileRows + lane / 4;
+    if (row + 8 < rows) return *place;
+    const uint2 upper = row < rows ? *reinterpret_cast<const uint2*>(place) : uint2{};
+    return {upper.x, upper.y, 0, 0};
   }
 };
 
@@ -183,7 +189,6 @@ __global__ void __launch_bounds__(kThreads)
   };
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % kParts, group = warp / kParts;
   const int w_tile = first_w / kTileRows + group * kWTiles, x_tile = first_x / kTileRows;
-  const int x_tiles = (rows + kTileRows - 1) / kTileRows;
   const auto load_w = [&](int col_tile, Fragments& f) {
 #pragma unroll
     for (int i = 0; i < kWTiles; ++i) {
@@ -193,8 +198,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto load_x = [&](int col_tile, Fragments& f) {
 #pragma unroll
     for (int i = 0; i < kXTiles; ++i) {
-      const bool there = col_tile < split.col_tiles && x_tile + i < x_tiles;
-      f.x[i] = there ? split.fragment(x_tile + i, col_tile, lane) : uint4{};
+      f.x[i] = col_tile < split.col_tiles ? split.fragment(x_tile + i, col_tile, lane) : uint4{};
     }
   };
   int d[kWTiles][kXTiles][2][4] = {};
