@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "kernels/dispatch.h"
@@ -16,13 +17,11 @@ constexpr int kTaskElements = 1 << 14;
 /// Linears of one x that are done together: more than the three of attention.
 constexpr std::size_t kMostAlike = 4;
 
-/// Queries of one head in one task.
-constexpr int kQueries = 16;
-
 constexpr std::size_t kCacheLine = 64;
 
+/// Of rows in eights, which as fp32 take as much as the sixteen of a tile with its two bytes a column.
 std::size_t packed_bytes(int rows, int cols) {
-  return static_cast<std::size_t>(std::min(rows, kPackedRows)) * packed_row_bytes(cols);
+  return static_cast<std::size_t>(std::min(padded_to(rows, 8), kPackedRows)) * packed_row_bytes(cols);
 }
 
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
@@ -38,6 +37,22 @@ std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols)
 template <class T>
 const T* parameters(const Buffer& buffer) {
   return buffer.size() == 0 ? nullptr : buffer.as<T>();
+}
+
+/// Calls f(first, rows, many) for consecutive rows of segments that are all up to `most_few` rows long, or all longer.
+template <class F>
+void for_runs(int rows, std::span<const Segment> segments, int most_few, F&& f) {
+  int first = 0;
+  bool many = false;
+  for (const Segment& segment : segments) {
+    const bool longer = segment.rows > most_few;
+    if (longer != many && segment.first_row > first) {
+      f(first, segment.first_row - first, many);
+      first = segment.first_row;
+    }
+    many = longer;
+  }
+  f(first, rows - first, many);
 }
 
 }  // namespace
@@ -66,7 +81,16 @@ void CpuBackend::reserve(const Extent& extent) {
 
 std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
 
-std::vector<LinearWay> CpuBackend::ways(const Weight&, DType) const { return {{1, std::string(to_string(target_))}}; }
+std::vector<LinearWay> CpuBackend::ways(const Weight& weight, DType compute_dtype) const {
+  const int most_few = with_dtype(compute_dtype, [&](auto tag) {
+    return with_layout(weight, [&]<class Layout>(const Layout&) {
+      return linear_loops<typename decltype(tag)::type, Layout>().most_few;
+    });
+  });
+  const std::string target(to_string(target_));
+  if (most_few == std::numeric_limits<int>::max()) return {{1, target}};
+  return {{1, target + ", lanes"}, {most_few + 1, target + ", tiles"}};
+}
 
 std::string CpuBackend::description() const {
   return "CPU, " + std::string(to_string(target_)) + ", " + std::to_string(pool_.threads()) +
@@ -142,7 +166,7 @@ void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
 void CpuBackend::do_project(Tensor x, std::span<const Projection> projections) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    project<T>(x, projections, [](int) {});
+    project<T>(x, batch().segments, projections, [](int) {});
   });
 }
 
@@ -150,15 +174,19 @@ void CpuBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
                                  std::span<const Projection> projections) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    project<T>(normed, projections, [&](int row) { normalise<T>(norm, x, normed, row); });
+    project<T>(normed, batch().segments, projections, [&](int row) { normalise<T>(norm, x, normed, row); });
   });
 }
 
-void CpuBackend::do_linear(const Projection& projection, Tensor x) { do_project(x, {&projection, 1}); }
+void CpuBackend::do_linear(const Projection& projection, Tensor x) {
+  with_dtype(x.dtype, [&](auto tag) { project<typename decltype(tag)::type>(x, {}, {&projection, 1}, [](int) {}); });
+}
 
-/// Linears of one x, in runs of one layout. `complete(row)` is called before a row of x is first read.
+/// Linears of one x, in runs of one layout. `complete(row)` is called before a row of x is first read. Rows of no
+/// segment are few.
 template <class T, class F>
-void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& complete) {
+void CpuBackend::project(Tensor x, std::span<const Segment> segments, std::span<const Projection> projections,
+                         F&& complete) {
   bool first = true;
   while (!projections.empty()) {
     const Weight& weight = projections.front().linear.weight;
@@ -168,8 +196,12 @@ void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& 
       ++count;
     }
     with_layout(weight, [&]<class Layout>(const Layout&) {
-      project_alike<T, Layout>(x, projections.first(count), [&](int row) {
-        if (first) complete(row);
+      const LinearKernels<Layout, T>& kernels = linear_loops<T, Layout>();
+      for_runs(x.rows, segments, kernels.most_few, [&](int begin, int rows, bool many) {
+        project_alike<T, Layout>(many ? kernels.many : kernels.few, x, begin, rows, projections.first(count),
+                                 [&](int row) {
+                                   if (first) complete(row);
+                                 });
       });
     });
     projections = projections.subspan(count);
@@ -177,28 +209,24 @@ void CpuBackend::project(Tensor x, std::span<const Projection> projections, F&& 
   }
 }
 
-/// So many rows are faster through a panel than in turns of kFusedRows.
-constexpr int kFewestPanelRows = 13;
-
-/// Linears of one layout, which share the packed rows of x and the threads' work.
+/// Rows [begin, begin + rows) of linears of one layout, which share the packed rows of x and the threads' work.
 template <class T, class Layout, class F>
-void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections, F&& complete) {
-  const LinearKernels<Layout, T>& kernels = linear_loops<T, Layout>();
+void CpuBackend::project_alike(const ProductWay<Layout, T>& way, Tensor x, int begin, int rows,
+                               std::span<const Projection> projections, F&& complete) {
   grow_scratch(packed_bytes(x.rows, x.cols), thread_bytes({}));
-  auto* packed = packed_.mutable_as<std::byte>();
+  void* packed = packed_.mutable_as<void>();
   int columns = 0;
   for (const Projection& projection : projections) columns += projection.y.cols;
-  int rows = 0;
-  for (int first = 0; first < x.rows; first += rows) {
-    const int left = x.rows - first;
-    rows = std::min(left, left < kFewestPanelRows ? kFusedRows : kPackedRows);
-    for_rows(rows, x.cols, [&](int row) {
-      complete(first + row);
-      kernels.pack(x.row<T>(first + row), x.cols, static_cast<std::ptrdiff_t>(rows) * kBlock,
-                   packed + static_cast<std::size_t>(row) * kBlock * kernels.packed_element_bytes);
+  Turn turn{};
+  for (int first = begin; first < begin + rows; first += turn.rows) {
+    turn = way.turn(begin + rows - first);
+    for_rows((turn.rows + way.pack_rows - 1) / way.pack_rows, way.pack_rows * x.cols, [&](int stretch) {
+      const int row = stretch * way.pack_rows;
+      for (int i = row; i < std::min(turn.rows, row + way.pack_rows); ++i) complete(first + i);
+      way.pack(x.row<T>(first + row), x.cols, turn.rows, row, packed);
     });
-    const int most = rows <= kFusedRows ? columns : kTaskRows;
-    const int step = std::max(kPanelRows, std::min(most, padded_to(columns / (4 * pool_.threads()), kPanelRows)));
+    const int share = padded_to(columns / (4 * pool_.threads()), kPanelRows);
+    const int step = std::max(kPanelRows, std::min({columns, turn.task_rows, share}));
     std::array<LinearTask<Layout, T>, kMostAlike> tasks;
     std::array<int, kMostAlike> last_blocks;  // of each task, counted through all
     int blocks = 0;
@@ -206,7 +234,7 @@ void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections
       const auto& [linear, y, epilogue] = projections[i];
       tasks[i] = {std::get<Layout>(linear.weight).view(),
                   packed,
-                  rows,
+                  turn.rows,
                   parameters<T>(linear.bias),
                   epilogue.scale,
                   epilogue.activation,
@@ -218,8 +246,8 @@ void CpuBackend::project_alike(Tensor x, std::span<const Projection> projections
     pool_.run(blocks, [&](int block, int thread) {
       std::size_t i = 0;
       while (block >= last_blocks[i]) ++i;
-      const int begin = (i == 0 ? block : block - last_blocks[i - 1]) * step;
-      kernels.multiply(tasks[i], begin, std::min(tasks[i].weight.n, begin + step), thread_scratch(thread));
+      const int from = (i == 0 ? block : block - last_blocks[i - 1]) * step;
+      way.multiply(tasks[i], from, std::min(tasks[i].weight.n, from + step), thread_scratch(thread));
     });
   }
 }
@@ -266,10 +294,11 @@ void CpuBackend::attend_heads(Tensor q, int layer, const KvCache& cache, Tensor 
     if (first >= segment.rows) return;
     const std::int64_t place = cache.offset(layer, segment.sequence, head);
     const std::ptrdiff_t column = static_cast<std::ptrdiff_t>(head) * cache.head_dim;
-    loops<T>().attend({q.row<T>(segment.first_row + first) + column, cache.keys.as<T>() + place,
-                       cache.values.as<T>() + place, y.row<T>(segment.first_row + first) + column, q.cols,
-                       cache.head_dim, std::min(kQueries, segment.rows - first), segment.past + first},
-                      reinterpret_cast<float*>(thread_scratch(thread)));
+    const auto attend = segment.rows > loops<T>().most_few_queries ? loops<T>().attend_many : loops<T>().attend;
+    attend({q.row<T>(segment.first_row + first) + column, cache.keys.as<T>() + place, cache.values.as<T>() + place,
+            y.row<T>(segment.first_row + first) + column, q.cols, cache.head_dim,
+            std::min(kQueries, segment.rows - first), segment.past + first},
+           reinterpret_cast<float*>(thread_scratch(thread)));
   });
 }
 

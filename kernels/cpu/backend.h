@@ -43,9 +43,10 @@ class CpuBackend final : public Backend {
   template <class T>
   void normalise(const LayerNorm& norm, Tensor x, Tensor y, int row);
   template <class T, class F>
-  void project(Tensor x, std::span<const Projection> projections, F&& complete);
+  void project(Tensor x, std::span<const Segment> segments, std::span<const Projection> projections, F&& complete);
   template <class T, class Layout, class F>
-  void project_alike(Tensor x, std::span<const Projection> projections, F&& complete);
+  void project_alike(const ProductWay<Layout, T>& way, Tensor x, int begin, int rows,
+                     std::span<const Projection> projections, F&& complete);
   template <class T>
   void append(Tensor rows, int layer, const KvCache& cache, Buffer& destination);
   template <class T>

@@ -24,91 +24,86 @@ NIBBLE_HD F32x16 load_elements(const T* x, int k, int first) {
   return values;
 }
 
-/// What stands behind the last block of a packed row of bytes. Behind it, a bit for each column that is an outlier's.
-/// All of it takes less than the four bytes a column that packed rows have room for.
+/// What a product needs of a packed row beside its bytes. Behind it, a bit for each column that is an outlier's.
 struct BytesRow {
   std::int32_t lanes[16];  ///< what the lanes of its products begin with
   float magnitude;         ///< what 127 stands for
   bool has_outliers;
   const void* x;  ///< the row itself
 };
-static_assert(sizeof(BytesRow) <= kBlock, "it has the place of a block");
+NIBBLE_HD std::uint64_t* outliers_of(BytesRow& row) { return reinterpret_cast<std::uint64_t*>(&row + 1); }
+NIBBLE_HD const std::uint64_t* outliers_of(const BytesRow& row) {
+  return reinterpret_cast<const std::uint64_t*>(&row + 1);
+}
 
-/// Byte `i` of a packed row, of `rows` that share blocks.
-NIBBLE_HD const std::int8_t* packed_byte(const std::int8_t* x, int rows, int row, int i) {
-  return x + (static_cast<std::ptrdiff_t>(i / kBlock) * rows + row) * kBlock + i % kBlock;
+/// Those of all rows stand behind `bytes` bytes, which take at most two a column; with them it is less than the four
+/// that packed rows have room for.
+NIBBLE_HD std::ptrdiff_t place_of_bytes_row(std::ptrdiff_t bytes, int k, int row) {
+  return bytes + std::ptrdiff_t{row} * padded_to(static_cast<int>(sizeof(BytesRow)) + padded_to(k, kGroup) / 8, kChunk);
 }
-NIBBLE_HD const BytesRow& bytes_row(const std::int8_t* x, int k, int rows, int row) {
-  return *reinterpret_cast<const BytesRow*>(packed_byte(x, rows, row, padded_to(k, kBlock)));
+
+/// What does not depend on the order of a row's bytes.
+template <class Layout, class T>
+void begin_bytes_row(const T* x, int k, BytesRow& row) {
+  F32x16 largest = broadcast(0);
+  for (int first = 0; first < k; first += 16) {
+    const F32x16 values = inside(load_elements<Layout>(x, k, first), kOutlier<Layout>).values;
+    largest = max(max(values, broadcast(0) - values), largest);
+  }
+  float magnitudes[16];
+  store(magnitudes, largest);
+  row = {{}, largest_of(magnitudes, 16), false, x};
 }
-/// Of columns [first, first + kChunk).
-NIBBLE_HD std::uint64_t outliers_of(const std::int8_t* x, int k, int rows, int row, int first) {
-  const int place = padded_to(k, kBlock) + kBlock + first / 8;
-  return *reinterpret_cast<const std::uint64_t*>(packed_byte(x, rows, row, place));
+
+/// Rounds columns [first, first + kChunk), zero beyond the last.
+template <class Layout, class T>
+NIBBLE_HD void round_to_bytes(const T* x, int k, int first, BytesRow& row, std::int8_t* bytes) {
+  const F32x16 inverse = broadcast(row.magnitude > 0 ? 127 / row.magnitude : 0);
+  std::uint64_t outliers = 0;
+  for (int begin = 0; begin < kChunk; begin += 16) {
+    const Inside found = inside(load_elements<Layout>(x, k, first + begin), kOutlier<Layout>);
+    // Adding it leaves the nearest whole number in the lowest bits.
+    store_low_bytes(bytes + begin, found.values * inverse + broadcast(0x1.8p23F));
+    outliers |= std::uint64_t{found.others} << begin;
+  }
+  outliers_of(row)[first / kChunk] = outliers;
+  row.has_outliers |= outliers != 0;
+}
+
+/// Bytes in lanes, packed[blocks of columns, rows, kBlock]: how many, and where column `i` of a row is.
+NIBBLE_HD std::ptrdiff_t bytes_in_lanes(int k, int rows) { return std::ptrdiff_t{rows} * padded_to(k, kBlock); }
+NIBBLE_HD std::ptrdiff_t place_in_lanes(int rows, int row, int i) {
+  return (static_cast<std::ptrdiff_t>(i / kBlock) * rows + row) * kBlock + i % kBlock;
+}
+NIBBLE_HD const BytesRow& bytes_row_in_lanes(const std::int8_t* x, int k, int rows, int row) {
+  return *reinterpret_cast<const BytesRow*>(x + place_of_bytes_row(bytes_in_lanes(k, rows), k, row));
 }
 
 /// As pack_row, for multiply_bytes.
 template <class Layout, class T>
-void pack_bytes(const T* x, int k, std::ptrdiff_t stride, void* packed) {
-  float magnitudes[16] = {};
-  for (int first = 0; first < k; first += 16) {
-    float values[16];
-    store(values, load_elements<Layout>(x, k, first));
-    for (int i = 0; i < 16; ++i) {
-      const float magnitude = __builtin_fabsf(values[i]);
-      const float counted = magnitude < kOutlier<Layout> ? magnitude : 0;
-      magnitudes[i] = counted > magnitudes[i] ? counted : magnitudes[i];
-    }
+void pack_bytes(const T* x, int k, int rows, int row, void* packed) {
+  auto* out = static_cast<std::int8_t*>(packed);
+  auto& state = *reinterpret_cast<BytesRow*>(out + place_of_bytes_row(bytes_in_lanes(k, rows), k, row));
+  begin_bytes_row<Layout>(x, k, state);
+  for (int first = 0; first < k; first += kChunk) {
+    std::int8_t* bytes = out + place_in_lanes(rows, row, first);
+    round_to_bytes<Layout>(x, k, first, state, bytes);
+    for (int i = 0; i < kChunk; ++i) state.lanes[i / 4] -= kByteOffset * bytes[i];
   }
-  const float magnitude = largest_of(magnitudes, 16);
-  const float inverse = magnitude > 0 ? 127 / magnitude : 0;
-
-  const int end = padded_to(k, kBlock);
-  const auto place_of = [&](int i) { return static_cast<std::int8_t*>(packed) + i / kBlock * stride + i % kBlock; };
-  auto& row = *reinterpret_cast<BytesRow*>(place_of(end));
-  std::int32_t lanes[16] = {};
-  std::uint64_t outliers = 0, any = 0;
-  for (int first = 0; first < end; first += 16) {
-    float values[16], steps[16];
-    store(values, load_elements<Layout>(x, k, first));
-    // Adding it leaves the nearest whole number in the lowest bits.
-    constexpr float kMagic = 0x1.8p23F;
-    std::uint64_t found = 0;
-    for (int i = 0; i < 16; ++i) {
-      const bool inside = __builtin_fabsf(values[i]) < kOutlier<Layout>;
-      steps[i] = (inside ? values[i] : 0) * inverse + kMagic;
-      found |= static_cast<std::uint64_t>(!inside) << i;
-    }
-    std::int8_t* bytes = place_of(first);
-    for (int i = 0; i < 16; ++i) {
-      bytes[i] = static_cast<std::int8_t>(__builtin_bit_cast(std::uint32_t, steps[i]));
-      lanes[(first + i) % kChunk / 4] -= kByteOffset * bytes[i];
-    }
-    outliers |= found << first % kChunk;
-    if ((first + 16) % kChunk == 0) {
-      *reinterpret_cast<std::uint64_t*>(place_of(end + kBlock + first / kChunk * 8)) = outliers;
-      any |= outliers;
-      outliers = 0;
-    }
-  }
-  for (int i = 0; i < 16; ++i) row.lanes[i] = lanes[i];
-  row.magnitude = magnitude;
-  row.has_outliers = any != 0;
-  row.x = x;
 }
 
 /// totals[m][n] = the lanes of x[m] · w[n] for M rows of x from `row` on and N rows of w.
 template <int M, int N>
 NIBBLE_HD void multiply_chunks(const Int8Row::View& w, std::int64_t first, const std::int8_t* x, int rows, int row,
-                               F32x16 (*totals)[16]) {
+                               I32x16 (*totals)[16]) {
   I32x16 total[M][N];
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) total[m][n] = load(bytes_row(x, w.k, rows, row + m).lanes);
+    for (int n = 0; n < N; ++n) total[m][n] = load(bytes_row_in_lanes(x, w.k, rows, row + m).lanes);
   }
   const auto add_chunk = [&](int column, auto&& weight_of) __attribute__((always_inline)) {
     Bytes64 weights[N];
     for (int n = 0; n < N; ++n) weights[n] = load_weight_bytes(weight_of(n));
-    const std::int8_t* block = packed_byte(x, rows, row, column);
+    const std::int8_t* block = x + place_in_lanes(rows, row, column);
     for (int m = 0; m < M; ++m) {
       const Bytes64 factors = load_factor_bytes(block + m * kBlock);
       for (int n = 0; n < N; ++n) total[m][n] = accumulate(total[m][n], weights[n], factors);
@@ -131,19 +126,17 @@ NIBBLE_HD void multiply_chunks(const Int8Row::View& w, std::int64_t first, const
         column, [&](int n) __attribute__((always_inline)) { return last[n]; });
   }
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) totals[m][n] = to_f32(total[m][n]);
+    for (int n = 0; n < N; ++n) totals[m][n] = total[m][n];
   }
 }
 
 /// The products of a row's outliers and up to 16 rows of w, in the order of columns.
 template <class Layout, class T>
-NIBBLE_HD F32x16 multiply_outliers(const LinearTask<Layout, T>& task, int row, int first, int count) {
-  const auto* packed = static_cast<const std::int8_t*>(task.x);
-  const auto& w = task.weight;
-  const auto* x = static_cast<const T*>(bytes_row(packed, w.k, task.rows, row).x);
+NIBBLE_HD F32x16 multiply_outliers(const typename Layout::View& w, const BytesRow& row, int first, int count) {
+  const auto* x = static_cast<const T*>(row.x);
   F32x16 total = broadcast(0);
   for (int chunk = 0; chunk < w.k; chunk += kChunk) {
-    for (std::uint64_t left = outliers_of(packed, w.k, task.rows, row, chunk); left != 0; left &= left - 1) {
+    for (std::uint64_t left = outliers_of(row)[chunk / kChunk]; left != 0; left &= left - 1) {
       const int column = chunk + __builtin_ctzll(left);
       float weights[16] = {};
       for (int i = 0; i < count; ++i) weights[i] = w.decode(first + i, column);
@@ -153,23 +146,29 @@ NIBBLE_HD F32x16 multiply_outliers(const LinearTask<Layout, T>& task, int row, i
   return total;
 }
 
+/// Up to 16 columns of a row of y from the sums of its bytes' products.
+template <class Layout, class T>
+NIBBLE_HD void finish_bytes(const LinearTask<Layout, T>& task, const I32x16& sums, const BytesRow& bytes, int row,
+                            int first, int count) {
+  const F32x16 scale = load_some(task.weight.scb + first, count) * broadcast(bytes.magnitude);
+  F32x16 value = to_f32(sums) * scale * broadcast(Int8Row::View::kInverse127Squared);
+  if (bytes.has_outliers) value = value + multiply_outliers<Layout, T>(task.weight, bytes, first, count);
+  finish_products(task, value, row, first, count);
+}
+
 /// Up to 16 columns of M rows of y.
 template <int M, class Layout, class T>
 void multiply_bytes_rows(const LinearTask<Layout, T>& task, int row, int first, int count) {
   const auto* x = static_cast<const std::int8_t*>(task.x);
   const Int8Row::View& w = task.weight;
-  F32x16 totals[M][16] = {};
+  I32x16 totals[M][16] = {};
   int c = 0;
   for (; c + 4 <= count; c += 4) {
     multiply_chunks<M, 4>(w, first + c, x, task.rows, row, columns_from(totals, c));
   }
   for (; c < count; ++c) multiply_chunks<M, 1>(w, first + c, x, task.rows, row, columns_from(totals, c));
   for (int m = 0; m < M; ++m) {
-    const BytesRow& bytes = bytes_row(x, w.k, task.rows, row + m);
-    const F32x16 scale = load_some(w.scb + first, count) * broadcast(bytes.magnitude);
-    F32x16 value = sums(totals[m]) * scale * broadcast(Int8Row::View::kInverse127Squared);
-    if (bytes.has_outliers) value = value + multiply_outliers(task, row + m, first, count);
-    finish_products(task, value, row + m, first, count);
+    finish_bytes(task, sums(totals[m]), bytes_row_in_lanes(x, w.k, task.rows, row + m), row + m, first, count);
   }
 }
 

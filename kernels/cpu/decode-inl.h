@@ -46,7 +46,7 @@ struct PlainDecoder {
   NIBBLE_HD static const void* row_codes(const View&, std::int64_t) { return nullptr; }
   /// Where column i of a group stands in a packed group.
   template <class Operand>
-  NIBBLE_HD static int place(int i) {
+  NIBBLE_HD static constexpr int place(int i) {
     return i;
   }
   /// Groups at the beginning of rows up to `last` that `decode` may be called for.
@@ -110,7 +110,7 @@ struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
   static constexpr int kGroupBytes = kGroup;
   NIBBLE_HD static const void* row_codes(const View& w, std::int64_t row) { return w.codes + row * w.k; }
   template <class Operand>
-  NIBBLE_HD static int place(int i) {
+  NIBBLE_HD static constexpr int place(int i) {
     return Operand::place_of_byte(i);
   }
   static int fast_groups(const View& w, std::int64_t last) { return whole_groups(w, last); }
@@ -137,7 +137,7 @@ struct CodeDecoder : PlainDecoder<Layout> {
   static constexpr bool kScaled = true;
   static constexpr int kGroupBytes = kGroup / 2;
   template <class Operand>
-  NIBBLE_HD static int place(int i) {
+  NIBBLE_HD static constexpr int place(int i) {
     return Operand::place_of_code(i);
   }
   NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kWholeColumns == 0; }

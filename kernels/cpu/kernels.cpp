@@ -1,5 +1,11 @@
 #include "kernels/cpu/kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <string>
 
 #include "kernels/cpu/targets.h"
@@ -26,6 +32,21 @@ bool has_avx512_bf16() {
   return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
          __builtin_cpu_supports("avx512vnni");
 }
+
+/// Whether Linux lets this process have tiles, for which it has to be asked: since 5.16, arch_prctl(2)'s
+/// ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+bool has_amx() {
+  // CPUID, leaf 7: not every compiler knows these names.
+  constexpr unsigned kBf16 = 1U << 22, kTiles = 1U << 24, kInt8 = 1U << 25, kAll = kBf16 | kTiles | kInt8;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!has_avx512_bf16() || __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kAll) != kAll) return false;
+  static const bool may = may_use_tiles();
+  return may;
+}
 #endif
 
 constexpr TargetRow kTargets[] = {
@@ -34,6 +55,7 @@ constexpr TargetRow kTargets[] = {
     {CpuTarget::kAvx2, "avx2", &kAvx2Kernels, has_avx2},
     {CpuTarget::kAvx512, "avx512", &kAvx512Kernels, has_avx512},
     {CpuTarget::kAvx512Bf16, "avx512-bf16", &kAvx512Bf16Kernels, has_avx512_bf16},
+    {CpuTarget::kAmx, "amx", &kAmxKernels, has_amx},
 #endif
 };
 

@@ -11,7 +11,7 @@
 
 namespace nibble {
 
-enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 /// Columns are handled in groups of 128: one group is a cache line of 4-bit codes.
 inline constexpr int kGroup = 128;
@@ -40,7 +40,7 @@ inline constexpr std::size_t kMultiplyScratchBytes =
 template <class Layout, class T>
 struct LinearTask {
   typename Layout::View weight;  // [n, k]
-  const void* x;                 // packed[blocks of columns, rows, kBlock]
+  const void* x;                 // packed
   int rows;
   const T* bias;  // [n], or null
   float scale;
@@ -49,21 +49,33 @@ struct LinearTask {
   T* y;               // [rows, n]
 };
 
+/// Rows of x that are multiplied together, and the most rows of w in one task of theirs.
+struct Turn {
+  int rows, task_rows;
+};
+
+/// One way to multiply rows of x by a weight. How they are packed is between its two functions.
+template <class Layout, class T>
+struct ProductWay {
+  int pack_rows;  ///< rows that are packed together
+  /// The next turn when so many rows are left.
+  Turn (*turn)(int left);
+  /// Packs rows [row, row + pack_rows) of a turn's, or those there are; x is the first of them.
+  void (*pack)(const T* x, int k, int rows, int row, void* packed);
+  /// Fills columns [first, last) of y. `scratch` has kMultiplyScratchBytes.
+  void (*multiply)(const LinearTask<Layout, T>& task, int first, int last, void* scratch);
+};
+
 /// What a layout can do in compute dtype T.
 template <class Layout, class T>
 struct LinearKernels {
-  /// Packs one row of x as `multiply` reads it: kBlock elements of packed_element_bytes each, the next block `stride`
-  /// elements after it.
-  void (*pack)(const T* x, int k, std::ptrdiff_t stride, void* packed);
-  std::size_t packed_element_bytes;
-  /// Fills columns [first, last) of y: any number up to kFusedRows rows of x, beyond that up to kTaskRows. `scratch`
-  /// has kMultiplyScratchBytes.
-  void (*multiply)(const LinearTask<Layout, T>& task, int first, int last, void* scratch);
+  ProductWay<Layout, T> few, many;  ///< for rows of segments of up to most_few rows, and of longer ones
+  int most_few;
   /// y[k] = a row of the weight
   void (*decode_row)(const typename Layout::View& weight, int row, T* y);
 };
 
-/// Queries of one sequence and one head, which see the keys up to themselves.
+/// Up to kQueries queries of one sequence and one head, which see the keys up to themselves.
 template <class T>
 struct AttendTask {
   const T* q;       // rows `stride` apart
@@ -76,10 +88,13 @@ struct AttendTask {
   int past;  // keys before the first query's own
 };
 
-/// fp32 numbers that `attend` needs beside its task: a query, an output and the scores.
+/// Queries of one task at most.
+inline constexpr int kQueries = 16;
+
+/// What `attend` needs beside its task: queries and their scores.
 constexpr std::size_t attend_scratch_bytes(int context, int head_dim) {
-  return (static_cast<std::size_t>(padded_to(context, 16)) + 2 * static_cast<std::size_t>(padded_to(head_dim, 16))) *
-         sizeof(float);
+  return kQueries * sizeof(float) *
+         (static_cast<std::size_t>(padded_to(context, 32)) + static_cast<std::size_t>(padded_to(head_dim, 32)));
 }
 
 /// What `choose` needs beside its task: a key for each logit, and two histograms.
@@ -92,7 +107,10 @@ template <class T>
 struct RowKernels {
   /// One row; weight and bias may be null.
   void (*layer_norm)(const T* x, const T* weight, const T* bias, int cols, T* y);
+  /// For segments of up to most_few_queries, and for longer ones.
   void (*attend)(const AttendTask<T>& task, float* scratch);
+  void (*attend_many)(const AttendTask<T>& task, float* scratch);
+  int most_few_queries;
   /// y[i] = round(y[i] + x[i])
   void (*add)(const T* x, int count, T* y);
   void (*widen)(const T* x, std::size_t count, float* y);
@@ -118,8 +136,8 @@ std::string_view to_string(CpuTarget target);
 /// The targets this machine can run, from the plainest to the best.
 std::vector<CpuTarget> available_targets();
 
-/// The one to choose. AVX512-BF16 where its dot product of pairs is one operation: on AMD's cores; Intel's take four
-/// for it, and two multiply-adds of fp32 do the same.
+/// The one to choose. AMX where there is; AVX512-BF16 where its dot product of pairs is one operation: on AMD's cores;
+/// Intel's take four for it, and two multiply-adds of fp32 do the same.
 CpuTarget fastest_target();
 
 /// An available target by its name. Throws Error{kInvalidArgument} with the names there are.

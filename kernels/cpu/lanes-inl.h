@@ -69,9 +69,9 @@ NIBBLE_HD F32x16 activate(const F32x16& v, Activation activation) {
 }
 
 /// The matrix of sums seen from one of its columns on.
-template <int M, int N>
-NIBBLE_HD F32x16 (*columns_from(F32x16 (&sums)[M][N], int column))[N] {
-  return reinterpret_cast<F32x16(*)[N]>(&sums[0][column]);
+template <class Lanes, int M, int N>
+NIBBLE_HD Lanes (*columns_from(Lanes (&sums)[M][N], int column))[N] {
+  return reinterpret_cast<Lanes(*)[N]>(&sums[0][column]);
 }
 
 }  // namespace

@@ -7,12 +7,23 @@
 namespace nibble {
 namespace {
 
-/// One row of x in the order the decoder gives factors in, zero beyond its end: a block here, the next one `stride`
-/// elements on.
+/// So many rows are faster through a panel than in turns of kFusedRows.
+constexpr int kFewestPanelRows = 13;
+
+/// A weight that is decoded in registers is cut as the threads need it.
+inline Turn turn_of_lanes(int left) {
+  const int most = left < kFewestPanelRows ? kFusedRows : kPackedRows;
+  const int rows = left < most ? left : most;
+  return {rows, rows <= kFusedRows ? INT_MAX : kTaskRows};
+}
+
+/// One row of x in the order the decoder gives factors in, zero beyond its end: packed[blocks of columns, rows,
+/// kBlock].
 template <class Layout, class T>
-void pack_row(const T* x, int k, std::ptrdiff_t stride, void* packed) {
+void pack_row(const T* x, int k, int rows, int row, void* packed) {
   using Operand = OperandOf<T>;
-  auto* out = static_cast<typename Operand::Element*>(packed);
+  auto* out = static_cast<typename Operand::Element*>(packed) + row * kBlock;
+  const std::ptrdiff_t stride = std::ptrdiff_t{rows} * kBlock;
   for (int first = 0; first < k; first += kGroup) {
     float values[kGroup] = {};
     const int count = k - first < kGroup ? k - first : kGroup;
@@ -118,15 +129,15 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
   }
 }
 
-/// The steps after the products, each rounding to T, for columns [first, first + count) of one row of y, at most 16.
+/// The steps after the products, each rounding to T, for columns [first, first + count) of one row of y, at most 16: a
+/// step's result is rounded where the next begins, the last one's where it is stored.
 template <class Layout, class T>
 NIBBLE_HD void finish_products(const LinearTask<Layout, T>& task, F32x16 value, int row, int first, int count) {
   const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(row) * task.weight.n + first;
   if (task.bias != nullptr) value = value + load_some(task.bias + first, count);
-  value = rounded_to<T>(value);
-  if (task.scale != 1.0F) value = rounded_to<T>(value * broadcast(task.scale));
-  if (task.activation != Activation::kIdentity) value = rounded_to<T>(activate(value, task.activation));
-  if (task.residual != nullptr) value = value + load_some(task.residual + place, count);
+  if (task.scale != 1.0F) value = rounded_to<T>(value) * broadcast(task.scale);
+  if (task.activation != Activation::kIdentity) value = activate(rounded_to<T>(value), task.activation);
+  if (task.residual != nullptr) value = rounded_to<T>(value) + load_some(task.residual + place, count);
   store_some(task.y + place, value, count);
 }
 

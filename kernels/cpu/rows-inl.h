@@ -37,25 +37,36 @@ void layer_norm(const T* x, const T* weight, const T* bias, int cols, T* y) {
   }
 }
 
-/// scores[n] = q · keys[n] for 16 keys in a row, of which `count` exist; q is fp32, zero beyond head_dim.
-template <class T>
-NIBBLE_HD void score_keys(const float* q, const T* keys, int count, int head_dim, float* scores) {
-  F32x16 total[16];
-  const T* rows[16];
-  for (int n = 0; n < 16; ++n) {
-    total[n] = broadcast(0);
-    rows[n] = keys + static_cast<std::ptrdiff_t>(n < count ? n : 0) * head_dim;
+/// scores[m][n] = q[m] · keys[n] for M queries and 16 keys in a row, of which `count` exist. q is fp32, zero beyond
+/// head_dim, and its rows padded to 16; rows of scores are `stride` apart.
+template <int M, class T>
+NIBBLE_HD void score_keys(const float* q, const T* keys, int count, int head_dim, float* scores,
+                          std::ptrdiff_t stride) {
+  constexpr int N = M == 1 ? 16 : kTileColumns;
+  F32x16 totals[M][16];
+  for (int first = 0; first < 16; first += N) {
+    F32x16 total[M][N];
+    const T* rows[N];
+    for (int n = 0; n < N; ++n) {
+      for (int m = 0; m < M; ++m) total[m][n] = broadcast(0);
+      rows[n] = keys + static_cast<std::ptrdiff_t>(first + n < count ? first + n : 0) * head_dim;
+    }
+    const auto add = [&](int d, auto&& load_key) __attribute__((always_inline)) {
+      F32x16 key[N];
+      for (int n = 0; n < N; ++n) key[n] = load_key(rows[n] + d);
+      for (int m = 0; m < M; ++m) {
+        const F32x16 factors = load(q + m * padded_to(head_dim, 16) + d);
+        for (int n = 0; n < N; ++n) total[m][n] = fma(factors, key[n], total[m][n]);
+      }
+    };
+    int d = 0;
+    for (; d + 16 <= head_dim; d += 16) add(d, [](const T* row) { return load(row); });
+    if (d < head_dim) add(d, [&](const T* row) { return load_some(row, head_dim - d); });
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) totals[m][first + n] = total[m][n];
+    }
   }
-  int d = 0;
-  for (; d + 16 <= head_dim; d += 16) {
-    const F32x16 factors = load(q + d);
-    for (int n = 0; n < 16; ++n) total[n] = fma(factors, load(rows[n] + d), total[n]);
-  }
-  if (d < head_dim) {
-    const F32x16 factors = load(q + d);
-    for (int n = 0; n < 16; ++n) total[n] = fma(factors, load_some(rows[n] + d, head_dim - d), total[n]);
-  }
-  store(scores, sums(total));
+  for (int m = 0; m < M; ++m) store(scores + m * stride, sums(totals[m]));
 }
 
 /// NaNs do not count; -infinity when there is nothing else.
@@ -87,45 +98,83 @@ inline float exponentials(float* scores, int count) {
   return sum(total);
 }
 
-/// y[d] = sum over keys of weight * value, for D vectors of 16 from column `first` on.
-template <int D, class T>
-NIBBLE_HD void mix_values(const float* weights, int keys, const T* values, int head_dim, int first, float scale, T* y) {
-  F32x16 total[D];
-  for (int d = 0; d < D; ++d) total[d] = broadcast(0);
-  const int lanes = head_dim - first < 16 * D ? head_dim - first - 16 * (D - 1) : 16;
-  for (int key = 0; key < keys; ++key) {
-    const T* row = values + static_cast<std::ptrdiff_t>(key) * head_dim + first;
-    const F32x16 weight = broadcast(weights[key]);
+/// What M queries, of which each sees one key more than the one before it, make of the values: rows of weights and of y
+/// are the queries'.
+template <class T>
+struct Mix {
+  const float* weights;
+  std::ptrdiff_t weights_stride;
+  int keys;  // of the first
+  const T* values;
+  int head_dim;
+  const float* scales;
+  T* y;
+  std::ptrdiff_t y_stride;
+};
+
+/// y[m][d] = scale * sum over keys of weight * value, for D vectors of 16 from column `first` on.
+template <int M, int D, class T>
+NIBBLE_HD void mix_values(const Mix<T>& mix, int first) {
+  F32x16 total[M][D];
+  for (int m = 0; m < M; ++m) {
+    for (int d = 0; d < D; ++d) total[m][d] = broadcast(0);
+  }
+  const int left = mix.head_dim - first - 16 * (D - 1);
+  const int lanes = left < 16 ? left : 16;
+  const auto add = [&](int key, int from) __attribute__((always_inline)) {
+    const T* row = mix.values + static_cast<std::ptrdiff_t>(key) * mix.head_dim + first;
+    F32x16 value[D];
+    for (int d = 0; d < D; ++d) value[d] = D == 1 ? load_some(row, lanes) : load(row + 16 * d);
+    for (int m = from; m < M; ++m) {
+      const F32x16 weight = broadcast(mix.weights[m * mix.weights_stride + key]);
+      for (int d = 0; d < D; ++d) total[m][d] = fma(weight, value[d], total[m][d]);
+    }
+  };
+  for (int key = 0; key < mix.keys; ++key) add(key, 0);
+  for (int m = 1; m < M; ++m) add(mix.keys + m - 1, m);
+  for (int m = 0; m < M; ++m) {
+    T* y = mix.y + m * mix.y_stride + first;
     for (int d = 0; d < D; ++d) {
-      total[d] = fma(weight, D == 1 ? load_some(row, lanes) : load(row + 16 * d), total[d]);
+      store_some(y + 16 * d, total[m][d] * broadcast(mix.scales[m]), D == 1 ? lanes : 16);
     }
   }
-  for (int d = 0; d < D; ++d) store_some(y + first + 16 * d, total[d] * broadcast(scale), D == 1 ? lanes : 16);
 }
+
+/// Queries [query, query + M), the same for each as alone.
+template <int M, class T>
+void attend_queries(const AttendTask<T>& task, int query, float* scratch) {
+  const int width = padded_to(task.head_dim, 16);
+  const int keys = task.past + query + 1;
+  const std::ptrdiff_t stride = padded_to(keys + M - 1, 16);
+  float* q = scratch;
+  float* scores = q + M * width;
+  for (int m = 0; m < M; ++m) {
+    const T* row = task.q + (query + m) * task.stride;
+    for (int d = 0; d < width; ++d) q[m * width + d] = d < task.head_dim ? to_float(row[d]) : 0;
+  }
+  for (int key = 0; key < keys + M - 1; key += 16) {
+    score_keys<M>(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, keys + M - 1 - key, task.head_dim,
+                  scores + key, stride);
+  }
+  float scales[M];
+  for (int m = 0; m < M; ++m) scales[m] = 1.0F / exponentials(scores + m * stride, keys + m);
+  const Mix<T> mix{scores, stride, keys, task.values, task.head_dim, scales, task.y + query * task.stride, task.stride};
+  constexpr int D = M == 1 ? 4 : kTileColumns;
+  int first = 0;
+  for (; first + 16 * D <= task.head_dim; first += 16 * D) mix_values<M, D>(mix, first);
+  for (; first < task.head_dim; first += 16) mix_values<M, 1>(mix, first);
+}
+
+/// Queries that are computed together, where there are as many.
+constexpr int kQueriesTogether = 4;
 
 template <class T>
 void attend(const AttendTask<T>& task, float* scratch) {
-  float* q = scratch;
-  float* scores = q + padded_to(task.head_dim, 16);
-  for (int d = task.head_dim; d < padded_to(task.head_dim, 16); ++d) q[d] = 0;
-  for (int query = 0; query < task.queries; ++query) {
-    const T* row = task.q + query * task.stride;
-    T* y = task.y + query * task.stride;
-    for (int d = 0; d < task.head_dim; ++d) q[d] = to_float(row[d]);
-    const int keys = task.past + query + 1;
-    for (int key = 0; key < keys; key += 16) {
-      score_keys(q, task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim, keys - key, task.head_dim,
-                 scores + key);
-    }
-    const float scale = 1.0F / exponentials(scores, keys);
-    int first = 0;
-    for (; first + 64 <= task.head_dim; first += 64) {
-      mix_values<4>(scores, keys, task.values, task.head_dim, first, scale, y);
-    }
-    for (; first < task.head_dim; first += 16) {
-      mix_values<1>(scores, keys, task.values, task.head_dim, first, scale, y);
-    }
+  int query = 0;
+  for (; query + kQueriesTogether <= task.queries; query += kQueriesTogether) {
+    attend_queries<kQueriesTogether>(task, query, scratch);
   }
+  for (; query < task.queries; ++query) attend_queries<1>(task, query, scratch);
 }
 
 template <class T>

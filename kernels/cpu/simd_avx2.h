@@ -109,6 +109,29 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
 NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
 NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
 
+/// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
+struct Inside {
+  F32x16 values;
+  std::uint32_t others;
+};
+NIBBLE_HD Inside inside(const F32x16& v, float limit) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)), limits = _mm256_set1_ps(limit);
+  const __m256 low = _mm256_cmp_ps(_mm256_and_ps(v.low, magnitude), limits, _CMP_LT_OQ);
+  const __m256 high = _mm256_cmp_ps(_mm256_and_ps(v.high, magnitude), limits, _CMP_LT_OQ);
+  const auto below = static_cast<std::uint32_t>(_mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8);
+  return {{_mm256_and_ps(v.low, low), _mm256_and_ps(v.high, high)}, below ^ 0xffffU};
+}
+
+/// The lowest byte of each lane.
+NIBBLE_HD void store_low_bytes(std::int8_t* bytes, const F32x16& v) {
+  const __m256i lowest = _mm256_set1_epi32(0xff);
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(v.low), lowest),
+                                            _mm256_and_si256(_mm256_castps_si256(v.high), lowest));
+  const __m256i in_order = _mm256_permute4x64_epi64(words, 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes),
+                   _mm_packus_epi16(_mm256_castsi256_si128(in_order), _mm256_extracti128_si256(in_order, 1)));
+}
+
 /// Sixteen whole numbers.
 struct I32x16 {
   __m256i low, high;
@@ -116,6 +139,17 @@ struct I32x16 {
 NIBBLE_HD I32x16 load(const std::int32_t* values) {
   const auto* halves = reinterpret_cast<const __m256i*>(values);
   return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+NIBBLE_HD std::int32_t sum(const I32x16& v) {
+  const __m256i eight = _mm256_add_epi32(v.low, v.high);
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+NIBBLE_HD I32x16 sums(const I32x16 (&v)[16]) {
+  std::int32_t result[16];
+  for (int i = 0; i < 16; ++i) result[i] = sum(v[i]);
+  return load(result);
 }
 NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)}; }
 

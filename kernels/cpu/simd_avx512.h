@@ -65,28 +65,36 @@ NIBBLE_HD float sum(const F32x16& v) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-/// sum(v[i]) in lane i: the same additions, for sixteen vectors at a time.
-NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
-  const auto halves_of = [](__m512 a, __m512 b) {  // eight lanes of each
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+/// For sixteen vectors, vector(0) to vector(15), the sums of their lanes by the additions of `sum`.
+template <class Vector, class Add>
+NIBBLE_HD __m512 sums_by(Vector&& vector, Add&& add) {
+  const auto halves_of = [&](__m512 a, __m512 b) __attribute__((always_inline)) {  // eight lanes of each
+    return add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   };
-  const auto quarters_of = [](__m512 a, __m512 b) {  // four of each half
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  const auto quarters_of = [&](__m512 a, __m512 b) __attribute__((always_inline)) {  // four of each half
+    return add(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
   };
-  const auto pairs_of = [](__m512 a, __m512 b) {
+  const auto pairs_of = [&](__m512 a, __m512 b) __attribute__((always_inline)) {
     const __m512d da = _mm512_castps_pd(a);
     const __m512d db = _mm512_castps_pd(b);
-    return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(da, db)), _mm512_castpd_ps(_mm512_unpackhi_pd(da, db)));
+    return add(_mm512_castpd_ps(_mm512_unpacklo_pd(da, db)), _mm512_castpd_ps(_mm512_unpackhi_pd(da, db)));
   };
   __m512 four[4];
   for (int i = 0; i < 4; ++i) {
-    four[i] = quarters_of(halves_of(v[i].lanes, v[i + 8].lanes), halves_of(v[i + 4].lanes, v[i + 12].lanes));
+    four[i] = quarters_of(halves_of(vector(i), vector(i + 8)), halves_of(vector(i + 4), vector(i + 12)));
   }
   const __m512 even = pairs_of(four[0], four[2]);
   const __m512 odd = pairs_of(four[1], four[3]);
-  const __m512 result = _mm512_add_ps(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xdd));
+  const __m512 result = add(_mm512_shuffle_ps(even, odd, 0x88), _mm512_shuffle_ps(even, odd, 0xdd));
   const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return {_mm512_permutexvar_ps(order, result)};
+  return _mm512_permutexvar_ps(order, result);
+}
+
+/// sum(v[i]) in lane i.
+NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
+  return {sums_by(
+      [&](int i) __attribute__((always_inline)) { return v[i].lanes; },
+      [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_add_ps(a, b); })};
 }
 
 /// 2^n for whole n, -126 to 127
@@ -116,11 +124,33 @@ NIBBLE_HD F32x16 quarters(const float* values) {
   return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
 }
 
+/// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
+struct Inside {
+  F32x16 values;
+  std::uint32_t others;
+};
+NIBBLE_HD Inside inside(const F32x16& v, float limit) {
+  const __mmask16 below = _mm512_cmp_ps_mask(_mm512_abs_ps(v.lanes), _mm512_set1_ps(limit), _CMP_LT_OQ);
+  return {{_mm512_maskz_mov_ps(below, v.lanes)}, below ^ 0xffffU};
+}
+
+/// The lowest byte of each lane.
+NIBBLE_HD void store_low_bytes(std::int8_t* bytes, const F32x16& v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes), _mm512_cvtepi32_epi8(_mm512_castps_si512(v.lanes)));
+}
+
 /// Sixteen whole numbers.
 struct I32x16 {
   __m512i lanes;
 };
 NIBBLE_HD I32x16 load(const std::int32_t* values) { return {_mm512_loadu_si512(values)}; }
+NIBBLE_HD I32x16 sums(const I32x16 (&v)[16]) {
+  return {_mm512_castps_si512(sums_by(
+      [&](int i) __attribute__((always_inline)) { return _mm512_castsi512_ps(v[i].lanes); },
+      [](__m512 a, __m512 b) __attribute__((always_inline)) {
+        return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+      }))};
+}
 NIBBLE_HD F32x16 to_f32(const I32x16& v) { return {_mm512_cvtepi32_ps(v.lanes)}; }
 
 /// Sixteen 32-bit words of 4-bit codes.

@@ -102,11 +102,42 @@ NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, firs
 NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
 NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
 
+/// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
+struct Inside {
+  F32x16 values;
+  std::uint32_t others;
+};
+NIBBLE_HD Inside inside(const F32x16& v, float limit) {
+  float values[16];
+  store(values, v);
+  std::uint32_t others = 0;
+  for (unsigned i = 0; i < 16; ++i) {
+    if (__builtin_fabsf(values[i]) < limit) continue;
+    values[i] = 0;
+    others |= 1U << i;
+  }
+  return {load(values), others};
+}
+
+/// The lowest byte of each lane.
+NIBBLE_HD void store_low_bytes(std::int8_t* bytes, const F32x16& v) {
+  float values[16];
+  store(values, v);
+  for (int i = 0; i < 16; ++i) bytes[i] = static_cast<std::int8_t>(__builtin_bit_cast(std::uint32_t, values[i]));
+}
+
 /// Sixteen whole numbers.
 struct I32x16 {
   std::int32_t lanes[16];
 };
 NIBBLE_HD I32x16 load(const std::int32_t* values) { return load_as<I32x16>(values); }
+NIBBLE_HD I32x16 sums(const I32x16 (&v)[16]) {
+  I32x16 result = {};
+  for (int i = 0; i < 16; ++i) {
+    for (const std::int32_t lane : v[i].lanes) result.lanes[i] += lane;
+  }
+  return result;
+}
 NIBBLE_HD F32x16 to_f32(const I32x16& v) {
   float values[16];
   for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(v.lanes[i]);

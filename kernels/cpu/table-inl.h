@@ -1,6 +1,7 @@
 // The table of a target's loops. A target file includes its vectors first, then this, then names the table.
 #pragma once
 
+#include <limits.h>
 #include <math.h>
 
 // In this order: each builds on the one before.
@@ -16,9 +17,15 @@
 namespace nibble {
 namespace {
 
+/// A target of lanes alone has one way for all rows.
+template <class Layout, class T>
+constexpr LinearKernels<Layout, T> only(const ProductWay<Layout, T>& way) {
+  return {way, way, INT_MAX, decode_row<Layout, T>};
+}
+
 template <class Layout, class T>
 constexpr LinearKernels<Layout, T> bytes_kernels() {
-  return {pack_bytes<Layout, T>, sizeof(std::int8_t), multiply_bytes<Layout, T>, decode_row<Layout, T>};
+  return only<Layout, T>({1, turn_of_lanes, pack_bytes<Layout, T>, multiply_bytes<Layout, T>});
 }
 
 template <class Layout, class T>
@@ -26,7 +33,7 @@ constexpr LinearKernels<Layout, T> linear_kernels() {
   if constexpr (std::is_same_v<Layout, Int8Decomp>) {
     return bytes_kernels<Layout, T>();
   } else {
-    return {pack_row<Layout, T>, sizeof(typename OperandOf<T>::Element), multiply<Layout, T>, decode_row<Layout, T>};
+    return only<Layout, T>({1, turn_of_lanes, pack_row<Layout, T>, multiply<Layout, T>});
   }
 }
 
@@ -37,7 +44,7 @@ constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTabl
 
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
-  return {RowKernels<T>{layer_norm<T>, attend<T>, add<T>, widen<T>, choose<T>},
+  return {RowKernels<T>{layer_norm<T>, attend<T>, attend<T>, INT_MAX, add<T>, widen<T>, choose<T>},
           layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr)), bytes_kernels<Int8Row, T>()};
 }
 

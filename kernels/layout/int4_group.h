@@ -61,8 +61,8 @@ struct Int4Group {
   };
 
   int groups() const { return groups_in_row(k, group_size); }
-  /// log2 of a power of two; one of k is rounded up, which leaves all of a row in group 0.
-  int group_shift() const { return static_cast<int>(std::bit_width(static_cast<unsigned>(group_size - 1))); }
+  /// log2 of a power of two; one of k is rounded up, to 32 at least, which leaves all of a row in group 0.
+  int group_shift() const { return static_cast<int>(std::bit_width(static_cast<unsigned>(group_size - 1) | 31U)); }
   View view() const {
     return {codes.as<std::uint8_t>(), scales.as<Half>(), zero.view(), groups(), group_shift(), n, k};
   }

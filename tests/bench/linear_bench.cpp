@@ -3,9 +3,10 @@
 //
 //   linear_bench --benchmark_filter='avx512/threads:1/nf4/bf16/m:1/'
 //
-// Weights are taken in turn from copies that together exceed the caches, so few rows are limited by memory. `weights`
-// is the rate at which weight bytes pass and `read` the rate at which the same threads read memory; `share` is their
-// ratio. `flops` counts 2 m n k. Rates are those of the fastest call, which other work on the machine disturbs least.
+// Rows are one segment, as when a prompt is read. Weights are taken in turn from copies that together exceed the
+// caches, so few rows are limited by memory. `weights` is the rate at which weight bytes pass and `read` the rate at
+// which the same threads read memory; `share` is their ratio. `flops` counts 2 m n k. Rates are those of the fastest
+// call, which other work on the machine disturbs least.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 
 #include "kernels/cpu/backend.h"
 #include "kernels/roofline.h"
-#include "tests/kernels/linear_cases.h"
+#include "tests/kernels/matrix.h"
 
 namespace nibble {
 namespace {
@@ -105,12 +106,13 @@ void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dt
   Buffer x = Buffer::allocate(rows * static_cast<std::size_t>(shape.k) * size_of(dtype));
   Buffer y = Buffer::allocate(rows * static_cast<std::size_t>(shape.n) * size_of(dtype));
   std::memset(x.mutable_as<void>(), 0x3c, x.size());
+  begin(backend, {m});
   std::size_t turn = 0;
   Fastest fastest;
   for (auto _ : state) {
+    const Linear linear{weights[turn], {}};
     fastest.time([&] {
-      backend.linear({weights[turn], {}}, {x.mutable_as<void>(), dtype, m, shape.k},
-                     {y.mutable_as<void>(), dtype, m, shape.n});
+      project(backend, {x.mutable_as<void>(), dtype, m, shape.k}, {linear, {y.mutable_as<void>(), dtype, m, shape.n}});
     });
     turn = (turn + 1) % weights.size();
   }
@@ -129,7 +131,7 @@ void register_all() {
         for (const Shape shape : {Shape{768, 768}, Shape{3072, 768}, Shape{768, 3072}, Shape{2048, 2048},
                                   Shape{4096, 4096}, Shape{4096, 16384}}) {
           for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-            for (const int m : {1, 2, 4, 8, 16, 256}) {
+            for (const int m : {1, 2, 4, 6, 8, 12, 16, 24, 32, 128, 256, 512}) {
               const std::string name = std::string(to_string(target)) + "/threads:" + std::to_string(threads) + "/" +
                                        std::string(weight_case.name) + "/" + std::string(to_string(dtype)) +
                                        "/m:" + std::to_string(m) + "/n:" + std::to_string(shape.n) +

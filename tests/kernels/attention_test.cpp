@@ -208,17 +208,17 @@ TEST_P(AttentionTest, GivesASingleRowTheSameBitsBesideLongerSegments) {
 }
 
 TEST_P(AttentionTest, GivesASequenceTheSameInChunksAndTokenByToken) {
-  for (const int head_dim : {24, 64}) {
+  for (const int head_dim : {24, 64, 80, 128}) {
     const auto backend = machine().backend(2);
-    constexpr int kLength = 40;
+    constexpr int kLength = 70;
     const Rows rows(*backend, dtype(), kLength, kHeads, head_dim);
     std::vector<Query> queries;
     for (int row = 0; row < kLength; ++row) queries.push_back({row, row, 0});
     std::vector<std::vector<float>> results;
     for (const std::vector<int>& chunks :
-         {std::vector{kLength}, std::vector{17, 3, 20}, std::vector{30, 1, 9}, std::vector(kLength, 1)}) {
+         {std::vector{kLength}, std::vector{17, 3, 50}, std::vector{30, 1, 39}, std::vector(kLength, 1)}) {
       const Matrix y(*backend, dtype(), kLength, rows.width());
-      KvCache cache = make_cache(*backend, dtype(), 1, 1, kHeads, 64, head_dim);
+      KvCache cache = make_cache(*backend, dtype(), 1, 1, kHeads, 96, head_dim);
       int past = 0;
       for (const int chunk : chunks) {
         const Segment segment{0, 0, chunk, past};
@@ -228,9 +228,9 @@ TEST_P(AttentionTest, GivesASequenceTheSameInChunksAndTokenByToken) {
       ASSERT_NO_FATAL_FAILURE(expect_attended(rows, y, queries)) << chunks.size() << " chunks";
       results.push_back(y.values());
     }
-    // A CPU has one way to attend. A GPU has one for single tokens and one for many, which add up in another order, and
-    // both are within the bounds.
-    if (machine().device != Device::kCpu) continue;
+    // A GPU has one way to attend for single tokens and one for many, and so has AMX in bf16: they add up in another
+    // order, and both are within the bounds. Other CPUs have one.
+    if (machine().device != Device::kCpu || machine().probability_error(dtype(), 1) > 0) continue;
     for (const std::vector<float>& result : results) EXPECT_EQ(result, results.front());
   }
 }

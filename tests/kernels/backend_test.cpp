@@ -268,6 +268,20 @@ TEST(CpuTargets, NameThemselvesAndRunEverywhere) {
       "CPU target: expected one that this machine has (portable");
 }
 
+TEST(CpuTargets, HaveOneWayForAllSegmentsButAmx) {
+  for (const CpuTarget target : available_targets()) {
+    const CpuBackend backend(1, target);
+    for (const WeightCase& weight_case : kWeightCases) {
+      const Weight weight = weight_case.make(3, 128, 1);
+      for (const DType dtype : kComputeDTypes) {
+        const bool has_tiles =
+            target == CpuTarget::kAmx && (dtype == DType::kBF16 || std::holds_alternative<Int8Decomp>(weight));
+        EXPECT_EQ(backend.ways(weight, dtype).size(), has_tiles ? 2U : 1U) << to_string(target) << weight_case.name;
+      }
+    }
+  }
+}
+
 TEST(CudaBackend, SaysWhyItIsNotThere) {
   if (has_cuda()) GTEST_SKIP() << "it is there";
   expect_refused([] { make_backend(Device::kCuda); }, "device cuda: ", ErrorKind::kUnsupported);

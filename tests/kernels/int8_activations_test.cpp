@@ -79,6 +79,27 @@ TEST_P(Int8ActivationsTest, DependOnNeitherBatchNorThreads) {
   }
 }
 
+/// Of sums beyond 2^24, too: up to there fp32 has all whole numbers, in any order.
+TEST_P(Int8ActivationsTest, AreTheSameOnEveryTargetHoweverLongASegmentIs) {
+  constexpr int kRows = 290, kN = 150, kK = 2100;
+  std::vector<float> weights = random_values(index(kN * kK), 1), values = random_values(index(kRows * kK), 2, 0.1F);
+  for (float& weight : weights) weight = 0.1F + std::fabs(weight);
+  for (float& value : values) value += 1;
+  Int8Row weight{Buffer::allocate(weights.size()), Buffer::allocate(kN * sizeof(float)), kN, kK};
+  encode_int8_rows(weights, kK, {weight.codes.mutable_as<std::int8_t>(), weights.size()},
+                   {weight.scb.mutable_as<float>(), index(kN)});
+  const Linear linear{weight, {}};
+  const auto plain = make(CpuTarget::kPortable, 2), backend = make(target(), 2);
+  const Matrix expected(*plain, dtype(), kRows, kN), x(*backend, dtype(), kRows, kK, values);
+  plain->linear(linear, x.tensor(), expected.tensor());
+  for (const std::vector<int>& lengths : {std::vector{kRows}, std::vector{1, 280, 5, 4}}) {
+    const Matrix y(*backend, dtype(), kRows, kN);
+    begin(*backend, segments_of(lengths));
+    project(*backend, x.tensor(), {linear, y.tensor()});
+    EXPECT_EQ(y.values(), expected.values());
+  }
+}
+
 TEST_P(Int8ActivationsTest, KeepNothingAsNothingAndNotANumberAsThat) {
   const auto backend = make(target(), 1);
   const Linear linear{random_int8<Int8Row>(3, 70, 1), {}};

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <numeric>
 #include <tuple>
@@ -220,6 +221,46 @@ TEST_P(LinearTest, GivesASegmentTheSameBitsAloneAndBesideOthers) {
     project(*backend, x.tensor(), {linear, again.tensor()});
     EXPECT_EQ(together.values(), alone.values());
     EXPECT_EQ(again.values(), together.values());
+  }
+}
+
+TEST_P(LinearTest, GivesASegmentTheSameBitsWithAnyNumberOfThreads) {
+  if (machine().device == Device::kCuda) return;
+  // Several blocks of columns and a part of one, more rows of w than a task has, more rows of x than a turn.
+  constexpr int kN = 150, kK = 650;
+  const auto results = [&](int threads) {
+    const auto backend = machine().backend(threads);
+    const Linear linear{backend->prepare(weight_case().make(kN, kK, 7)), {}};
+    const std::vector<Segment> segments = segments_of({270, 1, 33});
+    const int rows = segments.back().first_row + segments.back().rows;
+    const Matrix x(*backend, dtype(), rows, kK, 8), y(*backend, dtype(), rows, kN);
+    begin(*backend, segments);
+    project(*backend, x.tensor(), {linear, y.tensor()});
+    return y.values();
+  };
+  const std::vector<float> expected = results(1);
+  for (const int threads : {2, 3, 8}) EXPECT_EQ(results(threads), expected) << threads << " threads";
+}
+
+TEST_P(LinearTest, KeepsNotANumberInItsRow) {
+  if (machine().device == Device::kCuda) return;
+  constexpr int kRows = 40, kOdd = 7, kN = 37, kK = 320;
+  const auto backend = machine().backend(2);
+  const Linear linear{backend->prepare(weight_case().make(kN, kK, 7)), {}};
+  const Matrix x(*backend, dtype(), kRows, kK, 8), y(*backend, dtype(), kRows, kN), odd_y(*backend, dtype(), kRows, kN);
+  std::vector<float> values = x.values();
+  values[index(kOdd * kK + 300)] = std::numeric_limits<float>::quiet_NaN();
+  const Matrix odd_x(*backend, dtype(), kRows, kK, values);
+  begin(*backend, {kRows});
+  project(*backend, x.tensor(), {linear, y.tensor()});
+  project(*backend, odd_x.tensor(), {linear, odd_y.tensor()});
+  const std::vector<float> expected = y.values(), found = odd_y.values();
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (i / index(kN) == index(kOdd)) {
+      EXPECT_TRUE(std::isnan(found[i])) << i;
+    } else {
+      EXPECT_EQ(found[i], expected[i]) << i;
+    }
   }
 }
 

@@ -18,6 +18,7 @@ struct Machine {
   std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
 
   bool bf16_factors = false;  ///< whether this CPU's instructions multiply numbers of 16 bits
+  bool rounds_probabilities = false;
 
   /// Whether factors have 16 bits: in a GPU's tensor cores, and in AVX512-BF16.
   bool rounds_factors(DType dtype) const {
@@ -30,9 +31,9 @@ struct Machine {
     return rounds_factors(dtype) ? (device == Device::kCuda ? 3 : 1) * rounding(dtype, weight) : 0;
   }
 
-  /// The same of the probabilities that attention multiplies values by.
+  /// The same of the probabilities that attention multiplies values by: in tensor cores, and in tiles of AMX.
   double probability_error(DType dtype, double probability) const {
-    return device == Device::kCuda && dtype != DType::kF32 ? rounding(dtype, probability) : 0;
+    return rounds_probabilities && rounds_factors(dtype) ? rounding(dtype, probability) : 0;
   }
 
   /// What adding up `terms` in fp32 may cost, relative to the sum of their magnitudes. The CPU has at least 16 lanes,
@@ -53,9 +54,9 @@ inline std::vector<Machine> machines() {
     std::erase(name, '-');
     machines.push_back({name, Device::kCpu,
                         [target](int threads) { return std::make_unique<CpuBackend>(threads, target); },
-                        target == CpuTarget::kAvx512Bf16});
+                        target == CpuTarget::kAvx512Bf16 || target == CpuTarget::kAmx, target == CpuTarget::kAmx});
   }
-  if (has_cuda()) machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }});
+  if (has_cuda()) machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }, false, true});
   return machines;
 }
 

@@ -1,0 +1,143 @@
+// Tiles of AMX: sixteen rows of 64 bytes each. Tiles 0 to 3 hold sums, 4 and 5 rows of w, 6 and 7 rows of x as columns.
+// Included after operand_bf16.h.
+#pragma once
+
+namespace nibble {
+namespace {
+
+constexpr int kTile = 16;
+constexpr int kTileLine = 64;
+constexpr int kTileBytes = kTile * kTileLine;
+
+/// What LDTILECFG reads.
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t line_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+};
+
+/// GCC's intrinsics do not say that they read memory.
+NIBBLE_HD void memory_is_as_written() { asm volatile("" ::: "memory"); }
+
+/// From here on this thread has tiles, until it has no more. No destructor does that: the object must not need the
+/// symbols that stand for exceptions.
+NIBBLE_HD void begin_tiles() {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    config.line_bytes[i] = kTileLine;
+    config.rows[i] = kTile;
+  }
+  memory_is_as_written();
+  _tile_loadconfig(&config);
+}
+NIBBLE_HD void end_tiles() { _tile_release(); }
+
+/// What tiles hold: to sums of 16 rows of w by 16 of x the products of a line of each are added. kW and kX: which of
+/// the tiles of w and of x. In bf16, of each line pairs' first and second products are added up apart, then both
+/// together.
+struct Bf16Tiles {
+  using Element = BFloat16;
+  template <int kW, int kX>
+  NIBBLE_HD static void multiply() {
+    if constexpr (kW == 0 && kX == 0) _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kW == 0 && kX == 1) _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kW == 1 && kX == 0) _tile_dpbf16ps(2, 5, 6);
+    if constexpr (kW == 1 && kX == 1) _tile_dpbf16ps(3, 5, 7);
+  }
+};
+struct ByteTiles {
+  using Element = std::int8_t;
+  template <int kW, int kX>
+  NIBBLE_HD static void multiply() {
+    if constexpr (kW == 0 && kX == 0) _tile_dpbssd(0, 4, 6);
+    if constexpr (kW == 0 && kX == 1) _tile_dpbssd(1, 4, 7);
+    if constexpr (kW == 1 && kX == 0) _tile_dpbssd(2, 5, 6);
+    if constexpr (kW == 1 && kX == 1) _tile_dpbssd(3, 5, 7);
+  }
+};
+
+/// Adds `lines` lines of N tiles of w and M of x. w[lines, 2 kTile, kTileLine]; x[M, lines, kTileBytes];
+/// sums[N, sums_stride], of each of which M tiles are changed, or begun. Multiplying leaves the core time for other
+/// work: beside() is called for each line.
+template <class Tiles, int N, int M, class Beside>
+NIBBLE_HD void multiply_tiles(const char* w, const char* x, int lines, char* sums, std::ptrdiff_t sums_stride,
+                              bool begin, Beside&& beside) {
+  if (begin) {
+    _tile_zero(0);
+    if constexpr (M > 1) _tile_zero(1);
+    if constexpr (N > 1) _tile_zero(2);
+    if constexpr (N > 1 && M > 1) _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, kTileLine);
+    if constexpr (M > 1) _tile_loadd(1, sums + kTileBytes, kTileLine);
+    if constexpr (N > 1) _tile_loadd(2, sums + sums_stride, kTileLine);
+    if constexpr (N > 1 && M > 1) _tile_loadd(3, sums + sums_stride + kTileBytes, kTileLine);
+  }
+  for (int line = 0; line < lines; ++line) {
+    _tile_loadd(6, x + line * kTileBytes, kTileLine);
+    _tile_loadd(4, w + line * 2 * kTileBytes, kTileLine);
+    Tiles::template multiply<0, 0>();
+    if constexpr (M > 1) {
+      _tile_loadd(7, x + (lines + line) * kTileBytes, kTileLine);
+      Tiles::template multiply<0, 1>();
+    }
+    if constexpr (N > 1) {
+      _tile_loadd(5, w + line * 2 * kTileBytes + kTileBytes, kTileLine);
+      Tiles::template multiply<1, 0>();
+      if constexpr (M > 1) Tiles::template multiply<1, 1>();
+    }
+    beside();
+  }
+  _tile_stored(0, sums, kTileLine);
+  if constexpr (M > 1) _tile_stored(1, sums + kTileBytes, kTileLine);
+  if constexpr (N > 1) _tile_stored(2, sums + sums_stride, kTileLine);
+  if constexpr (N > 1 && M > 1) _tile_stored(3, sums + sums_stride + kTileBytes, kTileLine);
+}
+
+/// Sixteen lines of sixteen 32-bit words, `stride` bytes apart, as columns. kPairs of words of 16 bits are taken four
+/// apart: of each eight, words 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+template <bool kApart>
+NIBBLE_HD void transpose(const void* lines, std::ptrdiff_t stride, __m512i (&columns)[kTile]) {
+  const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    __m512i four[4];  // each 128 bits of lines i, i + 4, i + 8, i + 12
+    for (int i = 0; i < 4; ++i) {
+      const auto at = [&](int line) __attribute__((always_inline)) {
+        return _mm_loadu_si128(
+            reinterpret_cast<const __m128i*>(static_cast<const char*>(lines) + line * stride + 16 * quarter));
+      };
+      four[i] = _mm512_castsi128_si512(at(i));
+      four[i] = _mm512_inserti32x4(four[i], at(i + 4), 1);
+      four[i] = _mm512_inserti32x4(four[i], at(i + 8), 2);
+      four[i] = _mm512_inserti32x4(four[i], at(i + 12), 3);
+      if constexpr (kApart) four[i] = _mm512_shuffle_epi8(four[i], apart);
+    }
+    const __m512i low[2] = {_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpacklo_epi32(four[2], four[3])};
+    const __m512i high[2] = {_mm512_unpackhi_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[2], four[3])};
+    columns[4 * quarter] = _mm512_unpacklo_epi64(low[0], low[1]);
+    columns[4 * quarter + 1] = _mm512_unpackhi_epi64(low[0], low[1]);
+    columns[4 * quarter + 2] = _mm512_unpacklo_epi64(high[0], high[1]);
+    columns[4 * quarter + 3] = _mm512_unpackhi_epi64(high[0], high[1]);
+  }
+}
+
+/// Sixteen weights in bf16 for each quarter of a group.
+struct QuarterTables {
+  __m512i first, second;  ///< of two quarters each
+
+  NIBBLE_HD QuarterTables(const F32x16 (&levels)[4])
+      : first(reinterpret_cast<__m512i>(make_operand<Bf16x32>(levels[0], levels[1]).pairs)),
+        second(reinterpret_cast<__m512i>(make_operand<Bf16x32>(levels[2], levels[3]).pairs)) {}
+
+  /// A part of a group of 64 bytes of codes.
+  NIBBLE_HD Bf16x32 lookup(const std::uint8_t* codes, int part) const {
+    const __m512i nibbles = _mm512_srli_epi16(_mm512_loadu_si512(codes), static_cast<unsigned>(4 * part));
+    const __m512i odd_quarters = _mm512_maskz_set1_epi16(0xff00ff00, 16);
+    const __m512i places = _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi16(15), odd_quarters, 0xea);
+    const __m512i found = _mm512_permutexvar_epi16(places, first);
+    return {reinterpret_cast<__m512bh>(_mm512_mask_permutexvar_epi16(found, 0xffff0000, places, second))};
+  }
+};
+
+}  // namespace
+}  // namespace nibble
