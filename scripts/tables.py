@@ -150,17 +150,17 @@ def percent(base: dict) -> str:
     return f"{100 * base['same_likeliest']['mean']:.1f} %"
 
 
-def peer_rows(device: str, what: str, threads: int | None = None) -> list[dict]:
+def peer_rows(machine: str, what: str, threads: int | None = None) -> list[dict]:
     """Of all runs in the file; what was measured again stands as measured last."""
     found: dict[tuple, dict] = {}
-    for run in read(f"{device}/peers.json"):
+    for run in read(f"{machine}/peers.json"):
         if run["what"] == what and threads in (None, run["threads"]):
             for row in run["rows"]:
                 for key in [key for key in found if key[:4] == identity(row)[:4] and "" in (key[4], row["test"])]:
                     del found[key]  # it has run now, or no longer does
                 found[identity(row)] = row
     if not found:
-        raise Missing(f"scripts/figures/{device}/peers.json: expected a run of {what}, found none")
+        raise Missing(f"scripts/figures/{machine}/peers.json: expected a run of {what}, found none")
     return list(found.values())
 
 
@@ -172,9 +172,9 @@ def bits(row: dict) -> int:
     return {"none": 16, "int8": 8, "q8_0": 8}.get(row["scheme"], 4)
 
 
-def peers(device: str, what: str, threads: int | None, own: Callable[[dict], str], other: Callable[[dict], str]) -> str:
+def peers(machine: str, what: str, threads: int | None, own: Callable[[dict], str], other: Callable[[dict], str]) -> str:
     """A row for each peer, nibble's before those it is compared with, and a column for each test of each case."""
-    rows = peer_rows(device, what, threads)
+    rows = peer_rows(machine, what, threads)
     columns = sorted({(row["case"], row["test"]) for row in rows if not row["skipped"]}, key=column_order)
     names = sorted({identity(row)[1:4] for row in rows}, key=lambda name: peer_order(name, rows))
     found = {identity(row): row for row in rows}
@@ -248,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cuda decode": cuda_decode,
     "cuda prefill": cuda_prefill,
     "cpu peers": lambda: peers("cpu", "models", 2, rate, times),
+    "amx peers": lambda: peers("amx", "models", 2, rate, times),
     "cpu products, 1 thread": lambda: peers("cpu", "products", 1, bold(us), times),
     "cpu products, 2 threads": lambda: peers("cpu", "products", 2, bold(us), times),
     "cuda peers": lambda: peers("cuda", "models", None, bold(ms_each), with_times(ms_each)),
