@@ -92,6 +92,11 @@ nibble::LoadOptions load_options(const nibble_load_options* options) {
       parsed(options->compute_dtype, "compute_dtype", nibble::parse_compute_dtype, optional<nibble::DType>());
   result.device = parsed(options->device, "device", nibble::parse_device, nibble::Device::kCpu);
   result.threads = options->threads;
+  if (options->blocksize != 0) result.blocksize = options->blocksize;
+  result.cpu_target = text_or_empty(options->cpu_target);
+  result.pin_threads = options->pin_threads != 0;
+  result.int8_activations = options->int8_activations != 0;
+  result.seed = options->seed;
   return result;
 }
 

@@ -14,9 +14,17 @@ int append(const char* text, size_t bytes, void* user) {
   return 1;
 }
 
+/// Zeros, as C has them, but for what `set` sets.
+template <class Set>
+nibble_load_options options_with(Set&& set) {
+  nibble_load_options options{};
+  set(options);
+  return options;
+}
+
 TEST(CInterface, GeneratesAndStreams) {
   nibble_engine* engine = nullptr;
-  const nibble_load_options load{"", "fp32", nullptr, 2};
+  const auto load = options_with([](auto& o) { o.scheme = "", o.compute_dtype = "fp32", o.threads = 2; });
   ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
   nibble_generate_options options;
   ASSERT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
@@ -34,6 +42,29 @@ TEST(CInterface, GeneratesAndStreams) {
   nibble_session_free(session);
 }
 
+/// What the bundled model goes on with.
+std::string continued(const nibble_load_options& load) {
+  nibble_engine* engine = nullptr;
+  EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
+  nibble_generate_options options;
+  EXPECT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
+  options.max_tokens = 24;
+  options.temperature = 0;
+  nibble_session* session = nullptr;
+  EXPECT_EQ(nibble_session_open(engine, 64, &session), NIBBLE_OK);
+  std::string text;
+  EXPECT_EQ(nibble_generate(session, "The king", &options, append, &text), NIBBLE_OK);
+  nibble_session_free(session);
+  nibble_engine_free(engine);
+  return text;
+}
+
+TEST(CInterface, TakesWhatACpuIsAskedFor) {
+  const auto asked = options_with([](auto& o) { o.compute_dtype = "fp32", o.threads = 1, o.cpu_target = "portable"; });
+  EXPECT_FALSE(continued(asked).empty());
+  EXPECT_EQ(continued(asked), continued(asked));
+}
+
 TEST(CInterface, TokenizesIntoAsMuchRoomAsThereIs) {
   nibble_engine* engine = nullptr;
   ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), nullptr, &engine), NIBBLE_OK);
@@ -49,9 +80,17 @@ TEST(CInterface, ReportsFailuresAsAStatusAndASentence) {
   nibble_engine* engine = nullptr;
   EXPECT_EQ(nibble_engine_open("/no/such/model", nullptr, &engine), NIBBLE_NOT_FOUND);
   EXPECT_NE(std::string(nibble_last_error()).find("/no/such/model"), std::string::npos);
-  const nibble_load_options load{"int5", nullptr, nullptr, 0};
-  EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_INVALID_ARGUMENT);
-  EXPECT_EQ(std::string(nibble_last_error()), "scheme: 'int5' is not known");
+  const auto refused = [&](const nibble_load_options& load) {
+    EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_INVALID_ARGUMENT);
+    return std::string(nibble_last_error());
+  };
+  EXPECT_EQ(refused(options_with([](auto& o) { o.scheme = "int5"; })), "scheme: 'int5' is not known");
+  EXPECT_NE(refused(options_with([](auto& o) { o.scheme = "nf4", o.blocksize = 7; })).find("7"), std::string::npos);
+  EXPECT_NE(refused(options_with([](auto& o) { o.cpu_target = "mmx"; })).find("mmx"), std::string::npos);
+  EXPECT_NE(refused(options_with([](auto& o) { o.threads = 4096, o.pin_threads = 1; })).find("4096"),
+            std::string::npos);
+  EXPECT_NE(refused(options_with([](auto& o) { o.int8_activations = 1; })).find("8-bit activations"),
+            std::string::npos);
   EXPECT_EQ(nibble_engine_open(nullptr, nullptr, &engine), NIBBLE_INVALID_ARGUMENT);
   EXPECT_EQ(engine, nullptr);
   nibble_engine_free(nullptr);

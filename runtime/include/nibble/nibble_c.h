@@ -25,12 +25,18 @@ typedef enum {
   NIBBLE_INTERNAL
 } nibble_status;
 
-/* NULL or "" stands for the checkpoint's own where C++ has an absent optional. */
+/* As LoadOptions of engine.h. Zeros stand for the defaults: NULL, "" and 0 for the checkpoint's own where C++ has an
+ * absent optional. */
 typedef struct {
   const char* scheme;        /* "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym" */
   const char* compute_dtype; /* "fp32", "fp16", "bf16" */
   const char* device;        /* "cpu", "cuda"; NULL: "cpu" */
   int threads;               /* 0: one a core */
+  int blocksize;             /* of 4-bit schemes made at load: 32 to 4096; 0: 64, int4 128 */
+  const char* cpu_target;    /* "portable", "avx2", "avx512", "avx512-bf16", "amx"; NULL: the fastest here */
+  int pin_threads;           /* CPU; other than 0: each thread but the caller's on a core of its own */
+  int int8_activations;      /* CPU, scheme int8; other than 0: x rounded to 8 bits a row */
+  uint64_t seed;             /* for synthetic models */
 } nibble_load_options;
 
 typedef struct {
