@@ -45,12 +45,11 @@ struct TensorReport {
 TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options = {});
 
 struct QuantizeOptions {
-  Scheme scheme = Scheme::kNf4;       ///< kNone turns a quantized checkpoint into a plain one
-  std::optional<int> blocksize = {};  ///< as LoadOptions has it
-  std::optional<DType> dtype = {};    ///< of what is not quantized; absent: the checkpoint's own
-  /// kInt8 makes files smaller that transformers cannot load.
-  EmbeddingStorage embedding = EmbeddingStorage::kCompute;
-  std::uint64_t shard_bytes = 5'000'000'000;  ///< largest file
+  Scheme scheme = Scheme::kNf4;                             ///< kNone turns a quantized checkpoint into a plain one
+  std::optional<int> blocksize = {};                        ///< as LoadOptions has it
+  std::optional<DType> dtype = {};                          ///< of what is not quantized; absent: the checkpoint's own
+  EmbeddingStorage embedding = EmbeddingStorage::kCompute;  ///< kInt8: smaller, and transformers cannot load it
+  std::uint64_t shard_bytes = 5'000'000'000;                ///< largest file
   int threads = 0;
 };
 

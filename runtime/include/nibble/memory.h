@@ -1,5 +1,4 @@
-// The memory ledger: every byte a model takes, by class, predicted from headers before anything is loaded and measured
-// from the buffers that exist after.
+// The memory ledger: every byte a model takes, by class, predicted from headers or measured from buffers that exist.
 #pragma once
 
 #include <array>
@@ -30,11 +29,9 @@ struct MemoryLedger {
   /// What transformers' get_memory_footprint() returns for the same load: parameters and buffers, no quantization
   /// state, nothing of the cache. Of int4, whose state its GPTQ layers count, the codes alone.
   std::uint64_t huggingface = 0;
-  std::uint64_t parameters = 0;  ///< count of weights, a tied head once
-  /// The process beyond the classes above (code, libraries, heap): resident set when the ledger was made.
-  std::uint64_t process_resident = 0;
-  /// A GPU's memory in use beyond the classes above, measured: CUDA's context and kernels, and other processes.
-  std::uint64_t device_overhead = 0;
+  std::uint64_t parameters = 0;        ///< count of weights, a tied head once
+  std::uint64_t process_resident = 0;  ///< code, libraries, heap beyond the classes: resident set when this was made
+  std::uint64_t device_overhead = 0;   ///< of a GPU beyond the classes, measured: CUDA's context, other processes
 
   std::uint64_t& operator[](MemoryClass c) { return bytes[static_cast<std::size_t>(c)]; }
   std::uint64_t operator[](MemoryClass c) const { return bytes[static_cast<std::size_t>(c)]; }

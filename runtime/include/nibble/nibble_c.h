@@ -1,6 +1,5 @@
-/* nibble for C and every language that calls C. Handles are opaque; every function that can fail returns a status, and
- * nibble_last_error() then has the sentence. Strings are UTF-8, owned as each function says. An engine may be shared by
- * threads, a session not. */
+/* nibble for C and what calls C. Handles are opaque; a function that can fail returns a status, and nibble_last_error()
+ * then has the sentence. Strings are UTF-8. An engine may be shared by threads, a session not. */
 #ifndef NIBBLE_C_H
 #define NIBBLE_C_H
 
@@ -25,8 +24,7 @@ typedef enum {
   NIBBLE_INTERNAL
 } nibble_status;
 
-/* As LoadOptions of engine.h. Zeros stand for the defaults: NULL, "" and 0 for the checkpoint's own where C++ has an
- * absent optional. */
+/* As LoadOptions of engine.h. Zeros (NULL, "" and 0) stand for the defaults, as an absent optional does there. */
 typedef struct {
   const char* scheme;        /* "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym" */
   const char* compute_dtype; /* "fp32", "fp16", "bf16" */

@@ -46,8 +46,7 @@ struct Step {
   std::span<const TokenLogprob> logprobs;  ///< the chosen token first, then the likeliest
 };
 
-/// Returns false to end that sequence.
-using OnStep = std::function<bool(const Step&)>;
+using OnStep = std::function<bool(const Step&)>;  ///< returns false to end that sequence
 
 enum class FinishReason : std::uint8_t { kMaxTokens, kEndOfText, kStopString, kContextFull, kCancelled };
 std::string_view to_string(FinishReason reason);
