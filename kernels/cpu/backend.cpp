@@ -19,9 +19,9 @@ constexpr std::size_t kMostAlike = 4;
 
 constexpr std::size_t kCacheLine = 64;
 
-/// Of rows in eights, which as fp32 take as much as the sixteen of a tile with its two bytes a column.
+/// Of rows in sixteens, as tiles have them.
 std::size_t packed_bytes(int rows, int cols) {
-  return static_cast<std::size_t>(std::min(padded_to(rows, 8), kPackedRows)) * packed_row_bytes(cols);
+  return static_cast<std::size_t>(std::min(padded_to(rows, 16), kPackedRows)) * packed_row_bytes(cols);
 }
 
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }

@@ -28,9 +28,8 @@ inline constexpr int kTaskRows = 64;
 
 constexpr int padded_to(int count, int multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-/// Elements of one packed row of x, and the bytes they take at most (as fp32).
-constexpr std::size_t packed_row_elements(int k) { return static_cast<std::size_t>(padded_to(k, kBlock)); }
-constexpr std::size_t packed_row_bytes(int k) { return packed_row_elements(k) * sizeof(float); }
+/// The bytes that one packed row of x takes at most: fp32 as three bf16.
+constexpr std::size_t packed_row_bytes(int k) { return static_cast<std::size_t>(padded_to(k, kBlock)) * 6; }
 
 /// What `multiply` needs beside its task: a block of rows of w with its scales, and 16 lanes for each result.
 inline constexpr std::size_t kMultiplyScratchBytes =

@@ -33,12 +33,16 @@ using OperandOf = F32x32;
 namespace nibble {
 namespace {
 
-/// Rows of longer segments are faster through tiles: six take 0.6 to 0.8 of the time in lanes, sixteen 0.3 to 0.5.
+/// Rows of longer segments are faster through tiles: six take 0.6 to 0.8 of the time in lanes, sixteen 0.3 to 0.5. Codes
+/// of 4 bits are looked up once for each term, which takes that many times as long.
 constexpr int kMostFew = kFusedRows;
+template <class Layout, class T>
+constexpr int kMostFewOf = GroupDecoder<Layout>::kScaled ? TilesOf<Layout, T>::kWeightTerms * kMostFew : kMostFew;
 
 template <class Layout, class T>
 constexpr void use_tiles_of_bytes(LinearKernels<Layout, T>& kernels) {
-  kernels.many = {kTile, turn_of_tiles, pack_tile_of_bytes<Layout, T>, multiply_by_tiles_of_bytes<Layout, T>};
+  kernels.many = {kTile, turn_of_tiles<ByteTiles>, pack_tile_of_bytes<Layout, T>,
+                  multiply_by_tiles_of_bytes<Layout, T>};
   kernels.most_few = kMostFew;
 }
 
@@ -46,9 +50,9 @@ template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
   if constexpr (std::is_same_v<Layout, Int8Decomp>) {
     use_tiles_of_bytes(kernels);
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    kernels.many = {kTile, turn_of_tiles, pack_tile<Layout>, multiply_by_tiles<Layout>};
-    kernels.most_few = kMostFew;
+  } else {
+    kernels.many = {kTile, turn_of_tiles<TilesOf<Layout, T>>, pack_tile<Layout, T>, multiply_by_tiles<Layout, T>};
+    kernels.most_few = kMostFewOf<Layout, T>;
   }
 }
 

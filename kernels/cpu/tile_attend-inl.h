@@ -39,7 +39,7 @@ inline void score_in_tiles(const AttendTask<BFloat16>& task, int keys, BFloat16*
     for (int part = 0; part < parts; ++part) {
       _tile_loadd(4, rows + part * kPart, static_cast<std::ptrdiff_t>(sizeof(BFloat16)) * width);
       _tile_loadd(6, queries + part * kTile * kPart, kTileLine);
-      Bf16Tiles::multiply<0, 0>();
+      Bf16Tiles<1, 1>::multiply<0, 0>();
     }
     _tile_stored(0, scores + std::ptrdiff_t{key} * kTile, kTileLine);
   }

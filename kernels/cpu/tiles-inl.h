@@ -1,23 +1,45 @@
 // y = epilogue(x w^T + bias) through tiles, for rows of long segments.
 //
 // A product of one row of x and one row of w is added up in the order of columns, a line of 64 bytes at a time,
-// whatever else is in its tiles; so here too a result depends on nothing but its two rows. In bf16 a weight is
-// View::decode, rounded once, or an int8 code. Sums of bytes are whole numbers, the same as in lanes.
+// whatever else is in its tiles; so here too a result depends on nothing but its two rows. A weight is View::decode, or
+// an int8 code, and like a number of x the sum of as many bf16 as it takes to have the compute dtype's bits: products
+// of fp32 are those of three. Sums of bytes are whole numbers, the same as in lanes.
 #pragma once
 
 namespace nibble {
 namespace {
 
-/// Lines of a block: 512 bytes of each row.
-constexpr int kTileBlock = 8;
+/// Terms that have the bits of a number, and those of a layout's weights.
+template <class T>
+constexpr int kTermsOf = 3;
+template <>
+constexpr int kTermsOf<Half> = 2;
+template <>
+constexpr int kTermsOf<BFloat16> = 1;
+template <class Layout>
+constexpr int kLayoutTerms = 3;
+template <class T>
+constexpr int kLayoutTerms<Dense<T>> = kTermsOf<T>;
+template <>
+constexpr int kLayoutTerms<Int8Row> = 1;
+
+template <class Layout, class T>
+using TilesOf = Bf16Tiles<(kLayoutTerms<Layout> < kTermsOf<T> ? kLayoutTerms<Layout> : kTermsOf<T>), kTermsOf<T>>;
+
+/// Lines of a block, so that a panel is 16 to 24 KiB.
+template <class Tiles>
+constexpr int kTileBlock = Tiles::kWeightTerms == 1 ? 8 : 4;
 /// Rows of w that are decoded at once, and of one task at most; rows of x of one turn at most.
 constexpr int kTilePanelRows = 2 * kTile;
 constexpr int kTileTaskRows = 128;
-constexpr int kTileTurnRows = 256;
+constexpr int kMostTileTurnRows = 256;
+template <class Tiles>
+constexpr int kTileTurnRows = Tiles::kFactorTerms == 1 ? kMostTileTurnRows : kPackedRows;
 
 /// Turns of about as many rows each.
-inline Turn turn_of_tiles(int left) {
-  const int turns = (left + kTileTurnRows - 1) / kTileTurnRows;
+template <class Tiles>
+Turn turn_of_tiles(int left) {
+  const int turns = (left + kTileTurnRows<Tiles> - 1) / kTileTurnRows<Tiles>;
   const int rows = padded_to((left + turns - 1) / turns, kTile);
   return {left < rows ? left : rows, kTileTaskRows};
 }
@@ -30,47 +52,66 @@ constexpr int lines_of(int k) {
   return groups_of(k) * kGroupLines<Tiles>;
 }
 
-/// Rows of x in tiles, packed[blocks of lines, tiles of rows, lines, kTileBytes]: where `line` of a tile's rows is, and
-/// how many bytes all are.
+/// Rows of x in tiles, packed[blocks of lines, tiles of rows, lines, terms, kTileBytes]: where `line` of a tile's rows
+/// is, and how many bytes all are.
+template <class Tiles>
 NIBBLE_HD std::ptrdiff_t place_in_tiles(int lines, int rows, int row, int line) {
   const int tiles = padded_to(rows, kTile) / kTile;
-  const int block = line / kTileBlock * kTileBlock;
-  const int here = lines - block < kTileBlock ? lines - block : kTileBlock;
-  return (std::ptrdiff_t{block} * tiles + row / kTile * here + line - block) * kTileBytes;
+  const int block = line / kTileBlock<Tiles> * kTileBlock<Tiles>;
+  const int here = lines - block < kTileBlock<Tiles> ? lines - block : kTileBlock<Tiles>;
+  return (std::ptrdiff_t{block} * tiles + row / kTile * here + line - block) * Tiles::kFactorTerms * kTileBytes;
 }
+template <class Tiles>
 NIBBLE_HD std::ptrdiff_t bytes_in_tiles(int lines, int rows) {
-  return std::ptrdiff_t{lines} * padded_to(rows, kTile) * kTileLine;
+  return std::ptrdiff_t{lines} * padded_to(rows, kTile) * Tiles::kFactorTerms * kTileLine;
 }
 
-/// Up to sixteen rows of x from `row` on, in the order the decoder gives factors in.
-template <class Layout>
-void pack_tile(const BFloat16* x, int k, int rows, int row, void* packed) {
+/// One term of up to sixteen rows of x, of each a group of 128 columns from `rows` on, to tiles, of which each is that
+/// of the term: in the order the decoder gives factors in.
+template <class Layout, int kTileTerms>
+NIBBLE_HD void pack_group(const BFloat16* rows, std::ptrdiff_t stride, char* tiles) {
   using Decoder = GroupDecoder<Layout>;
-  const auto place = [](int i) __attribute__((always_inline)) { return Decoder::template place<Bf16x32>(i); };
   constexpr bool kApart = Decoder::template place<Bf16x32>(1) != Decoder::template place<Bf16x32>(0) + 1;
-  const int count = rows - row < kTile ? rows - row : kTile;
-  const int lines = lines_of<Bf16Tiles>(k);
-  for (int group = 0; group < groups_of(k); ++group) {
-    const BFloat16* from = x + group * kGroup;
-    std::ptrdiff_t stride = k;
-    BFloat16 some[kTile][kGroup];
-    if (count < kTile || (group + 1) * kGroup > k) {
-      for (int i = 0; i < kTile; ++i) {
-        for (int col = 0; col < kGroup; ++col) {
-          some[i][col] = i < count && group * kGroup + col < k ? from[i * stride + col] : BFloat16{0};
-        }
-      }
-      from = some[0];
-      stride = kGroup;
+  for (int part = 0; part < kParts; ++part) {
+    __m512i columns[kTile];
+    transpose<kApart>(rows + part * kPart, stride * std::ptrdiff_t{sizeof(BFloat16)}, columns);
+    for (int i = 0; i < kTile; ++i) {
+      const int to = Decoder::template place<Bf16x32>(part * kPart + (kApart ? i / 4 * 8 + i % 4 : 2 * i));
+      _mm512_storeu_si512(tiles + to / kPart * kTileTerms * kTileBytes + to % kPart / 2 * kTileLine, columns[i]);
     }
-    auto* tiles = static_cast<char*>(packed) + place_in_tiles(lines, rows, row, group * kParts);
-    for (int part = 0; part < kParts; ++part) {
-      __m512i columns[kTile];
-      transpose<kApart>(from + part * kPart, stride * std::ptrdiff_t{sizeof(BFloat16)}, columns);
-      for (int i = 0; i < kTile; ++i) {
-        const int to = place(part * kPart + (kApart ? i / 4 * 8 + i % 4 : 2 * i));
-        _mm512_storeu_si512(tiles + to / kPart * kTileBytes + to % kPart / 2 * kTileLine, columns[i]);
+  }
+}
+
+/// Up to sixteen rows of x from `row` on.
+template <class Layout, class T>
+void pack_tile(const T* x, int k, int rows, int row, void* packed) {
+  using Tiles = TilesOf<Layout, T>;
+  constexpr int kTermsHere = Tiles::kFactorTerms;
+  const int count = rows - row < kTile ? rows - row : kTile;
+  for (int group = 0; group < groups_of(k); ++group) {
+    const T* from = x + group * kGroup;
+    const int left = k - group * kGroup;
+    char* tiles = static_cast<char*>(packed) + place_in_tiles<Tiles>(lines_of<Tiles>(k), rows, row, group * kParts);
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (count == kTile && left >= kGroup) {
+        pack_group<Layout, kTermsHere>(from, k, tiles);
+        continue;
       }
+    }
+    BFloat16 terms[kTermsHere][kTile][kGroup] = {};
+    for (int i = 0; i < count; ++i) {
+      const auto values = [&](int col) __attribute__((always_inline)) {
+        if (col >= left) return broadcast(0);
+        return load_some(from + std::ptrdiff_t{i} * k + col, left - col < 16 ? left - col : 16);
+      };
+      for (int col = 0; col < kGroup; col += kPart) {
+        Bf16x32 parts[kTermsHere];
+        split(values(col), values(col + 16), parts);
+        for (int term = 0; term < kTermsHere; ++term) store_operand(terms[term][i] + col, parts[term]);
+      }
+    }
+    for (int term = 0; term < kTermsHere; ++term) {
+      pack_group<Layout, kTermsHere>(terms[term][0], kGroup, tiles + term * kTileBytes);
     }
   }
 }
@@ -82,7 +123,7 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
   const int lines = lines_of<ByteTiles>(k);
   auto* out = static_cast<char*>(packed);
   const auto state = [&](int i) __attribute__((always_inline))->BytesRow& {
-    return *reinterpret_cast<BytesRow*>(out + place_of_bytes_row(bytes_in_tiles(lines, rows), k, row + i));
+    return *reinterpret_cast<BytesRow*>(out + place_of_bytes_row(bytes_in_tiles<ByteTiles>(lines, rows), k, row + i));
   };
   for (int i = 0; i < count; ++i) begin_bytes_row<Layout>(x + std::ptrdiff_t{i} * k, k, state(i));
   std::int8_t bytes[kTile][kTileLine] = {};
@@ -92,18 +133,20 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
     }
     __m512i columns[kTile];
     transpose<false>(bytes, kTileLine, columns);
-    char* tile = out + place_in_tiles(lines, rows, row, line);
+    char* tile = out + place_in_tiles<ByteTiles>(lines, rows, row, line);
     for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(tile + i * kTileLine, columns[i]);
   }
 }
 
-/// A block of some rows of w.
-using TilePanel = char[kTileBlock][kTilePanelRows][kTileLine];
+/// Lines of some rows of w, a block of them for a panel: kWeightTerms for each line of x.
+using PanelLine = char[kTilePanelRows][kTileLine];
+template <class Tiles>
+constexpr int kPanelLines = kTileBlock<Tiles>* Tiles::kWeightTerms;
 
 /// A thread's working memory: the panel that is multiplied, the one that is decoded meanwhile, and the sums of a task.
 struct alignas(64) TileScratch {
-  TilePanel panels[2];
-  char sums[kTileTaskRows / kTile][kTileTurnRows / kTile][kTileBytes];
+  PanelLine panels[2][12];
+  char sums[kTileTaskRows / kTile][kMostTileTurnRows / kTile][kTileBytes];
 };
 static_assert(sizeof(TileScratch) <= kMultiplyScratchBytes, "it has room");
 
@@ -118,7 +161,7 @@ template <class Tiles, class Layout, class Decode>
 class PanelInShares {
  public:
   NIBBLE_HD PanelInShares(const typename Layout::View& w, PanelPlace place, int rows, int lines, PanelPlace behind,
-                          TilePanel& panel, int shares, const Decode& decode)
+                          PanelLine* panel, int shares, const Decode& decode)
       : w_(w),
         decode_(decode),
         panel_(panel),
@@ -135,7 +178,7 @@ class PanelInShares {
       prefetch<Decoder::kGroupBytes>(static_cast<const char*>(codes) + group_behind * Decoder::kGroupBytes);
       if (group_behind % kScalesAhead == 0) Decoder::prefetch_scales(w_, behind_.row + row_, group_behind);
       decode_(place_.row + row_, place_.line / kGroupLines<Tiles> + group_,
-              reinterpret_cast<char(*)[kTilePanelRows][kTileLine]>(panel_[group_ * kGroupLines<Tiles>][row_]));
+              reinterpret_cast<PanelLine*>(panel_[group_ * kGroupLines<Tiles> * Tiles::kWeightTerms][row_]));
       if (++group_ == groups_) {
         group_ = 0;
         ++row_;
@@ -147,7 +190,7 @@ class PanelInShares {
   using Decoder = GroupDecoder<Layout>;
   const typename Layout::View& w_;
   const Decode& decode_;
-  TilePanel& panel_;
+  PanelLine* panel_;
   PanelPlace place_, behind_;
   int groups_, pieces_, shares_, due_ = 0, row_ = 0, group_ = 0;
 };
@@ -163,14 +206,15 @@ NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int la
     return last - place.row < kTilePanelRows ? last - place.row : kTilePanelRows;
   };
   const auto lines_at = [&](PanelPlace place) {
-    return lines - place.line < kTileBlock ? lines - place.line : kTileBlock;
+    return lines - place.line < kTileBlock<Tiles> ? lines - place.line : kTileBlock<Tiles>;
   };
   // Blocks of columns one after the other; then comes {last, 0}, which has no rows here and is where the next task is.
   const auto after = [&](PanelPlace place) {
     if (place.row + kTilePanelRows < last) return PanelPlace{place.row + kTilePanelRows, place.line};
-    return place.line + kTileBlock < lines ? PanelPlace{first, place.line + kTileBlock} : PanelPlace{last, 0};
+    return place.line + kTileBlock<Tiles> < lines ? PanelPlace{first, place.line + kTileBlock<Tiles>}
+                                                  : PanelPlace{last, 0};
   };
-  const auto in_shares = [&](PanelPlace place, TilePanel & panel, int shares) __attribute__((always_inline)) {
+  const auto in_shares = [&](PanelPlace place, PanelLine * panel, int shares) __attribute__((always_inline)) {
     return PanelInShares<Tiles, Layout, Decode>(task.weight, place, rows_of(place), lines_at(place), after(place),
                                                 panel, shares, decode);
   };
@@ -180,15 +224,15 @@ NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int la
   for (int i = 0; rows_of(place) > 0; i = 1 - i, place = after(place)) {
     memory_is_as_written();
     const int here = lines_at(place);
-    auto next = in_shares(after(place), scratch.panels[1 - i], (tiles + 1) / 2 * here);
+    auto next = in_shares(after(place), scratch.panels[1 - i], (tiles + 1) / 2 * here * kLineProducts<Tiles>);
     const char* w = scratch.panels[i][0][0];
-    const char* x = static_cast<const char*>(task.x) + place_in_tiles(lines, task.rows, 0, place.line);
+    const char* x = static_cast<const char*>(task.x) + place_in_tiles<Tiles>(lines, task.rows, 0, place.line);
     auto* sums = scratch.sums[(place.row - first) / kTile];
     const auto multiply = [&]<int N>() __attribute__((always_inline)) {
       const auto at = [&]<int M>(int tile) __attribute__((always_inline)) {
         multiply_tiles<Tiles, N, M>(
-            w, x + std::ptrdiff_t{tile} * here * kTileBytes, here, sums[tile], sizeof scratch.sums[0],
-            place.line == 0, [&]() __attribute__((always_inline)) { next.share(); });
+            w, x + std::ptrdiff_t{tile} * here * Tiles::kFactorTerms * kTileBytes, here, sums[tile],
+            sizeof scratch.sums[0], place.line == 0, [&]() __attribute__((always_inline)) { next.share(); });
       };
       int tile = 0;
       for (; tile + 2 <= tiles; tile += 2) at.template operator()<2>(tile);
@@ -219,12 +263,13 @@ NIBBLE_HD void for_sums(const TileScratch& scratch, int rows, int first, int las
   }
 }
 
-/// One group of one row of w, part p in lines[p]: as they are where sums are scaled at the end, or by View::decode.
-template <class Layout, class Tables>
-NIBBLE_HD void decode_group(const Tables& w, std::int64_t row, int group, char (*lines)[kTilePanelRows][kTileLine]) {
+/// One group of one row of w, term t of part p in lines[p * kTerms + t]: as they are where sums are scaled at the end,
+/// or by View::decode.
+template <class Layout, int kTerms, class Tables>
+NIBBLE_HD void decode_group(const Tables& w, std::int64_t row, int group, PanelLine* lines) {
   using Decoder = GroupDecoder<Layout>;
-  const auto put = [&](int part, const Bf16x32& weights) __attribute__((always_inline)) {
-    store_operand(reinterpret_cast<BFloat16*>(lines[part][0]), weights);
+  const auto put = [&](int part, const Bf16x32& weights, int term = 0) __attribute__((always_inline)) {
+    store_operand(reinterpret_cast<BFloat16*>(lines[part * kTerms + term][0]), weights);
   };
   if constexpr (Decoder::kScaled) {
     float scales[16], zeros[16] = {};
@@ -234,18 +279,29 @@ NIBBLE_HD void decode_group(const Tables& w, std::int64_t row, int group, char (
     for (int quarter = 0; quarter < 4; ++quarter) {
       levels[quarter] = (w.table - broadcast(zeros[4 * quarter])) * broadcast(scales[4 * quarter]);
     }
-    const QuarterTables tables(levels);
+    Bf16x32 halves[2][kTerms];
+    split(levels[0], levels[1], halves[0]);
+    split(levels[2], levels[3], halves[1]);
     const auto* codes = static_cast<const std::uint8_t*>(Decoder::row_codes(w, row)) + group * Decoder::kGroupBytes;
-    for (int part = 0; part < kParts; ++part) put(part, tables.lookup(codes, part));
-  } else {
+    for (int term = 0; term < kTerms; ++term) {
+      const QuarterTables tables(halves[0][term], halves[1][term]);
+      for (int part = 0; part < kParts; ++part) put(part, tables.lookup(codes, part), term);
+    }
+  } else if constexpr (kTerms == 1) {
     for (int part = 0; part < kParts; ++part) put(part, Decoder::template decode<Bf16x32>(w, row, group, part));
+  } else {
+    for (int part = 0; part < kParts; ++part) {
+      const auto weights = Decoder::template decode<F32x32>(w, row, group, part);
+      Bf16x32 terms[kTerms];
+      split(weights.first, weights.second, terms);
+      for (int term = 0; term < kTerms; ++term) put(part, terms[term], term);
+    }
   }
 }
 
 /// The same one weight at a time, zero beyond the last.
-template <class Layout>
-void decode_group_slowly(const typename Layout::View& w, std::int64_t row, int group,
-                         char (*lines)[kTilePanelRows][kTileLine]) {
+template <class Layout, int kTerms>
+void decode_group_slowly(const typename Layout::View& w, std::int64_t row, int group, PanelLine* lines) {
   using Decoder = GroupDecoder<Layout>;
   float values[kGroup] = {};
   const int count = w.k - group * kGroup < kGroup ? w.k - group * kGroup : kGroup;
@@ -255,21 +311,26 @@ void decode_group_slowly(const typename Layout::View& w, std::int64_t row, int g
   }
   for (int part = 0; part < kParts; ++part) {
     const float* from = values + part * kPart;
-    store_operand(reinterpret_cast<BFloat16*>(lines[part][0]), make_operand<Bf16x32>(load(from), load(from + 16)));
+    Bf16x32 terms[kTerms];
+    split(load(from), load(from + 16), terms);
+    for (int term = 0; term < kTerms; ++term) {
+      store_operand(reinterpret_cast<BFloat16*>(lines[part * kTerms + term][0]), terms[term]);
+    }
   }
 }
 
-template <class Layout>
-void multiply_by_tiles(const LinearTask<Layout, BFloat16>& task, int first, int last, void* scratch) {
+template <class Layout, class T>
+void multiply_by_tiles(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   using Decoder = GroupDecoder<Layout>;
+  using Tiles = TilesOf<Layout, T>;
   auto& room = *static_cast<TileScratch*>(scratch);
   const auto& w = Decoder::template prepared<F32x32>(task.weight);
   const int fast = Decoder::fast_groups(w, last - 1);
-  add_up_tiles<Bf16Tiles>(task, first, last, room, [&](int row, int group, char(*lines)[kTilePanelRows][kTileLine]) {
+  add_up_tiles<Tiles>(task, first, last, room, [&](int row, int group, PanelLine* lines) {
     if (group < fast) {
-      decode_group<Layout>(w, row, group, lines);
+      decode_group<Layout, Tiles::kWeightTerms>(w, row, group, lines);
     } else {
-      decode_group_slowly<Layout>(w, row, group, lines);
+      decode_group_slowly<Layout, Tiles::kWeightTerms>(w, row, group, lines);
     }
   });
   for_sums(
@@ -280,7 +341,7 @@ void multiply_by_tiles(const LinearTask<Layout, BFloat16>& task, int first, int 
 }
 
 /// A group of a row as it is, zero beyond the last column.
-inline void copy_group(const Int8Row::View& w, std::int64_t row, int group, char (*lines)[kTilePanelRows][kTileLine]) {
+inline void copy_group(const Int8Row::View& w, std::int64_t row, int group, PanelLine* lines) {
   const std::int8_t* codes = w.codes + row * w.k + group * kGroup;
   const int left = w.k - group * kGroup;
   for (int line = 0; line < kGroupLines<ByteTiles>; ++line, codes += kTileLine) {
@@ -295,11 +356,10 @@ template <class Layout, class T>
 void multiply_by_tiles_of_bytes(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   auto& room = *static_cast<TileScratch*>(scratch);
   const Int8Row::View& w = task.weight;
-  add_up_tiles<ByteTiles>(task, first, last, room, [&](int row, int group, char(*lines)[kTilePanelRows][kTileLine]) {
-    copy_group(w, row, group, lines);
-  });
+  add_up_tiles<ByteTiles>(task, first, last, room,
+                          [&](int row, int group, PanelLine* lines) { copy_group(w, row, group, lines); });
   const auto* x = static_cast<const char*>(task.x);
-  const std::ptrdiff_t bytes = bytes_in_tiles(lines_of<ByteTiles>(w.k), task.rows);
+  const std::ptrdiff_t bytes = bytes_in_tiles<ByteTiles>(lines_of<ByteTiles>(w.k), task.rows);
   for_sums(
       room, task.rows, first, last, [&](__m512i sums, int row, int begin, int count) __attribute__((always_inline)) {
         const auto& state = *reinterpret_cast<const BytesRow*>(x + place_of_bytes_row(bytes, w.k, row));

@@ -32,11 +32,30 @@ NIBBLE_HD void begin_tiles() {
 }
 NIBBLE_HD void end_tiles() { _tile_release(); }
 
+/// A number as a sum of bf16: its rounding, that of what is left, and so on. Three terms have all 24 bits of fp32, two
+/// all 11 of fp16. What is not finite, or rounds to that, leaves NaNs.
+template <int kTerms>
+NIBBLE_HD void split(const F32x16& first, const F32x16& second, Bf16x32 (&terms)[kTerms]) {
+  F32x16 left[2] = {first, second};
+  for (int i = 0; i < kTerms; ++i) {
+    terms[i] = make_operand<Bf16x32>(left[0], left[1]);
+    const auto bits = reinterpret_cast<__m512i>(terms[i].pairs);
+    const auto widened = [](__m256i half) __attribute__((always_inline)) {
+      return F32x16{_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+    };
+    left[0] = left[0] - widened(_mm512_castsi512_si256(bits));
+    left[1] = left[1] - widened(_mm512_extracti64x4_epi64(bits, 1));
+  }
+}
+
 /// What tiles hold: to sums of 16 rows of w by 16 of x the products of a line of each are added. kW and kX: which of
 /// the tiles of w and of x. In bf16, of each line pairs' first and second products are added up apart, then both
-/// together.
+/// together. A line of x has kTerms terms, one of w no more. The product of terms i and j is left out from i + j =
+/// kTerms on: below 2^-16 of the whole for two terms, below 2^-23 for three.
+template <int kOfWeight, int kTerms>
 struct Bf16Tiles {
   using Element = BFloat16;
+  static constexpr int kWeightTerms = kOfWeight, kFactorTerms = kTerms;
   template <int kW, int kX>
   NIBBLE_HD static void multiply() {
     if constexpr (kW == 0 && kX == 0) _tile_dpbf16ps(0, 4, 6);
@@ -47,6 +66,7 @@ struct Bf16Tiles {
 };
 struct ByteTiles {
   using Element = std::int8_t;
+  static constexpr int kWeightTerms = 1, kFactorTerms = 1;
   template <int kW, int kX>
   NIBBLE_HD static void multiply() {
     if constexpr (kW == 0 && kX == 0) _tile_dpbssd(0, 4, 6);
@@ -56,9 +76,13 @@ struct ByteTiles {
   }
 };
 
-/// Adds `lines` lines of N tiles of w and M of x. w[lines, 2 kTile, kTileLine]; x[M, lines, kTileBytes];
+/// Groups of multiplications for one line.
+template <class Tiles>
+constexpr int kLineProducts = Tiles::kWeightTerms*(2 * Tiles::kFactorTerms - Tiles::kWeightTerms + 1) / 2;
+
+/// Adds `lines` lines of N tiles of w and M of x. w[lines, terms, 2 kTile, kTileLine]; x[M, lines, terms, kTileBytes];
 /// sums[N, sums_stride], of each of which M tiles are changed, or begun. Multiplying leaves the core time for other
-/// work: beside() is called for each line.
+/// work: beside() is called kLineProducts times for each line.
 template <class Tiles, int N, int M, class Beside>
 NIBBLE_HD void multiply_tiles(const char* w, const char* x, int lines, char* sums, std::ptrdiff_t sums_stride,
                               bool begin, Beside&& beside) {
@@ -74,19 +98,25 @@ NIBBLE_HD void multiply_tiles(const char* w, const char* x, int lines, char* sum
     if constexpr (N > 1 && M > 1) _tile_loadd(3, sums + sums_stride + kTileBytes, kTileLine);
   }
   for (int line = 0; line < lines; ++line) {
-    _tile_loadd(6, x + line * kTileBytes, kTileLine);
-    _tile_loadd(4, w + line * 2 * kTileBytes, kTileLine);
-    Tiles::template multiply<0, 0>();
-    if constexpr (M > 1) {
-      _tile_loadd(7, x + (lines + line) * kTileBytes, kTileLine);
-      Tiles::template multiply<0, 1>();
+    for (int i = 0; i < Tiles::kWeightTerms; ++i) {
+      const char* weight = w + (line * Tiles::kWeightTerms + i) * 2 * kTileBytes;
+      for (int j = 0; i + j < Tiles::kFactorTerms; ++j) {
+        const char* factor = x + (line * Tiles::kFactorTerms + j) * kTileBytes;
+        _tile_loadd(6, factor, kTileLine);
+        if (j == 0) _tile_loadd(4, weight, kTileLine);
+        Tiles::template multiply<0, 0>();
+        if constexpr (M > 1) {
+          _tile_loadd(7, factor + lines * Tiles::kFactorTerms * kTileBytes, kTileLine);
+          Tiles::template multiply<0, 1>();
+        }
+        if constexpr (N > 1) {
+          if (j == 0) _tile_loadd(5, weight + kTileBytes, kTileLine);
+          Tiles::template multiply<1, 0>();
+          if constexpr (M > 1) Tiles::template multiply<1, 1>();
+        }
+        beside();
+      }
     }
-    if constexpr (N > 1) {
-      _tile_loadd(5, w + line * 2 * kTileBytes + kTileBytes, kTileLine);
-      Tiles::template multiply<1, 0>();
-      if constexpr (M > 1) Tiles::template multiply<1, 1>();
-    }
-    beside();
   }
   _tile_stored(0, sums, kTileLine);
   if constexpr (M > 1) _tile_stored(1, sums + kTileBytes, kTileLine);
@@ -125,9 +155,8 @@ NIBBLE_HD void transpose(const void* lines, std::ptrdiff_t stride, __m512i (&col
 struct QuarterTables {
   __m512i first, second;  ///< of two quarters each
 
-  NIBBLE_HD QuarterTables(const F32x16 (&levels)[4])
-      : first(reinterpret_cast<__m512i>(make_operand<Bf16x32>(levels[0], levels[1]).pairs)),
-        second(reinterpret_cast<__m512i>(make_operand<Bf16x32>(levels[2], levels[3]).pairs)) {}
+  NIBBLE_HD QuarterTables(const Bf16x32& of_first, const Bf16x32& of_second)
+      : first(reinterpret_cast<__m512i>(of_first.pairs)), second(reinterpret_cast<__m512i>(of_second.pairs)) {}
 
   /// A part of a group of 64 bytes of codes.
   NIBBLE_HD Bf16x32 lookup(const std::uint8_t* codes, int part) const {

@@ -293,7 +293,7 @@ TEST_P(LinearTest, DecodesTheWeightItself) {
       for (int i = 0; i < y.tensor().rows; ++i) {
         for (int row = 0; row < n; ++row) {
           const float value = w[index(row * k + i)];
-          const bool exact = machine().device == Device::kCpu && !machine().rounds_factors(dtype()) &&
+          const bool exact = machine().device == Device::kCpu && machine().weight_error(dtype(), value) == 0 &&
                              !std::holds_alternative<Int8Decomp>(weight);
           const double slack = exact ? 0 : 4 * rounding(dtype(), value);
           const float expected =

@@ -18,7 +18,7 @@ struct Machine {
   std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
 
   bool bf16_factors = false;  ///< whether this CPU's instructions multiply numbers of 16 bits
-  bool rounds_probabilities = false;
+  bool tiles = false;         ///< whether long segments go through tiles: AMX's, or a GPU's tensor cores
 
   /// Whether factors have 16 bits: in a GPU's tensor cores, and in AVX512-BF16.
   bool rounds_factors(DType dtype) const {
@@ -26,21 +26,25 @@ struct Machine {
   }
 
   /// What a weight may be off by: it, or its level before its absmax, is rounded once where factors are; on a GPU its
-  /// level, its absmax and their product may be.
+  /// level, its absmax and their product may be. In AMX's tiles two numbers of bf16 stand for one of fp16: what they
+  /// leave of a weight is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
   double weight_error(DType dtype, double weight) const {
-    return rounds_factors(dtype) ? (device == Device::kCuda ? 3 : 1) * rounding(dtype, weight) : 0;
+    if (rounds_factors(dtype)) return (device == Device::kCuda ? 3 : 1) * rounding(dtype, weight);
+    return device == Device::kCpu && tiles && dtype == DType::kF16 ? std::fabs(weight) * 0x3p-17 : 0;
   }
 
   /// The same of the probabilities that attention multiplies values by: in tensor cores, and in tiles of AMX.
   double probability_error(DType dtype, double probability) const {
-    return rounds_probabilities && rounds_factors(dtype) ? rounding(dtype, probability) : 0;
+    return tiles && rounds_factors(dtype) ? rounding(dtype, probability) : 0;
   }
 
   /// What adding up `terms` in fp32 may cost, relative to the sum of their magnitudes. The CPU has at least 16 lanes,
   /// and an addition costs half a unit in the last place. On a GPU one lane may add all of them; a tensor core cuts off
-  /// 16 products and their sum at the last place of the largest, which is no worse.
+  /// 16 products and their sum at the last place of the largest, which is no worse. To a sum in AMX's tiles products
+  /// are added 32 at a time; those of fp32 have six parts, and what is left out of them is below 2^-23.
   double sum_error(std::size_t terms) const {
-    return (static_cast<double>(terms) / (device == Device::kCuda ? 2 : 16) + 8) * 0x1p-23;
+    const int share = device == Device::kCuda ? 2 : tiles ? 32 / 6 : 16;
+    return (static_cast<double>(terms) / share + 8) * 0x1p-23;
   }
 };
 
