@@ -75,6 +75,7 @@ struct Extent {
   int context = 0;     ///< tokens of a sequence in the cache
   int sequences = 0;   ///< of a batch
   int vocabulary = 0;  ///< logits of a row
+  int head_dim = 0;    ///< columns of a head
 
   friend bool operator==(const Extent&, const Extent&) = default;
 };

@@ -62,7 +62,7 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
   const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));
   const int outputs = std::max(options.sequences, std::min(context, kOutputs));
   const int widest = std::max({config.hidden_size, config.ffn_dim, config.word_embed_proj_dim});
-  return {context, options.sequences, step_rows, outputs, widest, config.vocab_size};
+  return {context, options.sequences, step_rows, outputs, widest, config.vocab_size, config.head_dim()};
 }
 
 std::uint64_t cache_bytes(const SessionPlan& plan, const ModelConfig& config, DType compute_dtype) {

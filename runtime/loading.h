@@ -29,8 +29,9 @@ struct SessionPlan {
   int outputs;    ///< most rows of logits computed at once
   int widest;     ///< most columns an activation has
   int vocabulary;
+  int head_dim;
 
-  Extent extent() const { return {step_rows, widest, context, sequences, vocabulary}; }
+  Extent extent() const { return {step_rows, widest, context, sequences, vocabulary, head_dim}; }
 };
 SessionPlan plan_session(const SessionOptions& options, const ModelConfig& config, Device device);
 

@@ -26,9 +26,9 @@ std::size_t packed_bytes(int rows, int cols) {
 
 std::size_t whole_lines(std::size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
-/// What one thread needs; a head is no wider than a row.
+/// What one thread needs.
 std::size_t thread_bytes(const Extent& extent) {
-  return whole_lines(std::max({kMultiplyScratchBytes, attend_scratch_bytes(extent.context, extent.cols),
+  return whole_lines(std::max({kMultiplyScratchBytes, attend_scratch_bytes(extent.context, extent.head_dim),
                                choose_scratch_bytes(extent.vocabulary)}));
 }
 
@@ -281,24 +281,29 @@ template <class T>
 void CpuBackend::attend_heads(Tensor q, int layer, const KvCache& cache, Tensor y) {
   const std::span<const Segment> segments = batch().segments;
   grow_scratch(0, whole_lines(attend_scratch_bytes(cache.context, cache.head_dim)));
-  int most_rows = 0;
-  for (const Segment& segment : segments) most_rows = std::max(most_rows, segment.rows);
-  const int blocks = (most_rows + kQueries - 1) / kQueries;
+  const auto way_of = [&](const Segment& segment) -> const AttendWay<T>& {
+    return segment.rows > loops<T>().most_few_queries ? loops<T>().attend_many : loops<T>().attend_few;
+  };
+  int blocks = 0;
+  for (const Segment& segment : segments) {
+    const int queries = way_of(segment).queries;
+    blocks = std::max(blocks, (segment.rows + queries - 1) / queries);
+  }
   const int tasks_a_segment = cache.heads * blocks;
   pool_.run(static_cast<int>(segments.size()) * tasks_a_segment, [&](int task, int thread) {
     const Segment& segment = segments[static_cast<std::size_t>(task / tasks_a_segment)];
     const int head = task % cache.heads;
     // The last queries see the most keys and come first, so that no thread is left with a long task at the end.
     const int block = blocks - 1 - task % tasks_a_segment / cache.heads;
-    const int first = block * kQueries;
+    const AttendWay<T>& way = way_of(segment);
+    const int first = block * way.queries;
     if (first >= segment.rows) return;
     const std::int64_t place = cache.offset(layer, segment.sequence, head);
     const std::ptrdiff_t column = static_cast<std::ptrdiff_t>(head) * cache.head_dim;
-    const auto attend = segment.rows > loops<T>().most_few_queries ? loops<T>().attend_many : loops<T>().attend;
-    attend({q.row<T>(segment.first_row + first) + column, cache.keys.as<T>() + place, cache.values.as<T>() + place,
-            y.row<T>(segment.first_row + first) + column, q.cols, cache.head_dim,
-            std::min(kQueries, segment.rows - first), segment.past + first},
-           reinterpret_cast<float*>(thread_scratch(thread)));
+    way.attend({q.row<T>(segment.first_row + first) + column, cache.keys.as<T>() + place, cache.values.as<T>() + place,
+                y.row<T>(segment.first_row + first) + column, q.cols, cache.head_dim,
+                std::min(way.queries, segment.rows - first), segment.past + first},
+               reinterpret_cast<float*>(thread_scratch(thread)));
   });
 }
 

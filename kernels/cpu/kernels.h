@@ -74,7 +74,7 @@ struct LinearKernels {
   void (*decode_row)(const typename Layout::View& weight, int row, T* y);
 };
 
-/// Up to kQueries queries of one sequence and one head, which see the keys up to themselves.
+/// Queries of one sequence and one head, which see the keys up to themselves.
 template <class T>
 struct AttendTask {
   const T* q;       // rows `stride` apart
@@ -87,13 +87,23 @@ struct AttendTask {
   int past;  // keys before the first query's own
 };
 
-/// Queries of one task at most.
-inline constexpr int kQueries = 16;
+/// One way to attend.
+template <class T>
+struct AttendWay {
+  int queries;  ///< of one task at most
+  /// `scratch` has attend_scratch_bytes.
+  void (*attend)(const AttendTask<T>& task, float* scratch);
+};
 
-/// What `attend` needs beside its task: queries and their scores.
+/// Queries of a task in tiles.
+inline constexpr int kTileQueries = 64;
+
+/// What any way to attend needs beside its task: scores; for each column of a head queries, 32 keys, 128 values and
+/// sums; and the probabilities of 32 queries for 128 keys. Factors are fp32 as three bf16.
 constexpr std::size_t attend_scratch_bytes(int context, int head_dim) {
-  return kQueries * sizeof(float) *
-         (static_cast<std::size_t>(padded_to(context, 32)) + static_cast<std::size_t>(padded_to(head_dim, 32)));
+  const auto keys = static_cast<std::size_t>(padded_to(context, 32));
+  const auto columns = static_cast<std::size_t>(padded_to(head_dim, 32));
+  return sizeof(float) * kTileQueries * (keys + columns) + 6 * ((kTileQueries + 32 + 128) * columns + 32 * 128);
 }
 
 /// What `choose` needs beside its task: a key for each logit, and two histograms.
@@ -107,8 +117,7 @@ struct RowKernels {
   /// One row; weight and bias may be null.
   void (*layer_norm)(const T* x, const T* weight, const T* bias, int cols, T* y);
   /// For segments of up to most_few_queries, and for longer ones.
-  void (*attend)(const AttendTask<T>& task, float* scratch);
-  void (*attend_many)(const AttendTask<T>& task, float* scratch);
+  AttendWay<T> attend_few, attend_many;
   int most_few_queries;
   /// y[i] = round(y[i] + x[i])
   void (*add)(const T* x, int count, T* y);

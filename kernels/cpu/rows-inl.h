@@ -83,14 +83,14 @@ NIBBLE_HD float largest_of(const T* values, int count) {
   return result;
 }
 
-/// Turns scores into e^(score - largest), zero beyond `count`, and returns their sum.
+/// Turns scores into e^(score - largest), zero far below it and beyond `count`, and returns their sum.
 inline float exponentials(float* scores, int count) {
   const int padded = padded_to(count, 16);
   const float largest = largest_of(scores, count);
   F32x16 total = broadcast(0);
   for (int i = 0; i < padded; i += 16) {
     const int lanes = count - i < 16 ? count - i : 16;
-    F32x16 e = exp(load_some(scores + i, lanes) - broadcast(largest));
+    F32x16 e = exp_or_nothing(load_some(scores + i, lanes) - broadcast(largest));
     if (lanes < 16) e = first_lanes(e, lanes);
     store(scores + i, e);
     total = total + e;
@@ -165,7 +165,8 @@ void attend_queries(const AttendTask<T>& task, int query, float* scratch) {
   for (; first < task.head_dim; first += 16) mix_values<M, 1>(mix, first);
 }
 
-/// Queries that are computed together, where there are as many.
+/// Queries of a task at most, and those that are computed together, where there are as many.
+constexpr int kLaneQueries = 16;
 constexpr int kQueriesTogether = 4;
 
 template <class T>

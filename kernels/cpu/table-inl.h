@@ -44,7 +44,8 @@ constexpr LayoutTable<T, std::variant<Layouts...>> layout_table(const LayoutTabl
 
 template <class T>
 constexpr DTypeKernels<T> dtype_kernels() {
-  return {RowKernels<T>{layer_norm<T>, attend<T>, attend<T>, INT_MAX, add<T>, widen<T>, choose<T>},
+  constexpr AttendWay<T> kInLanes{kLaneQueries, attend<T>};
+  return {RowKernels<T>{layer_norm<T>, kInLanes, kInLanes, INT_MAX, add<T>, widen<T>, choose<T>},
           layout_table(static_cast<const LayoutTable<T, Weight>*>(nullptr)), bytes_kernels<Int8Row, T>()};
 }
 

@@ -1,173 +1,295 @@
-// Attention through tiles, for sixteen queries of a long segment. Scores are keys times queries, so that lanes are
-// queries and a softmax needs no sums over lanes. e^(score - largest) is rounded to bf16; sums are fp32.
+// Attention through tiles, for the queries of a long segment. Scores are keys times queries, so that lanes are queries
+// and a softmax needs no sums over lanes; both products are those of tiles-inl.h, of as many terms: in bf16 e^(score -
+// largest) is rounded to bf16. Sums are fp32, over the keys in order from the first on.
 #pragma once
 
 namespace nibble {
 namespace {
 
-/// Keys of a block: a line of probabilities.
+/// Queries of a turn, which are as many rows as the tiles of sums have; keys of a line of their probabilities; and
+/// lines for which values and probabilities are made ready at once.
+constexpr int kTurnQueries = 2 * kTile;
 constexpr int kTileKeys = 32;
+constexpr int kStretchLines = 4;
+static_assert(kTileKeys == kPart && kTileKeys == kTilePanelRows && kTileQueries % kTurnQueries == 0);
 
-/// Sixteen rows of `from`, `stride` elements apart, of which `count` exist, zero beyond them and beyond `width`.
-NIBBLE_HD void copy_rows(const BFloat16* from, std::ptrdiff_t stride, int count, int width, BFloat16* to) {
-  const int padded = padded_to(width, kPart);
-  for (int row = 0; row < kTile; ++row) {
-    for (int col = 0; col < padded; ++col) {
-      to[row * padded + col] = row < count && col < width ? from[row * stride + col] : BFloat16{0};
+/// A task, and where in the working memory what it makes is. Lines are those of a head's columns.
+template <class T>
+struct TileAttention {
+  using Tiles = Bf16Tiles<kTermsOf<T>, kTermsOf<T>>;
+  static constexpr int kTerms = kTermsOf<T>;
+
+  NIBBLE_HD TileAttention(const AttendTask<T>& task, void* scratch)
+      : task(task), lines(padded_to(task.head_dim, kPart) / kPart), columns(padded_to(task.head_dim, kTile) / kTile) {
+    auto* place = static_cast<char*>(scratch);
+    const auto take = [&](std::ptrdiff_t bytes) __attribute__((always_inline)) {
+      char* taken = place;
+      place += bytes;
+      return taken;
+    };
+    scores = take(std::ptrdiff_t{kTileQueries} * padded_to(keys(), kTileKeys) * std::ptrdiff_t{sizeof(float)});
+    queries = take(std::ptrdiff_t{kTileQueries / kTile} * lines * kTerms * kTileBytes);
+    panel = reinterpret_cast<PanelLine*>(take(std::ptrdiff_t{lines} * kTerms * std::ptrdiff_t{sizeof(PanelLine)}));
+    probabilities = reinterpret_cast<PanelLine*>(take(kStretchLines * kTerms * sizeof(PanelLine)));
+    values = take(std::ptrdiff_t{columns} * kStretchLines * kTerms * kTileBytes);
+    sums = take(std::ptrdiff_t{kTileQueries / kTile} * columns * kTileBytes);
+  }
+
+  NIBBLE_HD int keys() const { return task.past + task.queries; }
+  NIBBLE_HD int turns() const { return (task.queries + kTurnQueries - 1) / kTurnQueries; }
+  /// Queries of a turn that there are, and the lines of keys that they see.
+  NIBBLE_HD int queries_of(int turn) const {
+    const int left = task.queries - turn * kTurnQueries;
+    return left < kTurnQueries ? left : kTurnQueries;
+  }
+  NIBBLE_HD int key_lines(int turn) const {
+    return padded_to(task.past + turn * kTurnQueries + queries_of(turn), kTileKeys) / kTileKeys;
+  }
+  /// The scores of a turn for a line of keys, [2 tiles of keys, 2 of queries].
+  NIBBLE_HD char* scores_of(int line, int turn) const {
+    return scores + (std::ptrdiff_t{line} * turns() + turn) * 4 * kTileBytes;
+  }
+  NIBBLE_HD char* sums_of(int turn) const { return sums + std::ptrdiff_t{turn} * 2 * columns * kTileBytes; }
+
+  const AttendTask<T>& task;
+  int lines, columns;  ///< of 32 columns of a head, and tiles of 16
+  char* scores;
+  char* queries;             ///< [turns, 2 tiles, lines, terms, kTileBytes]
+  PanelLine* panel;          ///< [lines, terms], 32 keys
+  PanelLine* probabilities;  ///< [lines of keys, terms], of one turn
+  char* values;              ///< [columns, lines of keys, terms, kTileBytes]
+  char* sums;                ///< [turns, 2 tiles, columns, kTileBytes]
+};
+
+/// Calls f with how many tiles of sixteen so many rows of at most 32 take.
+template <class F>
+NIBBLE_HD void with_tiles(int rows, F&& f) {
+  if (rows > kTile) {
+    f.template operator()<2>();
+  } else {
+    f.template operator()<1>();
+  }
+}
+
+template <class T>
+void pack_queries(const TileAttention<T>& a) {
+  constexpr int kTerms = TileAttention<T>::kTerms;
+  for (int tile = 0; tile * kTile < a.task.queries; ++tile) {
+    const int count = a.task.queries - tile * kTile < kTile ? a.task.queries - tile * kTile : kTile;
+    for (int line = 0; line < a.lines; ++line) {
+      BFloat16 rows[kTerms][kTile][kPart] = {};
+      for (int i = 0; i < count; ++i) {
+        const T* query = a.task.q + (tile * kTile + i) * a.task.stride + line * kPart;
+        Bf16x32 terms[kTerms];
+        load_terms(query, a.task.head_dim - line * kPart, terms);
+        for (int term = 0; term < kTerms; ++term) store_operand(rows[term][i], terms[term]);
+      }
+      for (int term = 0; term < kTerms; ++term) {
+        __m512i columns[kTile];
+        transpose<false>(rows[term], kTileLine, columns);
+        char* to = a.queries + ((std::ptrdiff_t{tile} * a.lines + line) * kTerms + term) * kTileBytes;
+        for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(to + i * kTileLine, columns[i]);
+      }
     }
   }
 }
 
-/// scores[keys padded to kTileKeys][kTile queries]. `room`: as many elements as sixteen queries twice.
-inline void score_in_tiles(const AttendTask<BFloat16>& task, int keys, BFloat16* room, float* scores) {
-  const int width = padded_to(task.head_dim, kPart), parts = width / kPart;
-  BFloat16* queries = room + kTile * width;
-  copy_rows(task.q, task.stride, task.queries, task.head_dim, room);
-  for (int part = 0; part < parts; ++part) {
-    __m512i columns[kTile];
-    transpose<false>(room + part * kPart, width * std::ptrdiff_t{sizeof(BFloat16)}, columns);
-    for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(queries + (part * kTile + i) * kPart, columns[i]);
-  }
-  for (int key = 0; key < padded_to(keys, kTileKeys); key += kTile) {
-    const BFloat16* rows = task.keys + static_cast<std::ptrdiff_t>(key) * task.head_dim;
-    if (keys - key < kTile || width != task.head_dim) {
-      copy_rows(rows, task.head_dim, keys - key, task.head_dim, room);
-      rows = room;
+/// 32 keys as rows of a panel, zero beyond the last.
+template <class T>
+void pack_keys(const TileAttention<T>& a, int first) {
+  constexpr int kTerms = TileAttention<T>::kTerms;
+  const int count = a.keys() - first < kTileKeys ? a.keys() - first : kTileKeys;
+  for (int line = 0; line < a.lines; ++line) {
+    const T* keys = a.task.keys + static_cast<std::ptrdiff_t>(first) * a.task.head_dim + line * kPart;
+    const int left = a.task.head_dim - line * kPart;
+    PanelLine* to = a.panel + line * kTerms;
+    const auto pack = [&](int i, int columns) __attribute__((always_inline)) {
+      Bf16x32 terms[kTerms];
+      load_terms(keys + i * a.task.head_dim, columns, terms);
+      for (int term = 0; term < kTerms; ++term) store_operand(reinterpret_cast<BFloat16*>(to[term][i]), terms[term]);
+    };
+    int i = 0;
+    if (left >= kPart) {
+      for (; i < count; ++i) pack(i, kPart);
+    } else {
+      for (; i < count; ++i) pack(i, left);
     }
-    memory_is_as_written();
-    _tile_zero(0);
-    for (int part = 0; part < parts; ++part) {
-      _tile_loadd(4, rows + part * kPart, static_cast<std::ptrdiff_t>(sizeof(BFloat16)) * width);
-      _tile_loadd(6, queries + part * kTile * kPart, kTileLine);
-      Bf16Tiles<1, 1>::multiply<0, 0>();
-    }
-    _tile_stored(0, scores + std::ptrdiff_t{key} * kTile, kTileLine);
+    for (; i < kTileKeys; ++i) pack(i, 0);
   }
+}
+
+/// The scores of sixteen queries for key number i of a line.
+NIBBLE_HD float* scores_at(char* scores, int tile, int i) {
+  return reinterpret_cast<float*>(scores + (i / kTile * 2 + tile) * kTileBytes + i % kTile * kTileLine);
+}
+
+/// The scores of all queries for 32 keys: -infinity where a query, which is a lane, does not see the key.
+template <class T>
+void score_in_tiles(const TileAttention<T>& a, int line) {
+  using Attention = TileAttention<T>;
+  const int first = line * kTileKeys;
+  pack_keys(a, first);
   memory_is_as_written();
-}
-
-/// The queries that do not see key number `key`, as lanes: query i sees the keys up to past + i.
-NIBBLE_HD __mmask16 blind(const AttendTask<BFloat16>& task, int key) {
-  const int behind = key - task.past;
-  return static_cast<__mmask16>(behind <= 0 ? 0 : behind >= kTile ? 0xffff : (1U << behind) - 1);
-}
-
-/// Turns the scores of each block of keys into a tile of their probabilities, a line a query, in the first half of its
-/// place. Returns what they add up to.
-inline F32x16 probabilities_in_tiles(const AttendTask<BFloat16>& task, int keys, float* scores) {
-  const __m512 nothing = _mm512_set1_ps(-__builtin_inff());
-  F32x16 largest = {nothing};
-  for (int key = 0; key < keys; ++key) {
-    const F32x16 score = {
-        _mm512_mask_mov_ps(load(scores + std::ptrdiff_t{key} * kTile).lanes, blind(task, key), nothing)};
-    largest = max(score, largest);
+  const std::ptrdiff_t tile_bytes = std::ptrdiff_t{a.lines} * Attention::kTerms * kTileBytes;
+  for (int turn = 0; turn < a.turns(); ++turn) {
+    if (line >= a.key_lines(turn)) continue;
+    char* scores = a.scores_of(line, turn);
+    with_tiles(
+        a.queries_of(turn), [&]<int M>() __attribute__((always_inline)) {
+          multiply_tiles<typename Attention::Tiles, 2, M>(a.panel[0][0],
+                                                          {a.queries + 2 * turn * tile_bytes, tile_bytes}, a.lines,
+                                                          {scores, 2 * kTileBytes}, true, [] {});
+          memory_is_as_written();
+          for (int tile = 0; tile < M; ++tile) {
+            const int query =
+                a.task.past + turn * kTurnQueries + tile * kTile;  // the first, which sees keys up to this
+            for (int i = 0; i < kTileKeys && first + kTileKeys - 1 > query; ++i) {
+              const int behind = first + i - query;
+              const auto blind = static_cast<__mmask16>(behind <= 0       ? 0
+                                                        : behind >= kTile ? 0xffff
+                                                                          : (1U << behind) - 1);
+              _mm512_mask_storeu_ps(scores_at(scores, tile, i), blind, _mm512_set1_ps(-__builtin_inff()));
+            }
+          }
+        });
   }
+}
+
+/// The largest of sixteen queries' scores.
+template <class T>
+NIBBLE_HD F32x16 largest_scores(const TileAttention<T>& a, int tile) {
+  F32x16 largest[4];
+  for (F32x16& some : largest) some = broadcast(-__builtin_inff());
+  for (int line = 0; line < a.key_lines(tile / 2); ++line) {
+    char* scores = a.scores_of(line, tile / 2);
+    for (int i = 0; i < kTileKeys; ++i) largest[i % 4] = max(load(scores_at(scores, tile % 2, i)), largest[i % 4]);
+  }
+  return max(max(largest[0], largest[1]), max(largest[2], largest[3]));
+}
+
+/// A permutation of words: of two vectors of sixteen, pairs of one of each.
+NIBBLE_HD __m512i pairs_order() {
   alignas(64) std::uint16_t order[2 * kTile];
   for (int i = 0; i < kTile; ++i) {
     order[2 * i] = static_cast<std::uint16_t>(i);
     order[2 * i + 1] = static_cast<std::uint16_t>(kTile + i);
   }
-  const __m512i pairs_order = _mm512_load_si512(order);
-  constexpr int kSums = 8;
-  F32x16 total[kSums];
-  for (F32x16& sum : total) sum = broadcast(0);
-  for (int first = 0; first < keys; first += kTileKeys) {
-    float* block = scores + std::ptrdiff_t{first} * kTile;
-    char pairs[kTile][kTileLine];
-    for (int i = 0; i < kTileKeys; i += 2) {
-      F32x16 e[2];
-      for (int j = 0; j < 2; ++j) {
-        const int key = first + i + j;
-        e[j] = exp(load(block + (i + j) * kTile) - largest);
-        e[j] = {_mm512_maskz_mov_ps(static_cast<__mmask16>(key < keys ? ~blind(task, key) : 0), e[j].lanes)};
-        total[(i + j) % kSums] = total[(i + j) % kSums] + e[j];
+  return _mm512_load_si512(order);
+}
+
+/// Values of up to kStretchLines lines of keys, pairs of keys side by side; zero beyond the last key and column.
+template <class T>
+void pack_values(const TileAttention<T>& a, int first_line, int lines) {
+  constexpr int kTerms = TileAttention<T>::kTerms;
+  const __m512i order = pairs_order();
+  for (int pair = 0; pair < lines * kTile; ++pair) {
+    const int key = first_line * kTileKeys + 2 * pair;
+    const T* row = a.task.values + static_cast<std::ptrdiff_t>(key) * a.task.head_dim;
+    for (int column = 0; column < a.columns; ++column) {
+      const int left = a.task.head_dim - column * kTile < kTile ? a.task.head_dim - column * kTile : kTile;
+      const auto of = [&](int i) __attribute__((always_inline)) {
+        return key + i < a.keys() ? load_some(row + i * a.task.head_dim + column * kTile, left) : broadcast(0);
+      };
+      Bf16x32 terms[kTerms];
+      split(of(0), of(1), terms);
+      char* to = a.values + ((std::ptrdiff_t{column} * kStretchLines + pair / kTile) * kTerms) * kTileBytes;
+      for (int term = 0; term < kTerms; ++term) {
+        _mm512_storeu_si512(to + term * kTileBytes + pair % kTile * kTileLine,
+                            _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(terms[term].pairs)));
       }
-      const auto both = reinterpret_cast<__m512i>(make_operand<Bf16x32>(e[0], e[1]).pairs);
-      _mm512_storeu_si512(pairs[i / 2], _mm512_permutexvar_epi16(pairs_order, both));
-    }
-    __m512i lines[kTile];
-    transpose<false>(pairs, kTileLine, lines);
-    for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(block + i * kTile, lines[i]);
-  }
-  return ((total[0] + total[4]) + (total[2] + total[6])) + ((total[1] + total[5]) + (total[3] + total[7]));
-}
-
-/// Values of a block of keys, pairs of keys side by side: two tiles of each 32 columns, the first of which has the
-/// first four columns of each eight. Zero beyond the last key and column.
-NIBBLE_HD void pair_values(const AttendTask<BFloat16>& task, int key, int keys, int col, int cols,
-                           char (*tiles)[kTile][kTileLine]) {
-  for (int part = 0; part * kPart < cols; ++part) {
-    const int left = cols - part * kPart;
-    const auto columns = static_cast<__mmask32>(left >= kPart ? 0xffffffffU : (1U << left) - 1);
-    const auto values = [&](int i) __attribute__((always_inline)) {
-      const BFloat16* row = task.values + static_cast<std::ptrdiff_t>(key + i) * task.head_dim + col + part * kPart;
-      return _mm512_maskz_loadu_epi16(key + i < keys ? columns : 0, row);
-    };
-    for (int i = 0; i < kTile; ++i) {
-      const __m512i even = values(2 * i), odd = values(2 * i + 1);
-      _mm512_storeu_si512(tiles[2 * part][i], _mm512_unpacklo_epi16(even, odd));
-      _mm512_storeu_si512(tiles[2 * part + 1][i], _mm512_unpackhi_epi16(even, odd));
     }
   }
 }
 
-/// Up to 64 columns of the queries' results from `col` on.
-inline void mix_in_tiles(const AttendTask<BFloat16>& task, int keys, const float* probabilities, const float* scales,
-                         int col) {
-  constexpr int kMost = 2 * kPart;
-  const int cols = task.head_dim - col < kMost ? task.head_dim - col : kMost;
-  alignas(64) char tiles[2][4][kTile][kTileLine] = {};
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  pair_values(task, 0, keys, col, cols, tiles[0]);
-  for (int key = 0, i = 0; key < keys; key += kTileKeys, i = 1 - i) {
-    if (key + kTileKeys < keys) pair_values(task, key + kTileKeys, keys, col, cols, tiles[1 - i]);
-    memory_is_as_written();
-    _tile_loadd(4, probabilities + std::ptrdiff_t{key} * kTile, kTileLine);
-    _tile_loadd(6, tiles[i][0], kTileLine);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, tiles[i][1], kTileLine);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(6, tiles[i][2], kTileLine);
-    _tile_dpbf16ps(2, 4, 6);
-    _tile_loadd(7, tiles[i][3], kTileLine);
-    _tile_dpbf16ps(3, 4, 7);
+/// The probabilities of sixteen queries for a line of keys, times what they are to be divided by, a line a query; and
+/// what they add up to.
+template <int kTerms>
+NIBBLE_HD F32x16 exponentials_in_tiles(char* scores, int tile, const F32x16& largest, PanelLine* lines) {
+  const __m512i order = pairs_order();
+  F32x16 total = broadcast(0);
+  char pairs[kTerms][kTile][kTileLine];
+  for (int i = 0; i < kTileKeys; i += 2) {
+    F32x16 e[2];
+    for (int j = 0; j < 2; ++j) {
+      e[j] = exp_or_nothing(load(scores_at(scores, tile, i + j)) - largest);
+    }
+    total = total + (e[0] + e[1]);
+    Bf16x32 terms[kTerms];
+    split(e[0], e[1], terms);
+    for (int term = 0; term < kTerms; ++term) {
+      _mm512_storeu_si512(pairs[term][i / 2],
+                          _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(terms[term].pairs)));
+    }
   }
-  float sums[4][kTile][kTile];
-  _tile_stored(0, sums[0], kTileLine);
-  _tile_stored(1, sums[1], kTileLine);
-  _tile_stored(2, sums[2], kTileLine);
-  _tile_stored(3, sums[3], kTileLine);
+  for (int term = 0; term < kTerms; ++term) {
+    __m512i rows[kTile];
+    transpose<false>(pairs[term], kTileLine, rows);
+    for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(lines[term][tile * kTile + i], rows[i]);
+  }
+  return total;
+}
+
+/// Adds values of a stretch of keys times their probabilities to a turn's sums.
+template <class T>
+void mix_in_tiles(const TileAttention<T>& a, int turn, int lines, bool begin) {
+  using Attention = TileAttention<T>;
+  constexpr std::ptrdiff_t kColumnBytes = kStretchLines * Attention::kTerms * kTileBytes;
   memory_is_as_written();
-  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
-                second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-  for (int query = 0; query < task.queries; ++query) {
-    BFloat16* y = task.y + query * task.stride + col;
-    for (int i = 0; i < cols; i += kTile) {
-      const int part = i / kPart;
-      const __m512i low = _mm512_loadu_si512(sums[2 * part][query]),
-                    high = _mm512_loadu_si512(sums[2 * part + 1][query]);
-      const __m512i columns = _mm512_permutex2var_epi64(low, i % kPart == 0 ? first : second, high);
-      store_some(y + i, F32x16{_mm512_castsi512_ps(columns)} * broadcast(scales[query]), cols - i < 16 ? cols - i : 16);
-    }
-  }
+  with_tiles(
+      a.queries_of(turn), [&]<int N>() __attribute__((always_inline)) {
+        for (int column = 0; column < a.columns; column += 2) {
+          with_tiles((a.columns - column) * kTile, [&]<int M>() __attribute__((always_inline)) {
+            multiply_tiles<typename Attention::Tiles, N, M>(
+                a.probabilities[0][0], {a.values + column * kColumnBytes, kColumnBytes}, lines,
+                {a.sums_of(turn) + column * kTileBytes, std::ptrdiff_t{a.columns} * kTileBytes}, begin, [] {});
+          });
+        }
+      });
+  memory_is_as_written();
 }
 
-/// As attend, of up to sixteen queries.
-inline void attend_in_tiles(const AttendTask<BFloat16>& task, float* scratch) {
+/// As attend, of up to kTileQueries.
+template <class T>
+void attend_in_tiles(const AttendTask<T>& task, float* scratch) {
+  constexpr int kTiles = kTileQueries / kTile, kTerms = TileAttention<T>::kTerms;
+  const TileAttention<T> a(task, scratch);
+  const int key_lines = padded_to(a.keys(), kTileKeys) / kTileKeys;
+  const int tiles = padded_to(task.queries, kTile) / kTile;
   begin_tiles();
-  const int keys = task.past + task.queries;
-  auto* room = reinterpret_cast<BFloat16*>(scratch);
-  float* scores = scratch + kTile * padded_to(task.head_dim, kPart);
-  score_in_tiles(task, keys, room, scores);
-  float scales[kTile];
-  const F32x16 total = probabilities_in_tiles(task, keys, scores);
-  store(scales, total);
-  for (float& scale : scales) scale = 1.0F / scale;
-  for (int col = 0; col < task.head_dim; col += 2 * kPart) mix_in_tiles(task, keys, scores, scales, col);
+  pack_queries(a);
+  F32x16 largest[kTiles], total[kTiles];
+  for (F32x16& some : total) some = broadcast(0);
+  for (int line = 0; line < key_lines; ++line) score_in_tiles(a, line);
+  for (int tile = 0; tile < tiles; ++tile) largest[tile] = largest_scores(a, tile);
+  for (int first = 0; first < key_lines; first += kStretchLines) {
+    pack_values(a, first, key_lines - first < kStretchLines ? key_lines - first : kStretchLines);
+    for (int turn = 0; turn < a.turns(); ++turn) {
+      const int left = a.key_lines(turn) - first;
+      if (left <= 0) continue;
+      const int lines = left < kStretchLines ? left : kStretchLines;
+      for (int tile = 2 * turn; tile < tiles && tile < 2 * turn + 2; ++tile) {
+        for (int line = 0; line < lines; ++line) {
+          const F32x16 some = exponentials_in_tiles<kTerms>(a.scores_of(first + line, turn), tile % 2, largest[tile],
+                                                            a.probabilities + line * kTerms);
+          total[tile] = total[tile] + some;
+        }
+      }
+      mix_in_tiles(a, turn, lines, first == 0);
+    }
+  }
   end_tiles();
+  for (int query = 0; query < task.queries; ++query) {
+    const int tile = query / kTile;
+    float totals[kTile];
+    store(totals, total[tile]);
+    const F32x16 scale = broadcast(1.0F / totals[query % kTile]);
+    const char* sums = a.sums + std::ptrdiff_t{tile} * a.columns * kTileBytes + query % kTile * kTileLine;
+    for (int column = 0; column < a.columns; ++column) {
+      const int left = task.head_dim - column * kTile < kTile ? task.head_dim - column * kTile : kTile;
+      const F32x16 sum = load(reinterpret_cast<const float*>(sums + column * kTileBytes));
+      store_some(task.y + query * task.stride + column * kTile, sum * scale, left);
+    }
+  }
 }
 
 }  // namespace

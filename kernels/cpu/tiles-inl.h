@@ -66,6 +66,21 @@ NIBBLE_HD std::ptrdiff_t bytes_in_tiles(int lines, int rows) {
   return std::ptrdiff_t{lines} * padded_to(rows, kTile) * Tiles::kFactorTerms * kTileLine;
 }
 
+/// Terms of 32 numbers, of which `count` exist; the others are zero.
+template <class T, int kTerms>
+NIBBLE_HD void load_terms(const T* values, int count, Bf16x32 (&terms)[kTerms]) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    const auto exist = static_cast<__mmask32>(count >= kPart ? 0xffffffffU : count <= 0 ? 0 : (1U << count) - 1);
+    terms[0] = {reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(exist, values))};
+  } else {
+    const auto some = [&](int first) __attribute__((always_inline)) {
+      const int left = count - first;
+      return left <= 0 ? broadcast(0) : load_some(values + first, left < 16 ? left : 16);
+    };
+    split(some(0), some(16), terms);
+  }
+}
+
 /// One term of up to sixteen rows of x, of each a group of 128 columns from `rows` on, to tiles, of which each is that
 /// of the term: in the order the decoder gives factors in.
 template <class Layout, int kTileTerms>
@@ -100,13 +115,9 @@ void pack_tile(const T* x, int k, int rows, int row, void* packed) {
     }
     BFloat16 terms[kTermsHere][kTile][kGroup] = {};
     for (int i = 0; i < count; ++i) {
-      const auto values = [&](int col) __attribute__((always_inline)) {
-        if (col >= left) return broadcast(0);
-        return load_some(from + std::ptrdiff_t{i} * k + col, left - col < 16 ? left - col : 16);
-      };
       for (int col = 0; col < kGroup; col += kPart) {
         Bf16x32 parts[kTermsHere];
-        split(values(col), values(col + 16), parts);
+        load_terms(from + std::ptrdiff_t{i} * k + col, left - col, parts);
         for (int term = 0; term < kTermsHere; ++term) store_operand(terms[term][i] + col, parts[term]);
       }
     }
@@ -230,9 +241,10 @@ NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int la
     auto* sums = scratch.sums[(place.row - first) / kTile];
     const auto multiply = [&]<int N>() __attribute__((always_inline)) {
       const auto at = [&]<int M>(int tile) __attribute__((always_inline)) {
+        const std::ptrdiff_t stride = std::ptrdiff_t{here} * Tiles::kFactorTerms * kTileBytes;
         multiply_tiles<Tiles, N, M>(
-            w, x + std::ptrdiff_t{tile} * here * Tiles::kFactorTerms * kTileBytes, here, sums[tile],
-            sizeof scratch.sums[0], place.line == 0, [&]() __attribute__((always_inline)) { next.share(); });
+            w, {x + tile * stride, stride}, here, {sums[tile], sizeof scratch.sums[0]},
+            place.line == 0, [&]() __attribute__((always_inline)) { next.share(); });
       };
       int tile = 0;
       for (; tile + 2 <= tiles; tile += 2) at.template operator()<2>(tile);

@@ -80,33 +80,41 @@ struct ByteTiles {
 template <class Tiles>
 constexpr int kLineProducts = Tiles::kWeightTerms*(2 * Tiles::kFactorTerms - Tiles::kWeightTerms + 1) / 2;
 
-/// Adds `lines` lines of N tiles of w and M of x. w[lines, terms, 2 kTile, kTileLine]; x[M, lines, terms, kTileBytes];
-/// sums[N, sums_stride], of each of which M tiles are changed, or begun. Multiplying leaves the core time for other
+/// Places `stride` bytes apart.
+template <class Byte>
+struct Strided {
+  Byte* first;
+  std::ptrdiff_t stride;
+  NIBBLE_HD Byte* operator[](int i) const { return first + i * stride; }
+};
+
+/// Adds `lines` lines of N tiles of w and M of x. w[lines, terms, 2 kTile, kTileLine]; x[M], of each [lines, terms,
+/// kTileBytes]; sums[N], of each of which M tiles are changed, or begun. Multiplying leaves the core time for other
 /// work: beside() is called kLineProducts times for each line.
 template <class Tiles, int N, int M, class Beside>
-NIBBLE_HD void multiply_tiles(const char* w, const char* x, int lines, char* sums, std::ptrdiff_t sums_stride,
-                              bool begin, Beside&& beside) {
+NIBBLE_HD void multiply_tiles(const char* w, Strided<const char> x, int lines, Strided<char> sums, bool begin,
+                              Beside&& beside) {
   if (begin) {
     _tile_zero(0);
     if constexpr (M > 1) _tile_zero(1);
     if constexpr (N > 1) _tile_zero(2);
     if constexpr (N > 1 && M > 1) _tile_zero(3);
   } else {
-    _tile_loadd(0, sums, kTileLine);
-    if constexpr (M > 1) _tile_loadd(1, sums + kTileBytes, kTileLine);
-    if constexpr (N > 1) _tile_loadd(2, sums + sums_stride, kTileLine);
-    if constexpr (N > 1 && M > 1) _tile_loadd(3, sums + sums_stride + kTileBytes, kTileLine);
+    _tile_loadd(0, sums[0], kTileLine);
+    if constexpr (M > 1) _tile_loadd(1, sums[0] + kTileBytes, kTileLine);
+    if constexpr (N > 1) _tile_loadd(2, sums[1], kTileLine);
+    if constexpr (N > 1 && M > 1) _tile_loadd(3, sums[1] + kTileBytes, kTileLine);
   }
   for (int line = 0; line < lines; ++line) {
     for (int i = 0; i < Tiles::kWeightTerms; ++i) {
       const char* weight = w + (line * Tiles::kWeightTerms + i) * 2 * kTileBytes;
       for (int j = 0; i + j < Tiles::kFactorTerms; ++j) {
-        const char* factor = x + (line * Tiles::kFactorTerms + j) * kTileBytes;
-        _tile_loadd(6, factor, kTileLine);
+        const int factor = (line * Tiles::kFactorTerms + j) * kTileBytes;
+        _tile_loadd(6, x[0] + factor, kTileLine);
         if (j == 0) _tile_loadd(4, weight, kTileLine);
         Tiles::template multiply<0, 0>();
         if constexpr (M > 1) {
-          _tile_loadd(7, factor + lines * Tiles::kFactorTerms * kTileBytes, kTileLine);
+          _tile_loadd(7, x[1] + factor, kTileLine);
           Tiles::template multiply<0, 1>();
         }
         if constexpr (N > 1) {
@@ -118,10 +126,10 @@ NIBBLE_HD void multiply_tiles(const char* w, const char* x, int lines, char* sum
       }
     }
   }
-  _tile_stored(0, sums, kTileLine);
-  if constexpr (M > 1) _tile_stored(1, sums + kTileBytes, kTileLine);
-  if constexpr (N > 1) _tile_stored(2, sums + sums_stride, kTileLine);
-  if constexpr (N > 1 && M > 1) _tile_stored(3, sums + sums_stride + kTileBytes, kTileLine);
+  _tile_stored(0, sums[0], kTileLine);
+  if constexpr (M > 1) _tile_stored(1, sums[0] + kTileBytes, kTileLine);
+  if constexpr (N > 1) _tile_stored(2, sums[1], kTileLine);
+  if constexpr (N > 1 && M > 1) _tile_stored(3, sums[1] + kTileBytes, kTileLine);
 }
 
 /// Sixteen lines of sixteen 32-bit words, `stride` bytes apart, as columns. kPairs of words of 16 bits are taken four

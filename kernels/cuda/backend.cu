@@ -31,8 +31,12 @@ std::size_t batch_and_choices_bytes(const Extent& e) {
 }
 
 Extent larger(const Extent& a, const Extent& b) {
-  return {std::max(a.rows, b.rows), std::max(a.cols, b.cols), std::max(a.context, b.context),
-          std::max(a.sequences, b.sequences), std::max(a.vocabulary, b.vocabulary)};
+  return {std::max(a.rows, b.rows),
+          std::max(a.cols, b.cols),
+          std::max(a.context, b.context),
+          std::max(a.sequences, b.sequences),
+          std::max(a.vocabulary, b.vocabulary),
+          std::max(a.head_dim, b.head_dim)};
 }
 
 /// Parts of the scratch memory, one behind the other.

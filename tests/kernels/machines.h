@@ -26,16 +26,19 @@ struct Machine {
   }
 
   /// What a weight may be off by: it, or its level before its absmax, is rounded once where factors are; on a GPU its
-  /// level, its absmax and their product may be. In AMX's tiles two numbers of bf16 stand for one of fp16: what they
-  /// leave of a weight is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
+  /// level, its absmax and their product may be.
   double weight_error(DType dtype, double weight) const {
     if (rounds_factors(dtype)) return (device == Device::kCuda ? 3 : 1) * rounding(dtype, weight);
-    return device == Device::kCpu && tiles && dtype == DType::kF16 ? std::fabs(weight) * 0x3p-17 : 0;
+    return std::fabs(weight) * pair_error(dtype);
   }
+
+  /// In AMX's tiles two numbers of bf16 stand for one that is multiplied in fp16: what they leave of a weight or a
+  /// probability is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
+  double pair_error(DType dtype) const { return device == Device::kCpu && tiles && dtype == DType::kF16 ? 0x3p-17 : 0; }
 
   /// The same of the probabilities that attention multiplies values by: in tensor cores, and in tiles of AMX.
   double probability_error(DType dtype, double probability) const {
-    return tiles && rounds_factors(dtype) ? rounding(dtype, probability) : 0;
+    return tiles && rounds_factors(dtype) ? rounding(dtype, probability) : probability * pair_error(dtype);
   }
 
   /// What adding up `terms` in fp32 may cost, relative to the sum of their magnitudes. The CPU has at least 16 lanes,
