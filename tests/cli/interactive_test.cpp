@@ -5,11 +5,14 @@
 namespace nibble::testing {
 namespace {
 
+/// Reads and writes text with the same bits, however it comes.
+constexpr const char* kTarget = "portable";
+
 /// A session that has shown its first prompt.
 class Interactive : public ::testing::Test {
  protected:
   void start(Arguments more) {
-    more.insert(more.begin(), {"generate", "-m", kBundled, "-t", "2"});
+    more.insert(more.begin(), {"generate", "-m", kBundled, "-t", "2", "--cpu-target", kTarget});
     terminal_ = std::make_unique<Terminal>(std::move(more));
     terminal_->wait_for("/help explains.");
     terminal_->wait_for_prompt("> ");
@@ -27,7 +30,8 @@ class Interactive : public ::testing::Test {
 };
 
 std::string continuation(const std::string& prompt, const char* count) {
-  std::string text = output({"generate", "-m", kBundled, "-t", "2", "-p", prompt, "-n", count, "--no-display-prompt"});
+  std::string text = output({"generate", "-m", kBundled, "-t", "2", "--cpu-target", kTarget, "-p", prompt, "-n", count,
+                             "--no-display-prompt"});
   text.pop_back();
   return text;
 }
