@@ -94,9 +94,10 @@ def rate_and_share(row: dict) -> str:
     return f"{row['median_ts']:.1f}" + (f" ({100 * share:.0f} %)" if share else "")
 
 
-def speed(place: str) -> str:
-    """Tokens a second, generating, by scheme; for each model and dtype a column, and its share of the roofline."""
-    rows = [row for row in read(place) if row["n_gen"] and not row["n_depth"] and row["n_sequences"] == 1]
+def speed(place: str, counted: str = "n_gen") -> str:
+    """Tokens a second, generated or read (counted: "n_prompt"), by scheme; for each model and dtype a column, and its
+    share of the roofline where tokens are generated."""
+    rows = [row for row in read(place) if row[counted] and not row["n_depth"] and row["n_sequences"] == 1]
     columns = [(model, dtype) for model in present(map(model_name, rows))
                for dtype in present((row["dtype"] for row in rows if model_name(row) == model), DTYPES)]  # fmt: skip
     found = {(model_name(row), row["dtype"], row["scheme"]): row for row in rows}
@@ -247,6 +248,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cuda speed": lambda: speed("cuda/speed.json"),
     "cuda decode": cuda_decode,
     "cuda prefill": cuda_prefill,
+    "amx prompts": lambda: speed("amx/speed.json", "n_prompt"),
+    "amx threads": lambda: threads("amx/threads-1.3b.json", "amx/threads-6.7b.json"),
     "cpu peers": lambda: peers("cpu", "models", 2, rate, times),
     "amx peers": lambda: peers("amx", "models", 2, rate, times),
     "cpu products, 1 thread": lambda: peers("cpu", "products", 1, bold(us), times),
