@@ -151,12 +151,11 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
 
 /// Lines of some rows of w, a block of them for a panel: kWeightTerms for each line of x.
 using PanelLine = char[kTilePanelRows][kTileLine];
-template <class Tiles>
-constexpr int kPanelLines = kTileBlock<Tiles>* Tiles::kWeightTerms;
+constexpr int kMostPanelLines = 12;
 
 /// A thread's working memory: the panel that is multiplied, the one that is decoded meanwhile, and the sums of a task.
 struct alignas(64) TileScratch {
-  PanelLine panels[2][12];
+  PanelLine panels[2][kMostPanelLines];
   char sums[kTileTaskRows / kTile][kMostTileTurnRows / kTile][kTileBytes];
 };
 static_assert(sizeof(TileScratch) <= kMultiplyScratchBytes, "it has room");
@@ -210,6 +209,7 @@ class PanelInShares {
 template <class Tiles, class Layout, class T, class Decode>
 NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int last, TileScratch& scratch,
                             const Decode& decode) {
+  static_assert(kTileBlock<Tiles> * Tiles::kWeightTerms <= kMostPanelLines);
   begin_tiles();
   const int lines = lines_of<Tiles>(task.weight.k);
   const int tiles = padded_to(task.rows, kTile) / kTile;
