@@ -85,10 +85,8 @@ void pack_queries(const TileAttention<T>& a) {
         for (int term = 0; term < kTerms; ++term) store_operand(rows[term][i], terms[term]);
       }
       for (int term = 0; term < kTerms; ++term) {
-        __m512i columns[kTile];
-        transpose<false>(rows[term], kTileLine, columns);
-        char* to = a.queries + ((std::ptrdiff_t{tile} * a.lines + line) * kTerms + term) * kTileBytes;
-        for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(to + i * kTileLine, columns[i]);
+        transpose_to_tile(rows[term], kTileLine,
+                          a.queries + ((std::ptrdiff_t{tile} * a.lines + line) * kTerms + term) * kTileBytes);
       }
     }
   }
@@ -103,18 +101,11 @@ void pack_keys(const TileAttention<T>& a, int first) {
     const T* keys = a.task.keys + static_cast<std::ptrdiff_t>(first) * a.task.head_dim + line * kPart;
     const int left = a.task.head_dim - line * kPart;
     PanelLine* to = a.panel + line * kTerms;
-    const auto pack = [&](int i, int columns) __attribute__((always_inline)) {
+    for (int i = 0; i < kTileKeys; ++i) {
       Bf16x32 terms[kTerms];
-      load_terms(keys + i * a.task.head_dim, columns, terms);
+      load_terms(keys + i * a.task.head_dim, i < count ? left : 0, terms);
       for (int term = 0; term < kTerms; ++term) store_operand(reinterpret_cast<BFloat16*>(to[term][i]), terms[term]);
-    };
-    int i = 0;
-    if (left >= kPart) {
-      for (; i < count; ++i) pack(i, kPart);
-    } else {
-      for (; i < count; ++i) pack(i, left);
     }
-    for (; i < kTileKeys; ++i) pack(i, 0);
   }
 }
 
@@ -222,9 +213,7 @@ NIBBLE_HD F32x16 exponentials_in_tiles(char* scores, int tile, const F32x16& lar
     }
   }
   for (int term = 0; term < kTerms; ++term) {
-    __m512i rows[kTile];
-    transpose<false>(pairs[term], kTileLine, rows);
-    for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(lines[term][tile * kTile + i], rows[i]);
+    transpose_to_tile(pairs[term], kTileLine, lines[term][tile * kTile]);
   }
   return total;
 }

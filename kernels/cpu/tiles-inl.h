@@ -142,10 +142,7 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
     for (int i = 0; i < count; ++i) {
       round_to_bytes<Layout>(x + std::ptrdiff_t{i} * k, k, line * kTileLine, state(i), bytes[i]);
     }
-    __m512i columns[kTile];
-    transpose<false>(bytes, kTileLine, columns);
-    char* tile = out + place_in_tiles<ByteTiles>(lines, rows, row, line);
-    for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(tile + i * kTileLine, columns[i]);
+    transpose_to_tile(bytes, kTileLine, out + place_in_tiles<ByteTiles>(lines, rows, row, line));
   }
 }
 

@@ -159,6 +159,13 @@ NIBBLE_HD void transpose(const void* lines, std::ptrdiff_t stride, __m512i (&col
   }
 }
 
+/// Sixteen lines of 64 bytes, `stride` bytes apart, as the columns of a tile.
+NIBBLE_HD void transpose_to_tile(const void* lines, std::ptrdiff_t stride, char* tile) {
+  __m512i columns[kTile];
+  transpose<false>(lines, stride, columns);
+  for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(tile + i * kTileLine, columns[i]);
+}
+
 /// Sixteen weights in bf16 for each quarter of a group.
 struct QuarterTables {
   __m512i first, second;  ///< of two quarters each

@@ -22,17 +22,24 @@ nibble_load_options options_with(Set&& set) {
   return options;
 }
 
-TEST(CInterface, GeneratesAndStreams) {
+/// A session of the bundled model, and its options for some greedy tokens.
+nibble_session* opened(const nibble_load_options& load, int max_tokens, nibble_generate_options& options) {
   nibble_engine* engine = nullptr;
-  const auto load = options_with([](auto& o) { o.scheme = "", o.compute_dtype = "fp32", o.threads = 2; });
-  ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
-  nibble_generate_options options;
-  ASSERT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
-  options.max_tokens = 12;
-  options.temperature = 0;
   nibble_session* session = nullptr;
-  ASSERT_EQ(nibble_session_open(engine, 64, &session), NIBBLE_OK);
+  EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
+  EXPECT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
+  options.max_tokens = max_tokens;
+  options.temperature = 0;
+  EXPECT_EQ(nibble_session_open(engine, 64, &session), NIBBLE_OK);
   nibble_engine_free(engine);  // the session keeps what it needs
+  return session;
+}
+
+TEST(CInterface, GeneratesAndStreams) {
+  nibble_generate_options options;
+  nibble_session* session =
+      opened(options_with([](auto& o) { o.scheme = "", o.compute_dtype = "fp32", o.threads = 2; }), 12, options);
+  ASSERT_NE(session, nullptr);
   std::string text;
   EXPECT_EQ(nibble_generate(session, "The king", &options, append, &text), NIBBLE_OK);
   EXPECT_GT(text.size(), 10U);
@@ -44,18 +51,11 @@ TEST(CInterface, GeneratesAndStreams) {
 
 /// What the bundled model goes on with.
 std::string continued(const nibble_load_options& load) {
-  nibble_engine* engine = nullptr;
-  EXPECT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), &load, &engine), NIBBLE_OK) << nibble_last_error();
   nibble_generate_options options;
-  EXPECT_EQ(nibble_default_options(engine, &options), NIBBLE_OK);
-  options.max_tokens = 24;
-  options.temperature = 0;
-  nibble_session* session = nullptr;
-  EXPECT_EQ(nibble_session_open(engine, 64, &session), NIBBLE_OK);
+  nibble_session* session = opened(load, 24, options);
   std::string text;
   EXPECT_EQ(nibble_generate(session, "The king", &options, append, &text), NIBBLE_OK);
   nibble_session_free(session);
-  nibble_engine_free(engine);
   return text;
 }
 
