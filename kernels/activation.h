@@ -16,7 +16,7 @@ NIBBLE_HD float activated(float x, Activation activation) {
     case Activation::kIdentity:
       return x;
     case Activation::kRelu:
-      return x > 0 ? x : x * 0;
+      return x < 0 ? 0.0F : x;  // a NaN stays one
     case Activation::kGelu:
       return 0.5F * x * (1.0F + ::erff(x * 0.707106781F));
     case Activation::kGeluTanh:

@@ -97,10 +97,6 @@ __device__ __forceinline__ void arrive_announcing(std::uint32_t barrier, int byt
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
-/// The same in another block of the cluster, at an address that `in_block` gave.
-__device__ __forceinline__ void arrive_there(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
 __device__ __forceinline__ void wait(std::uint32_t barrier, int parity) {
   asm volatile(
       "{.reg .pred p; again: mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%0], %1; @!p bra again;}" ::"r"(
@@ -117,6 +113,9 @@ __device__ __forceinline__ void wait_for_cluster(std::uint32_t barrier, int pari
       : "memory");
 }
 
+/// Between what a block read in shared memory, before it meets, and what the copy engine puts there.
+__device__ __forceinline__ void let_copies_follow() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 /// A multiple of 16 bytes, to shared memory; the barrier counts them.
 __device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* global, int bytes, std::uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
@@ -124,14 +123,9 @@ __device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* glob
                : "memory");
 }
 
-/// Waits for `threads` threads of the block that come to barrier `id`.
-__device__ __forceinline__ void meet(int id, int threads) {
-  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-/// Waits for all threads of the cluster.
+/// Waits for all threads of the cluster. What they wrote before may be seen later.
 __device__ __forceinline__ void meet_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ __forceinline__ int block_of_cluster() {
   int rank;
@@ -150,12 +144,13 @@ __device__ __forceinline__ void send_there(std::uint32_t address, float first, f
                "f"(first), "f"(second), "r"(barrier)
                : "memory");
 }
-__device__ __forceinline__ uint4 load_there(std::uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address));
-  return v;
+/// The same with four values.
+__device__ __forceinline__ void send_there(std::uint32_t address, float a, float b, float c, float d,
+                                           std::uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+      "f"(a), "f"(b), "f"(c), "f"(d), "r"(barrier)
+      : "memory");
 }
 
 }  // namespace nibble

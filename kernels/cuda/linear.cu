@@ -136,22 +136,39 @@ std::size_t count_fused(std::span<const Projection> projections) {
 }
 
 template <class T>
-void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, const RowRun& run,
+void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x, const RowRun& run,
                std::span<const Projection> projections) {
+  bool normed = false;  // whether norm->y has been written
+  const auto read_normed = [&] {
+    if (norm == nullptr) return x;
+    const Tensor y = norm->y.slice(run.first, run.rows);
+    if (!normed) normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), y);
+    normed = true;
+    return norm->y;
+  };
   while (!projections.empty()) {
-    with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout& weight) {
-      std::size_t taken = 1;
+    const auto multiply = [&]<class Layout>(const Layout& weight) -> std::size_t {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
-        taken = count_decomp(projections);
-        linear_decomp<T>(launch, room, x, run.first, run.rows, projections.first(taken));
-      } else if (const int split = split_of<T>(launch, run.length, weight); split == 0) {
-        linear_expand<T, Layout>(launch, matmul, room, x, run.first, run.rows, run.length, projections[0]);
+        const std::size_t taken = count_decomp(projections);
+        linear_decomp<T>(launch, room, read_normed(), run.first, run.rows, projections.first(taken));
+        return taken;
       } else if constexpr (kFuses<T, Layout>) {
-        taken = count_fused<Layout>(projections);
-        linear_fused<T, Layout>(launch, room, x, run.first, run.rows, split, projections.first(taken));
+        if (const int split = split_of<T>(launch, run.length, weight); split > 0) {
+          const auto some = projections.first(count_fused<Layout>(projections));
+          if (norm != nullptr && !normed && x.cols <= kMostFusedNorm) {
+            const NormView<T> view(norm->norm, norm->y);
+            linear_fused<T, Layout>(launch, room, &view, x, run.first, run.rows, split, some);
+            normed = true;
+          } else {
+            linear_fused<T, Layout>(launch, room, nullptr, read_normed(), run.first, run.rows, split, some);
+          }
+          return some.size();
+        }
       }
-      projections = projections.subspan(taken);
-    });
+      linear_expand<T, Layout>(launch, matmul, room, read_normed(), run.first, run.rows, run.length, projections[0]);
+      return 1;
+    };
+    projections = projections.subspan(with_layout(projections[0].linear.weight, multiply));
   }
 }
 
@@ -165,12 +182,7 @@ void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed
       in_turns<T>(launch, room, norm, x, run.first, run.rows, projections);
       continue;
     }
-    Tensor input = x;
-    if (norm != nullptr) {
-      normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), norm->y.slice(run.first, run.rows));
-      input = norm->y;
-    }
-    many_rows<T>(launch, matmul, room, input, run, projections);
+    many_rows<T>(launch, matmul, room, norm, x, run, projections);
   }
 }
 
@@ -180,7 +192,7 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
   return with_layout(weight, [&]<class Layout>(const Layout& w) {
     std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
-    for (const int most : {kMostFewRows, kMostSomeRows, kMostMoreRows}) {
+    for (const int most : {kMostFewRows, kMostShortRows, kMostSomeRows, kMostMoreRows}) {
       const int split = split_of<T>(launch, length_of(most + 1), w);
       const std::string name = split == 0 ? many : "fused, k / " + std::to_string(split);
       if (name != ways.back().name) ways.push_back({most + 1, name});

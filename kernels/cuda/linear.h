@@ -42,21 +42,51 @@ struct Finish {
   __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
     y[place] = from_f32<T>(value(sum, to_f32(ahead.bias), to_f32(ahead.residual)));
   }
-  /// The same for eight results side by side, 16-byte aligned: T[8] of bias and residual, zeros where there are none.
-  __device__ __forceinline__ uint4 fetch_bias(int column, bool valid) const {
-    return bias == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(bias + column);
+
+  // The same for many results at once, two to a word.
+  __device__ __forceinline__ float fetch_bias(int column, bool valid) const {
+    return bias == nullptr || !valid ? 0.0F : to_f32(bias[column]);
   }
+  /// All steps but the residual, of sums with their bias.
+  template <int kWords>
+  __device__ __forceinline__ void steps(std::uint32_t (&words)[kWords]) const {
+    const auto each = [&](const auto& step) {
+#pragma unroll
+      for (std::uint32_t& word : words) word = step(word);
+    };
+    if (scale != 1.0F) {
+      each([&](std::uint32_t word) {
+        const float2 v = unpack2<T>(word);
+        return pack2<T>(v.x * scale, v.y * scale);
+      });
+    }
+    if (activation == Activation::kRelu) {
+      each([](std::uint32_t word) { return larger2<T>(word, 0); });
+    } else if (activation != Activation::kIdentity) {
+      // In turn through the first place, so that there is one copy of the function.
+#pragma unroll 1
+      for (int turn = 0; turn < kWords; ++turn) {
+        const float2 v = unpack2<T>(words[0]);
+#pragma unroll
+        for (int i = 0; i + 1 < kWords; ++i) words[i] = words[i + 1];
+        words[kWords - 1] = pack2<T>(activated(v.x, activation), activated(v.y, activation));
+      }
+    }
+  }
+  /// Eight results side by side, 16-byte aligned.
   __device__ __forceinline__ uint4 fetch_residual(std::int64_t place, bool valid) const {
     return residual == nullptr || !valid ? uint4{} : *reinterpret_cast<const uint4*>(residual + place);
   }
-  __device__ __forceinline__ void eight(float (&sums)[8], const uint4& biases, const uint4& residuals,
-                                        std::int64_t place) const {
-    float b[8], r[8];
-    load8(reinterpret_cast<const T*>(&biases), b);
-    load8(reinterpret_cast<const T*>(&residuals), r);
+  __device__ __forceinline__ void store(uint4 words, const uint4& residuals, std::int64_t place) const {
+    if (residual != nullptr) {
+      float v[8], others[8];
+      load8(reinterpret_cast<const T*>(&words), v);
+      load8(reinterpret_cast<const T*>(&residuals), others);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sums[i] = value(sums[i], b[i], r[i]);
-    store8(y + place, sums);
+      for (int i = 0; i < 8; ++i) v[i] += others[i];
+      store8(reinterpret_cast<T*>(&words), v);
+    }
+    *reinterpret_cast<uint4*>(y + place) = words;
   }
 };
 

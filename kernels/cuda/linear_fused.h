@@ -5,10 +5,13 @@
 
 namespace nibble {
 
-/// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `split`:
-/// into how many parts their columns are divided, 1, 2, 4 or 8. `room` has kExpandBytes.
+/// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `norm` may be
+/// null; rows that it normalises have at most kMostFusedNorm columns. `split`: into how many parts columns are divided.
+/// `room` has kExpandBytes.
 template <class T, class Layout>
-void linear_fused(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows, int split,
-                  std::span<const Projection> projections);
+void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm, Tensor x, int first_row, int rows,
+                  int split, std::span<const Projection> projections);
+
+inline constexpr int kMostFusedNorm = 12288;
 
 }  // namespace nibble

@@ -20,6 +20,9 @@ inline constexpr int kNormWarps = kNormThreads / 32;
 /// How far apart a thread's columns of a row are, by eights.
 inline constexpr int kNormStride = kNormThreads * 8;
 
+/// Of a block that does nothing else: rows of up to 12,288 columns, OPT-175B's.
+inline constexpr int kNormTurns = 6;
+
 /// The place of a column where there is a gap of so many bytes behind each 64.
 template <class T>
 __device__ __forceinline__ T* column_at(T* row, int col, int gap) {

@@ -44,6 +44,9 @@ __device__ __forceinline__ uint2 load_shared_pair(std::uint32_t address) {
 __device__ __forceinline__ void store_shared_pair(std::uint32_t address, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second) : "memory");
 }
+__device__ __forceinline__ void store_shared(std::uint32_t address, float a, float b, float c, float d) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+}
 /// 16 bytes that are read once: not kept in the first-level cache.
 __device__ __forceinline__ uint4 load_once(const void* p) {
   uint4 v;
@@ -92,6 +95,14 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], 
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                : "r"(shared_address(row)));
+}
+
+/// The other way, matrices transposed: lane i names where column i % 8 of matrix i / 8 goes. From sm_90 on.
+__device__ __forceinline__ void store_matrices_transposed(std::uint32_t row, std::uint32_t m0, std::uint32_t m1,
+                                                          std::uint32_t m2, std::uint32_t m3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0), "r"(m1),
+               "r"(m2), "r"(m3)
+               : "memory");
 }
 
 /// 16 bytes from global to shared memory, behind the back of the registers; zeros where `valid` is false.
@@ -153,6 +164,22 @@ __device__ __forceinline__ float2 unpack2<Half>(std::uint32_t v) {
 template <>
 __device__ __forceinline__ float2 unpack2<BFloat16>(std::uint32_t v) {
   return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000U)};
+}
+
+/// The larger of two pairs' first and second values; a NaN if one is.
+template <class T>
+__device__ __forceinline__ std::uint32_t larger2(std::uint32_t a, std::uint32_t b);
+template <>
+__device__ __forceinline__ std::uint32_t larger2<Half>(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t v;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+}
+template <>
+__device__ __forceinline__ std::uint32_t larger2<BFloat16>(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t v;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
 }
 
 /// One value, by the hardware's conversions (numeric.h has the same in portable code).

@@ -23,7 +23,6 @@ __global__ void look_up_kernel(View table, const int* indices, int offset, bool 
 }
 
 /// One block a row, as the decode path does it.
-constexpr int kNormTurns = 6;
 template <class T>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols, NormTask<T> norm) {
   __shared__ Moments scratch[kNormWarps];

@@ -1,7 +1,9 @@
 // Which way a linear goes, and the measurements it was decided by.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 
 namespace nibble {
 
@@ -20,30 +22,87 @@ inline Length length_of(int rows) {
                                   : Length::kMany;
 }
 
-// Products with nf4 weights [n, k] in fp16, us: fused / expanded, then cuBLASLt. One H200, weights from memory, graphs
-// of 4 to 16 calls, the fused way with x arranged, 2026-11-26. Nested absmax and int8 were
-// within a fifth of these in an earlier version.
-//
-//        n x k       32 rows     64           128          256          512          1024
-//   16384 x 4096    27 / 200    31 / 199    41 / 200     75 / 206    136 / 210    263 / 286
-//   4096 x 16384    47 / 251    52 / 252    71 / 252     76 / 254    133 / 259    269 / 287
-//   4096 x 4096     15 / 64     18 / 65     24 / 65      27 / 65      46 / 66      84 / 71
-//   8192 x 2048     15 / 46     17 / 47     23 / 47      25 / 48      45 / 51      81 / 73
-//   2048 x 8192     16 / 64     18 / 64     26 / 64      52 / 64      86 / 65     130 / 71
-//   1024 x 1024     6.5 / 8.9   7.7 / 8.9   12 / 8.7     12 / 8.8
+// The fused way: a tile has 256 rows of w and 64 or 128 of x, and the blocks of a cluster divide the columns, 256 or
+// more each.
+inline constexpr int kFusedRows = 256, kFusedColumns = 256, kMostSplit = 8;
+inline constexpr int kNarrow = 64, kWide = 128;
 
-/// Into how many parts the fused way divides the columns of a weight for rows of segments of this length: so many that
-/// there is work for the machine, and not fewer than 1,024 columns for each. 0 where another way is faster.
+/// Whether tiles of so many rows of x can be divided so: a block has room for its share of all blocks' sums, by eights.
+constexpr bool fused_takes(int columns, int split) { return columns == kNarrow || kWide / 8 % split == 0; }
+
+/// About what a launch takes that has `tiles` tiles of k columns, us: how often clusters take turns, and in each turn
+/// the steps of 64 columns and what is around them. Parts' times on one H200, nf4, fp16, 2026-11-29.
+inline float fused_us(int tiles, int k, int columns, int split) {
+  constexpr int kClusters[kMostSplit + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};  // of each size, at once
+  const int turns = (tiles + kClusters[split] - 1) / kClusters[split];
+  const float steps = static_cast<float>(k / 64) / static_cast<float>(split);
+  const bool narrow = columns == kNarrow;
+  const float around = split == 1 ? (narrow ? 2.0F : 4.0F) : (narrow ? 5.0F : 9.0F);
+  return static_cast<float>(turns) * (steps * (narrow ? 0.58F : 0.82F) + around);
+}
+
+/// The best tile for `rows` rows of x and so many linears with weights [n, k].
+struct FusedTiling {
+  int columns;
+  float us;
+};
+inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) {
+  const auto us = [&](int columns) {
+    const int row_tiles = (n + kFusedRows - 1) / kFusedRows, column_tiles = (rows + columns - 1) / columns;
+    return fused_us(linears * row_tiles * column_tiles, k, columns, split);
+  };
+  const bool wide = fused_takes(kWide, split) && us(kWide) < us(kNarrow);
+  return {wide ? kWide : kNarrow, us(wide ? kWide : kNarrow)};
+}
+
+// Beside it, expanded weights and cuBLASLt take some 1.2 us for each million weights, their product, and at least 9 us
+// for each linear. One H200, nf4, fp16, us a call (`nibble bench --kernels`; with LayerNorm but for the last two):
+// expanded / fused, 2026-11-29.
+//
+//        n x k            64 rows      128          512         1900
+//   3 x  1024 x 1024      38 / 14      38 / 14      41 / 23     57 / 49
+//        4096 x 1024      18 / 14      18 / 18      22 / 25     46 / 50
+//        1024 x 1024      11 / 12      11 / 12      11 / 15     15 / 27
+//        1024 x 4096      44 / 16      44 / 18      21 / 28     36 / 49
+//   3 x  2048 x 2048      53 / 17      53 / 27      65 / 40    135 / 109
+//        8192 x 2048      40 / 20      38 / 27      56 / 41    131 / 136
+//        2048 x 2048      17 / 11      17 / 16      19 / 23     35 / 43
+//        2048 x 8192      40 / 18      40 / 25      52 / 51    112 / 130
+//   3 x  4096 x 4096     120 / 32     123 / 45     167 / 118   414 / 369
+//       16384 x 4096     154 / 31     147 / 40     199 / 123   493 / 472
+//        4096 x 4096      39 / 17      39 / 24      50 / 43    119 / 130
+//        4096 x 16384    516 / 40     526 / 62     329 / 120   462 / 471
+
+/// Into how many parts the fused way divides the columns of a weight for rows of segments of this length; 0 where
+/// another way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are multiplied
+/// together, and the one behind attention.
 inline int fused_split(int n, int k, Length length) {
-  const std::int64_t fewest = length <= Length::kSome   ? std::int64_t{1} << 22
-                              : length == Length::kMore ? std::int64_t{1} << 26
-                                                        : INT64_MAX;
-  if (std::int64_t{n} * k < fewest || k % 512 != 0) return 0;
-  constexpr int kMost = 8, kTiles = 64, kRows = 128, kFewestColumns = 1024;
-  int split = 1;
-  while (split < kMost && 2 * split * ((n + kRows - 1) / kRows) <= kTiles && k >= 2 * split * kFewestColumns)
-    split *= 2;
-  return split;
+  const bool square = n == k;
+  const auto from = [&](int power_if_square, int power) {
+    return std::int64_t{1} << (square ? power_if_square : power);
+  };
+  const std::int64_t fewest = length <= Length::kShort  ? from(19, 21)
+                              : length == Length::kSome ? from(20, 23)
+                              : length == Length::kMore ? from(21, 24)
+                                                        : from(22, 62);
+  if (k % kFusedColumns != 0 || std::int64_t{n} * k < fewest) return 0;
+  const int rows = length <= Length::kShort  ? kMostShortRows
+                   : length == Length::kSome ? kMostSomeRows
+                   : length == Length::kMore ? kMostMoreRows
+                                             : 2 * kMostMoreRows;
+  const auto us = [&](int split) {
+    float sum = 0;
+    for (const int linears : {1, 3}) {
+      if (linears == 3 && !square) break;
+      for (const int some : {rows / 2, rows}) sum += fused_tiling(linears, n, k, some, split).us;
+    }
+    return sum;
+  };
+  int best = 1;
+  for (int split = 2; split <= std::min(kMostSplit, k / kFusedColumns); ++split) {
+    if (us(split) < us(best)) best = split;
+  }
+  return best;
 }
 
 }  // namespace nibble

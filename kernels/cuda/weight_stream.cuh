@@ -14,6 +14,7 @@ struct Share {
     first = sharer * each + min(sharer, longer);
     last = first + each + (sharer < longer ? 1 : 0);
   }
+  __device__ __forceinline__ Share(int begin, int end) : first(begin), last(end) {}
   __device__ __forceinline__ int count() const { return last - first; }
 };
 
@@ -33,7 +34,7 @@ class WeightStream {
   /// kBytes.
   __device__ __forceinline__ WeightStream(const View& view, int row_tile, int row, int step, int rows, Share share,
                                           std::uint32_t room, int lane)
-      : view_(view),
+      : view_(&view),
         place_(view.place(row_tile, lane)),
         share_(share),
         row_(row),
@@ -49,22 +50,22 @@ class WeightStream {
     const auto tiles_of = [&](int row) { return row_ + row < rows_ ? share_.last - col_ : 0; };
 #pragma unroll
     for (int row = 0; row < kDown; ++row) {
-      view_.template copy<kAcross>(pieces_ + row * view_.pieces_down(), tiles_of(row),
-                                   stage + row * kAcross * kTileBytes, lane_);
+      view_->template copy<kAcross>(pieces_ + row * view_->pieces_down(), tiles_of(row),
+                                    stage + row * kAcross * kTileBytes, lane_);
     }
     if constexpr (View::kNoteBytes > 0) {
       // Lane t of four has the notes of tile t.
       const int row = lane_ % 4 / kAcross, col = lane_ % kAcross;
       if (col < tiles_of(row)) {
-        view_.copy_notes(place_, row_ + row, col_ + col,
-                         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
+        view_->copy_notes(place_, row_ + row, col_ + col,
+                          stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
       }
     }
     commit_copies();
     turn();
     col_ += kAcross, pieces_ += kAcross * View::kPiecesOn;
     if (col_ < share_.last) return;
-    pieces_ += step_ * view_.pieces_down() - (col_ - share_.first) * View::kPiecesOn;
+    pieces_ += step_ * view_->pieces_down() - (col_ - share_.first) * View::kPiecesOn;
     col_ = share_.first, row_ += step_;
   }
 
@@ -85,13 +86,13 @@ class WeightStream {
     const std::uint32_t stage = room_ + stage_;
     const std::uint32_t notes =
         stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
-    return view_.read(place_, tile, stage, notes + tile * View::kNoteBytes, lane_);
+    return view_->read(place_, tile, stage, notes + tile * View::kNoteBytes, lane_);
   }
 
  private:
   __device__ __forceinline__ void turn() { stage_ = stage_ + kStageBytes == kBytes ? 0 : stage_ + kStageBytes; }
 
-  const View& view_;
+  const View* view_;
   typename View::Place place_;
   Share share_;
   int row_, rows_, step_, col_;
