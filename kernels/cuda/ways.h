@@ -56,22 +56,22 @@ inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) 
 }
 
 // Beside it, expanded weights and cuBLASLt take some 1.2 us for each million weights, their product, and at least 9 us
-// for each linear. One H200, nf4, fp16, us a call (`nibble bench --kernels`; with LayerNorm but for the last two):
-// expanded / fused, 2026-11-29.
+// for each linear. One H200, nf4, fp16, us a call (`nibble bench --kernels`; LayerNorm is in those of the first and
+// second of four): expanded / fused, 2026-11-29. What is not chosen was measured with versions of the same day.
 //
 //        n x k            64 rows      128          512         1900
-//   3 x  1024 x 1024      38 / 14      38 / 14      41 / 23     57 / 49
-//        4096 x 1024      18 / 14      18 / 18      22 / 25     46 / 50
-//        1024 x 1024      11 / 12      11 / 12      11 / 15     15 / 27
-//        1024 x 4096      44 / 16      44 / 18      21 / 28     36 / 49
-//   3 x  2048 x 2048      53 / 17      53 / 27      65 / 40    135 / 109
-//        8192 x 2048      40 / 20      38 / 27      56 / 41    131 / 136
-//        2048 x 2048      17 / 11      17 / 16      19 / 23     35 / 43
-//        2048 x 8192      40 / 18      40 / 25      52 / 51    112 / 130
-//   3 x  4096 x 4096     120 / 32     123 / 45     167 / 118   414 / 369
-//       16384 x 4096     154 / 31     147 / 40     199 / 123   493 / 472
-//        4096 x 4096      39 / 17      39 / 24      50 / 43    119 / 130
-//        4096 x 16384    516 / 40     526 / 62     329 / 120   462 / 471
+//   3 x  1024 x 1024      38 / 12      38 / 13      41 / 21     57 / 49
+//        4096 x 1024      18 / 14      18 / 15      22 / 23     46 / 50
+//        1024 x 1024      11 / 12      11 / 12      11 / 15     16 / 25
+//        1024 x 4096      44 / 14      44 / 16      21 / 28     36 / 49
+//   3 x  2048 x 2048      53 / 16      53 / 21      65 / 36    135 / 105
+//        8192 x 2048      40 / 19      38 / 21      56 / 37    130 / 136
+//        2048 x 2048      17 / 14      17 / 15      19 / 26     35 / 45
+//        2048 x 8192      40 / 25      40 / 30      52 / 53    111 / 130
+//   3 x  4096 x 4096     120 / 30     123 / 39     167 / 112   414 / 376
+//       16384 x 4096     154 / 33     147 / 41     199 / 121   493 / 472
+//        4096 x 4096      39 / 26      39 / 27      50 / 47    119 / 134
+//        4096 x 16384    516 / 42     526 / 74     329 / 128   462 / 471
 
 /// Into how many parts the fused way divides the columns of a weight for rows of segments of this length; 0 where
 /// another way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are multiplied
