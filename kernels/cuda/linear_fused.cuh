@@ -8,21 +8,17 @@
 //   x -> arranged in lines -> ring in shared memory \
 //   w -> rings in shared memory -> factors of T ------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
 //
-// Lanes hold runs of columns (tiles.cuh), and so x is arranged first: within a step its columns stand in the order in
-// which lanes' factors meet them, in lines as wgmma reads them.
+// Lanes hold runs of columns (tiles.cuh), and so x is arranged first (fused_lines.cuh).
 //
 // The columns of a weight of few rows are divided among the blocks of a cluster, by the weight's shape alone, and their
 // sums added up in the order of the columns. So a row's result depends neither on the rows beside it nor on the tile it
 // is in.
 #pragma once
 
-#include "kernels/cuda/hopper.cuh"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/fused_finish.cuh"
+#include "kernels/cuda/fused_lines.cuh"
 #include "kernels/cuda/linear_fused.h"
-#include "kernels/cuda/norm.cuh"
-#include "kernels/cuda/team.cuh"
 #include "kernels/cuda/ways.h"
-#include "kernels/cuda/weight_stream.cuh"
 
 namespace nibble {
 namespace {
@@ -82,192 +78,6 @@ struct FusedTask {
   int split;         ///< blocks that divide them, a cluster
   int clusters;      ///< which take turns with units
   const char* x;     ///< in lines: [steps][rows][kLineBytes]
-};
-
-/// Brings x into the order in which lanes' factors meet its columns. A thread moves four pieces of a line, whose four
-/// pairs of columns it deals out to four others.
-template <int kSteps>
-__global__ void __launch_bounds__(256) arrange_kernel(const uint4* x, int rows, int steps, uint4* out) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const unsigned i = blockIdx.x * 256 + threadIdx.x;
-  const unsigned half = i % 2, step = i / 2 % static_cast<unsigned>(steps), row = i / 2 / static_cast<unsigned>(steps);
-  if (row >= static_cast<unsigned>(rows)) return;
-  const std::int64_t line = static_cast<std::int64_t>(row) * steps + step;
-  std::uint32_t words[4][4];
-#pragma unroll
-  for (unsigned t = 0; t < 4; ++t) {
-    const uint4 piece = x[line * 8 + (kSteps == 4 ? 2 * t + half : 4 * half + t)];
-    words[0][t] = piece.x, words[1][t] = piece.y, words[2][t] = piece.z, words[3][t] = piece.w;
-  }
-  uint4* const to = out + (static_cast<std::int64_t>(step) * rows + row) * 8;
-#pragma unroll
-  for (unsigned p = 0; p < 4; ++p) {
-    to[(4 * half ^ row % 8) ^ p] = {words[p][0], words[p][1], words[p][2], words[p][3]};
-  }
-}
-
-/// The same behind LayerNorm, of which a block does a row.
-template <class T, int kSteps>
-__global__ void __launch_bounds__(kNormThreads)
-    arrange_normed_kernel(const T* x, int rows, int cols, NormTask<T> norm, std::uint32_t* out) {
-  __shared__ Moments scratch[kNormWarps];
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  normalise_row<kNormTurns>(x + first, cols, norm, scratch, [&](int col, const float(&v)[8]) {
-    uint4 piece;
-    store8(reinterpret_cast<T*>(&piece), v);
-    *reinterpret_cast<uint4*>(norm.y + first + col) = piece;
-    const unsigned half = kSteps == 4 ? col / 8 % 2 : col / 32 % 2, word = kSteps == 4 ? col / 16 % 4 : col / 8 % 4;
-    std::uint32_t* const line = out + (std::int64_t{col / kLineColumns} * rows + blockIdx.x) * (kLineBytes / 4);
-#pragma unroll
-    for (int p = 0; p < 4; ++p) line[((4 * half ^ blockIdx.x % 8) ^ p) * 4 + word] = word_at(piece, p);
-  });
-}
-
-template <class T>
-__device__ __forceinline__ std::uint32_t multiply2(std::uint32_t a, std::uint32_t b);
-template <>
-__device__ __forceinline__ std::uint32_t multiply2<Half>(std::uint32_t a, std::uint32_t b) {
-  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&a), *reinterpret_cast<const __half2*>(&b));
-  return *reinterpret_cast<const std::uint32_t*>(&product);
-}
-template <>
-__device__ __forceinline__ std::uint32_t multiply2<BFloat16>(std::uint32_t a, std::uint32_t b) {
-  const __nv_bfloat162 product =
-      __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&a), *reinterpret_cast<const __nv_bfloat162*>(&b));
-  return *reinterpret_cast<const std::uint32_t*>(&product);
-}
-
-/// Whether blocks of columns have scales of their own, and not rows alone.
-template <class View>
-constexpr bool kHasScales = !std::is_same_v<View, TileView<Int8Row>>;
-
-/// A lane's factors of a step.
-struct StepOfFactors {
-  std::uint32_t a[4][4];
-};
-
-/// A lane's weights of a step, and their scales as factors of T.
-template <class T, class View>
-struct StepOfWeights {
-  static constexpr int kTiles = 4 / View::kSteps;
-  typename View::Loaded tiles[kTiles];
-  std::uint32_t upper[kTiles], lower[kTiles];
-
-  template <class Stream>
-  __device__ __forceinline__ void read(const View& view, const Stream& stream, int first) {
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      tiles[i] = stream.read(first + i);
-      if constexpr (kHasScales<View>) {
-        const float2 scale = view.scales(tiles[i]);
-        upper[i] = pack2<T>(scale.x, scale.x), lower[i] = pack2<T>(scale.y, scale.y);
-      }
-    }
-  }
-  /// Sixteen columns.
-  template <int kQuarter>
-  __device__ __forceinline__ void decode(const View& view, std::uint32_t column, std::uint32_t (&a)[4]) const {
-    constexpr int kTile = kQuarter / View::kSteps;
-    view.template factors<T, kQuarter % View::kSteps>(tiles[kTile], column, a);
-    if constexpr (kHasScales<View>) {
-      a[0] = multiply2<T>(a[0], upper[kTile]), a[2] = multiply2<T>(a[2], upper[kTile]);
-      a[1] = multiply2<T>(a[1], lower[kTile]), a[3] = multiply2<T>(a[3], lower[kTile]);
-    }
-  }
-};
-
-/// Sums of sixteen rows of w on their way to y, 32 rows of x at a time: finished but for the residual where wgmma left
-/// them, and turned round in shared memory, where lanes leave neighbouring rows of x for lanes that have neighbouring
-/// rows of w.
-template <class T, class View, int kApart>
-class FusedFinish {
- public:
-  static constexpr int kRows = 32;  ///< of x
-  /// What a lane's results are finished with, fetched ahead of their sums.
-  struct Ahead {
-    uint4 residuals[kRows / 16];
-
-    /// Until they are there. A wait for some loads is one for all that are under way, so the next ones come behind it.
-    __device__ __forceinline__ void wait() const {
-#pragma unroll
-      for (const uint4& r : residuals) asm volatile("" ::"r"(r.x), "r"(r.y), "r"(r.z), "r"(r.w));
-    }
-  };
-
-  /// `scratch` has pieces of 128 bytes for four rows of x each, kApart from one to the next.
-  __device__ __forceinline__ FusedFinish(const View& weight, const Finish<T>& finish, int tile, int rows,
-                                         std::uint32_t scratch, int lane)
-      : finish_(finish), n_(weight.n), row_(tile * kTileRows + lane % 2 * 8), rows_(rows), lane_(lane) {
-    has_row_ = row_ < n_;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = tile * kTileRows + lane / 4 + 8 * i;
-      bias_[i] = finish.fetch_bias(row, row < n_);
-      if constexpr (!kHasScales<View>) scales_[i] = row < n_ ? weight.row_scale(row) : 0.0F;
-    }
-    const auto place_of = [&](int row_of_x, int eight) {
-      return scratch +
-             static_cast<std::uint32_t>(row_of_x / 4 * kApart + row_of_x % 4 * 32 + (eight ^ row_of_x / 4 % 2) * 16);
-    };
-    to_ = place_of(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    from_ = place_of(lane / 2, lane % 2);
-  }
-
-  /// For `count` rows of x from `first` on.
-  __device__ __forceinline__ Ahead fetch(int first, int count) const {
-    Ahead ahead;
-#pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) {
-      ahead.residuals[i] = finish_.fetch_residual(place_of(first, i), is_there(first, count, i));
-    }
-    return ahead;
-  }
-  /// Lane 4 g + t has of each eight rows of x the sums of 2t and 2t + 1, for rows g and g + 8 of w. All steps but the
-  /// residual.
-  template <int kWords>
-  __device__ __forceinline__ void finish(const float (&sums)[2 * kWords], std::uint32_t (&words)[kWords]) const {
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      const float scale = kHasScales<View> ? 1.0F : scales_[i % 2];
-      words[i] = pack2<T>(sums[2 * i] * scale + bias_[i % 2], sums[2 * i + 1] * scale + bias_[i % 2]);
-    }
-    finish_.steps(words);
-  }
-  /// Behind that, kRows / 4 words.
-  __device__ __forceinline__ void store(const std::uint32_t* words, int first, int count, const Ahead& ahead) const {
-    constexpr int kFurther = 4 * kApart;
-#pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) {
-      store_matrices_transposed(to_ + i * kFurther, words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
-    }
-    __syncwarp();
-    uint4 results[kRows / 16];
-#pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) results[i] = load_shared(from_ + i * kFurther);
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) {
-      if (is_there(first, count, i)) finish_.store(results[i], ahead.residuals[i], place_of(first, i));
-    }
-  }
-
- private:
-  __device__ __forceinline__ int row_of(int i) const { return 16 * i + lane_ / 2; }
-  __device__ __forceinline__ bool is_there(int first, int count, int i) const {
-    return has_row_ && row_of(i) < count && first + row_of(i) < rows_;
-  }
-  __device__ __forceinline__ std::int64_t place_of(int first, int i) const {
-    return static_cast<std::int64_t>(first + row_of(i)) * n_ + row_;
-  }
-
-  const Finish<T>& finish_;
-  int n_, row_, rows_, lane_;
-  bool has_row_;
-  float bias_[2], scales_[2];
-  std::uint32_t to_, from_;
 };
 
 template <class Layout, class T, class Tile>
@@ -517,21 +327,6 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
   task.clusters = std::min(clusters, task.units);
   launch_in_clusters(launch, kKernel, dim3(static_cast<unsigned>(task.clusters) * split), split, Tile::kThreads, kBytes,
                      task);
-}
-
-/// `norm` may be null.
-template <int kSteps, class T>
-void arrange(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows, void* out) {
-  if (norm != nullptr) {
-    const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
-    launch_overlapped(launch, arrange_normed_kernel<T, kSteps>, dim3(static_cast<unsigned>(rows)), kNormThreads, 0,
-                      x.row<T>(first_row), rows, x.cols, task, static_cast<std::uint32_t*>(out));
-    return;
-  }
-  const int steps = x.cols / kLineColumns;
-  const std::int64_t threads = std::int64_t{2} * rows * steps;
-  launch_overlapped(launch, arrange_kernel<kSteps>, dim3(static_cast<unsigned>((threads + 255) / 256)), 256, 0,
-                    reinterpret_cast<const uint4*>(x.row<T>(first_row)), rows, steps, static_cast<uint4*>(out));
 }
 
 }  // namespace
