@@ -51,12 +51,13 @@ struct FusedRoom {
   static constexpr int kSources = kBarriers + 8 * (2 * Tile::kLineStages + 2);
   static constexpr int kBytes = kSources + 2 * 16;
 
-  /// Eights of rows of x that the blocks of a cluster have together when each takes as many as the one with the most:
-  /// a warp's sums of one, from one block, are 512 bytes.
+  /// A warp's sums of eight rows of x, from one block.
+  static constexpr int kEightBytes = 8 * kTileRows * 4;
+  /// Eights that the blocks of a cluster have together when each takes as many as the one with the most.
   static constexpr int eights_of(int split) { return (kEights + split - 1) / split * split; }
   static constexpr bool has_room() {
     for (int split = 1; split <= kMostSplit; ++split) {
-      const bool fits = kLines + Tile::kWarps * 512 * eights_of(split) <= kBarriers;
+      const bool fits = kLines + Tile::kWarps * kEightBytes * eights_of(split) <= kBarriers;
       if (fused_takes(Tile::kColumns, split) && !fits) return false;
     }
     return true;
@@ -80,6 +81,57 @@ struct FusedTask {
   const char* x;     ///< in lines: [steps][rows][kLineBytes]
 };
 
+/// The rows of x whose results a block has, by eights: its share where blocks of a cluster divide the columns.
+struct FusedShare {
+  int first, count;
+
+  template <int kEights>
+  __device__ __forceinline__ static FusedShare of(int block, int blocks) {
+    const int first = kEights * block / blocks;
+    return {first, kEights * (block + 1) / blocks - first};
+  }
+};
+
+/// Sends a warp's sums to the blocks of the cluster whose share they are of, and adds up what has come for this
+/// block's, in the order of columns: those of the share's first eight come first. `inbox` is the lane's place in the
+/// warp's, where rings were that all blocks have done with.
+template <class Room, int kSums>
+__device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint32_t inbox, std::uint32_t barrier,
+                                                 int parity, int blocks) {
+  constexpr int kEights = Room::kEights;
+  const int rank = block_of_cluster();
+  const FusedShare own = FusedShare::of<kEights>(rank, blocks);
+  // Eights of a share follow each other, each block's sums of one beside those of the others.
+  const auto place_of = [&](int eight, int block) {
+    return inbox + static_cast<std::uint32_t>((eight * blocks + block) * Room::kEightBytes);
+  };
+#pragma unroll
+  for (int i = 0; i < kEights; ++i) {
+    const int to = ((i + 1) * blocks - 1) / kEights;
+    const std::uint32_t there = place_of(i - FusedShare::of<kEights>(to, blocks).first, rank);
+    if (to == rank) {
+      store_shared(there, sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
+    } else {
+      send_there(in_block(there, to), sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3],
+                 in_block(barrier, to));
+    }
+  }
+  wait_for_cluster(barrier, parity);
+#pragma unroll
+  for (int i = 0; i < kEights / 2; ++i) {
+    if (i >= own.count) break;
+    float(&four)[4] = *reinterpret_cast<float(*)[4]>(sum + 4 * i);
+    four[0] = four[1] = four[2] = four[3] = 0;
+#pragma unroll 1
+    for (int block = 0; block < blocks; ++block) {
+      const uint4 v = load_shared(place_of(i, block));
+      four[0] += __uint_as_float(v.x), four[1] += __uint_as_float(v.y);
+      four[2] += __uint_as_float(v.z), four[3] += __uint_as_float(v.w);
+    }
+  }
+  return own;
+}
+
 template <class Layout, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
@@ -88,7 +140,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using Stream = typename Room::Stream;
   constexpr int kTiles = 4 / View::kSteps;       // of a step
   constexpr int kStepsAtOnce = kBatch / kTiles;  // of a batch
-  constexpr int kEights = Tile::kColumns / 8;
+  constexpr int kEights = Room::kEights;
   using Finisher = FusedFinish<T, View, Room::kScratchApart>;
   // Steps of x that are on their way: the thread that asks for them does not wait for the last ones' readers.
   constexpr int kAhead = Tile::kLineStages - 2;
@@ -106,11 +158,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const auto first_batch = [&] { return batches * block_of_cluster() / split; };
   const int count = batches * (block_of_cluster() + 1) / split - first_batch();
   int unit = static_cast<int>(blockIdx.x) / split;
-  // Each block of a cluster finishes its share of the rows of x, by eights.
-  const auto first_eight_of = [](int block, int blocks) { return kEights * block / blocks; };
-  const auto share_of = [&](int block, int blocks) {
-    return first_eight_of(block + 1, blocks) - first_eight_of(block, blocks);
-  };
 
   struct Place {
     int part, row, column;  ///< first row of w and of x
@@ -184,7 +231,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (threadIdx.x > 0) return;
     for (unsigned i = 0; i < kAhead; ++i) fill(static_cast<int>(i), taken * kStepsAtOnce + i);
     if (split > 1) {
-      arrive_announcing(inbox_barrier, share_of(block_of_cluster(), split) * (split - 1) * Tile::kWarps * 512);
+      const int eights = FusedShare::of<kEights>(block_of_cluster(), split).count;
+      arrive_announcing(inbox_barrier, eights * (split - 1) * Tile::kWarps * Room::kEightBytes);
     }
   };
   fill_first();
@@ -250,37 +298,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       if (goes_on) stream = begin(place_of(unit));
     } else {
       meet_cluster();  // all have done with their rings
-      // Eights of a share follow each other, each block's sums of one beside those of the others.
-      const int rank = block_of_cluster(), blocks = kept(split), share = share_of(rank, blocks);
-      const std::uint32_t inbox = lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * 512 + lane * 16);
-      const auto place_of_sums = [&](int eight, int block) {
-        return inbox + static_cast<std::uint32_t>((eight * blocks + block) * 512);
-      };
-#pragma unroll
-      for (int i = 0; i < kEights; ++i) {
-        const int to = ((i + 1) * blocks - 1) / kEights;
-        const std::uint32_t there = place_of_sums(i - first_eight_of(to, blocks), rank);
-        if (to == rank) {
-          store_shared(there, sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
-        } else {
-          send_there(in_block(there, to), sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3],
-                     in_block(inbox_barrier, to));
-        }
-      }
-      wait_for_cluster(inbox_barrier, (taken_units - 1) % 2);
-      column += first_eight_of(rank, blocks) * 8, rows = share * 8;
-#pragma unroll
-      for (int i = 0; i < kEights / 2; ++i) {
-        if (i >= share) break;
-        float(&four)[4] = *reinterpret_cast<float(*)[4]>(sum + 4 * i);
-        four[0] = four[1] = four[2] = four[3] = 0;
-#pragma unroll 1
-        for (int block = 0; block < blocks; ++block) {
-          const uint4 v = load_shared(place_of_sums(i, block));
-          four[0] += __uint_as_float(v.x), four[1] += __uint_as_float(v.y);
-          four[2] += __uint_as_float(v.z), four[3] += __uint_as_float(v.w);
-        }
-      }
+      const int blocks = kept(split);
+      const std::uint32_t inbox =
+          lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * Room::kEightBytes + lane * 16);
+      const FusedShare share = share_sums<Room>(sum, inbox, inbox_barrier, (taken_units - 1) % 2, blocks);
+      column += share.first * 8, rows = share.count * 8;
     }
     const std::uint32_t scratch = kept(room + Room::kScratch + warp * Room::kScratchPieces * Room::kScratchApart);
     const Finisher finisher(part.weight, part.finish, tile_of(finished), task.rows, scratch, kept(lane));
