@@ -134,7 +134,7 @@ TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfModels) {
   if (machine().device == Device::kCpu) return;  // where the rest would take minutes
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 3072, 768, {1, 2, 9, 64, 2048}));
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 768, 3072, {1, 8, 16, 33, 512}));
-  ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 4096, 4096, {1, 16, 100, 2048}));
+  ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 4096, 4096, {1, 16, 100, 512, 2048}));
   // A vocabulary: more rows of w for each multiprocessor than sums of 13 rows of x have room for.
   ASSERT_NO_FATAL_FAILURE(expect_products(*backend, 21136, 448, {1, 13}));
 }
@@ -170,9 +170,13 @@ TEST_P(LinearTest, GivesFewRowsOfAnyWidthTheBitsOfOne) {
 
 TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfTheFusedWay) {
   if (machine().device == Device::kCpu) return;
-  // Whole tiles and a part of one, columns divided in two and in eight; rows for each of the tiles.
+  // Whole tiles and a part of one; rows for each of the tiles; columns divided in five, in eight, and, where clusters
+  // take turns, in six. Then tiles of 128 rows of x, divided in four and in eight.
   ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 2064, 2048, {17, 33, 65, 129, 300, 513}));
   ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 272, 16384, {20, 100}));
+  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 1024, 8192, {300, 512}));
+  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 1280, 6656, {512}));
+  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 512, 16384, {512}));
 }
 
 TEST_P(LinearTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
