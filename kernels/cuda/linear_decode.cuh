@@ -165,9 +165,6 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
 /// Room for sums: enough for the rows of tiles that a block has of a vocabulary.
 constexpr int kSumsBytes = 16 * 1024;
 
-/// Shared memory of a block that leaves room for another one beside it.
-inline int half_of_shared_bytes() { return (most_shared_bytes() - kReservedShared) / 2; }
-
 /// Shared memory of a block so large that no more than `blocks` of them find room.
 inline int least_shared_bytes(int blocks) {
   return (most_shared_bytes() + kReservedShared) / (blocks + 1) - kReservedShared + 1;
@@ -191,8 +188,9 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   // Rows in shared memory begin in different banks.
   task.x_pitch = in_gaps ? row_bytes * 2 : row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
   const int beside = kFixed + (in_gaps ? 0 : staged_rows * task.x_pitch);
-  const bool is_half = half_of_shared_bytes() - beside >= kSumsOfGroup;
-  const int fits = is_half ? half_of_shared_bytes() : most_shared_bytes();
+  const int half = least_shared_bytes(1) - 1;  // leaves room for another block beside it
+  const bool is_half = half - beside >= kSumsOfGroup;
+  const int fits = is_half ? half : most_shared_bytes();
   if (fits - beside < kSumsOfGroup) return false;
   // One block on each multiprocessor, so that another kernel's has room beside it, or two where there is more to do,
   // and then no third, as others would have one. One that has a table takes more than half where the kernel before may

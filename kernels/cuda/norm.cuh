@@ -41,26 +41,18 @@ struct StagedRows {
   }
 };
 
-/// Sends rows of x, [rows, cols] with cols a multiple of 8, to shared memory: a group of copies.
-template <class T>
-__device__ __forceinline__ void send_rows(const T* x, int rows, int cols, const StagedRows& staged) {
-  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-#pragma unroll 1
-  for (int row = 0; row < rows; ++row, x += cols) {
-#pragma unroll 1
-    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
-      copy_async<16>(shared_address(staged.at<T>(row, col)), x + col);
-    }
-  }
-  commit_copies();
-}
-
 /// Sends the parameters to two rows of shared memory, where what normalises finds them: a group of copies for each.
+/// `cols` is a multiple of 8.
 template <class T>
 __device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
   const auto send = [&](const T* parameters, int row) {
     if (parameters == nullptr) return parameters;
-    send_rows(parameters, 1, cols, {staged.base + row * staged.pitch, 0, staged.gap});
+    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
+#pragma unroll 1
+    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
+      copy_async<16>(shared_address(staged.at<T>(row, col)), parameters + col);
+    }
+    commit_copies();
     return static_cast<const T*>(staged.at<T>(row, 0));
   };
   norm.weight = send(norm.weight, 0);
