@@ -2,8 +2,8 @@
 //
 // A block computes kRows rows of w times kColumns rows of x. Its four warpgroups have 64 rows of w each, a warp
 // sixteen, whose weights it keeps coming through a ring of its own (weight_stream.cuh), turns into factors in registers
-// and multiplies, as the larger operand, with lines of x in shared memory, which one thread keeps coming. A step is 64
-// columns. While one group waits for its products, the others decode.
+// and multiplies, as the larger operand, with lines of x in shared memory, which threads keep coming by turns. A step
+// is 64 columns. While one group waits for its products, the others decode.
 //
 //   x -> arranged in lines -> ring in shared memory \
 //   w -> rings in shared memory -> factors of T ------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
