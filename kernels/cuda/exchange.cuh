@@ -53,11 +53,11 @@ class Exchange {
       make_barrier(barrier(1), kWarps);
       publish_barriers();
     }
-    if (team_shift_ > 0) asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    if (team_shift_ > 0) come_to_cluster();
   }
   /// By the same threads, before they send.
   __device__ __forceinline__ void wait_for_team() const {
-    if (team_shift_ > 0) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    if (team_shift_ > 0) wait_for_blocks();
   }
   /// Sends a warp's sums, of which lane 4 g + t has the pairs of rows of x t, t + 4, ... for rows g and g + 8.
   __device__ __forceinline__ void send(int round, int row, int sharer, const float (&sums)[kPairs / 4][4],

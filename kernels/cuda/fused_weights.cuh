@@ -24,11 +24,6 @@ __device__ __forceinline__ std::uint32_t multiply2<BFloat16>(std::uint32_t a, st
 template <class View>
 constexpr bool kHasScales = !std::is_same_v<View, TileView<Int8Row>>;
 
-/// A lane's factors of a step.
-struct StepOfFactors {
-  std::uint32_t a[4][4];
-};
-
 /// A lane's weights of a step, and their scales as factors of T.
 template <class T, class View>
 struct StepOfWeights {

@@ -85,10 +85,12 @@ NIBBLE_MULTIPLIES(BFloat16, "bf16")
 __device__ __forceinline__ void make_barrier(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
+/// Between what a block did in shared memory, before it meets, and what the copy engine does there.
+__device__ __forceinline__ void let_copies_follow() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 /// Makes barriers that were made known to everybody, the copy engine and other blocks of the cluster too.
 __device__ __forceinline__ void publish_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  let_copies_follow();
 }
 __device__ __forceinline__ void arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
@@ -113,9 +115,6 @@ __device__ __forceinline__ void wait_for_cluster(std::uint32_t barrier, int pari
       : "memory");
 }
 
-/// Between what a block read in shared memory, before it meets, and what the copy engine puts there.
-__device__ __forceinline__ void let_copies_follow() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
 /// A multiple of 16 bytes, to shared memory; the barrier counts them.
 __device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* global, int bytes, std::uint32_t barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
@@ -123,9 +122,12 @@ __device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* glob
                : "memory");
 }
 
-/// Waits for all threads of the cluster. What they wrote before may be seen later.
-__device__ __forceinline__ void meet_cluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+/// By all threads of the cluster, which meet. What they wrote before may be seen later.
+__device__ __forceinline__ void come_to_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_blocks() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 __device__ __forceinline__ int block_of_cluster() {
   int rank;

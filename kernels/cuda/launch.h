@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear.h"
@@ -53,21 +54,24 @@ void allow_shared_memory() {
   check(status, "reserving shared memory");
 }
 
-/// How many clusters of `cluster` blocks of a kernel, with `threads` and `shared` bytes, the machine holds at once.
+/// How many clusters of 1 to 8 blocks of a kernel, with `threads` and `shared` bytes, which are always the same, the
+/// machine holds at once.
 template <auto kKernel>
-int resident_clusters(const Launch& launch, unsigned cluster, int threads, int shared) {
+int resident_clusters(unsigned cluster, int threads, int shared) {
+  static std::array<int, 9> found = {};
+  int& clusters = found[cluster];
+  if (clusters > 0) return clusters;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(launch.processors) / cluster * cluster);
+  config.gridDim = dim3(cluster);
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared);
   config.attrs = &attribute;
   config.numAttrs = 1;
-  int clusters = 0;
   check(cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config), "asking for occupancy");
-  return std::max(clusters, 1);
+  return clusters;
 }
 
 /// How many blocks of a kernel with `threads` and `shared` bytes, which are always the same, fit a multiprocessor.

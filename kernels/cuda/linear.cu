@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/linear_plain.cuh"
 #include "kernels/cuda/linears.h"
+#include "kernels/cuda/norm.cuh"
 #include "kernels/cuda/rows.h"
 #include "kernels/dispatch.h"
 
@@ -66,41 +67,65 @@ std::size_t count_decomp(std::span<const Projection> projections) {
   return count;
 }
 
+/// What linears read: rows of x, or their LayerNorm, which is written to norm->y once, before they are first read or on
+/// the way into a kernel that can.
+template <class T>
+class Input {
+ public:
+  Input(const Launch& launch, const Normed* norm, Tensor x, int first_row, int rows)
+      : launch_(launch), norm_(norm), x_(x), first_row_(first_row), rows_(rows) {}
+
+  Tensor read() {
+    if (norm_ == nullptr) return x_;
+    if (!written_) {
+      normalise_rows<T>(launch_, norm_->norm, x_.slice(first_row_, rows_), norm_->y.slice(first_row_, rows_));
+    }
+    written_ = true;
+    return norm_->y;
+  }
+  /// Calls f with the norm, if one is still to be done, which returns whether it has been; whether it has.
+  template <class F>
+  bool normalise_on_the_way(F&& f) {
+    if (norm_ == nullptr || written_) return false;
+    return written_ = f(NormView<T>(norm_->norm, norm_->y));
+  }
+
+ private:
+  const Launch& launch_;
+  const Normed* norm_;
+  Tensor x_;
+  int first_row_, rows_;
+  bool written_ = false;
+};
+
 /// Up to kDecodeRows rows.
 template <class T>
 void few_rows(const Launch& launch, std::byte* room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
-  bool normed = false;  // whether norm->y has been written
+  Input<T> input(launch, norm, x, first_row, rows);
   while (!projections.empty()) {
     std::size_t taken = 0;
-    const auto read_normed = [&] {
-      if (norm == nullptr) return x;
-      if (!normed) normalise_rows<T>(launch, norm->norm, x.slice(first_row, rows), norm->y.slice(first_row, rows));
-      normed = true;
-      return norm->y;
-    };
     with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
         taken = count_decomp(projections);
-        linear_decomp<T>(launch, room, read_normed(), first_row, rows, projections.first(taken));
+        linear_decomp<T>(launch, room, input.read(), first_row, rows, projections.first(taken));
       } else if constexpr (kDecodes<T, Layout>) {
         taken = count_alike<Layout>(projections);
         if (taken == 0) return;
         const auto some = projections.first(taken);
         if (rows == 1) {
-          if (norm != nullptr && !normed) {
-            const NormView<T> view(norm->norm, norm->y);
-            normed = linear_decode<T, Layout>(launch, &view, x, first_row, some);
-            if (normed) return;
-          }
-          if (linear_decode<T, Layout>(launch, nullptr, read_normed(), first_row, some)) return;
+          const auto decode = [&](const NormView<T>& view) {
+            return linear_decode<T, Layout>(launch, &view, x, first_row, some);
+          };
+          if (input.normalise_on_the_way(decode)) return;
+          if (linear_decode<T, Layout>(launch, nullptr, input.read(), first_row, some)) return;
         }
-        linear_few<T, Layout>(launch, read_normed(), first_row, rows, some);
+        linear_few<T, Layout>(launch, input.read(), first_row, rows, some);
       }
     });
     if (taken == 0) {
       with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
-        linear_plain<T, Layout>(launch, read_normed(), first_row, rows, projections[0]);
+        linear_plain<T, Layout>(launch, input.read(), first_row, rows, projections[0]);
       });
       taken = 1;
     }
@@ -138,34 +163,28 @@ std::size_t count_fused(std::span<const Projection> projections) {
 template <class T>
 void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x, const RowRun& run,
                std::span<const Projection> projections) {
-  bool normed = false;  // whether norm->y has been written
-  const auto read_normed = [&] {
-    if (norm == nullptr) return x;
-    const Tensor y = norm->y.slice(run.first, run.rows);
-    if (!normed) normalise_rows<T>(launch, norm->norm, x.slice(run.first, run.rows), y);
-    normed = true;
-    return norm->y;
-  };
+  Input<T> input(launch, norm, x, run.first, run.rows);
   while (!projections.empty()) {
     const auto multiply = [&]<class Layout>(const Layout& weight) -> std::size_t {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
         const std::size_t taken = count_decomp(projections);
-        linear_decomp<T>(launch, room, read_normed(), run.first, run.rows, projections.first(taken));
+        linear_decomp<T>(launch, room, input.read(), run.first, run.rows, projections.first(taken));
         return taken;
       } else if constexpr (kFuses<T, Layout>) {
         if (const int split = split_of<T>(launch, run.length, weight); split > 0) {
           const auto some = projections.first(count_fused<Layout>(projections));
-          if (norm != nullptr && !normed && x.cols <= kMostFusedNorm) {
-            const NormView<T> view(norm->norm, norm->y);
+          const auto fuse = [&](const NormView<T>& view) {
+            if (x.cols > kMostNormColumns) return false;
             linear_fused<T, Layout>(launch, room, &view, x, run.first, run.rows, split, some);
-            normed = true;
-          } else {
-            linear_fused<T, Layout>(launch, room, nullptr, read_normed(), run.first, run.rows, split, some);
+            return true;
+          };
+          if (!input.normalise_on_the_way(fuse)) {
+            linear_fused<T, Layout>(launch, room, nullptr, input.read(), run.first, run.rows, split, some);
           }
           return some.size();
         }
       }
-      linear_expand<T, Layout>(launch, matmul, room, read_normed(), run.first, run.rows, run.length, projections[0]);
+      linear_expand<T, Layout>(launch, matmul, room, input.read(), run.first, run.rows, run.length, projections[0]);
       return 1;
     };
     projections = projections.subspan(with_layout(projections[0].linear.weight, multiply));

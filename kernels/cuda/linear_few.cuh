@@ -10,8 +10,6 @@
 //   -> in rounds: a row of tiles; sums of the last round added up and finished; sums sent to the blocks that do so
 #pragma once
 
-#include <array>
-
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_parts.cuh"
@@ -239,23 +237,8 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
 /// How many teams of 2^team_shift blocks find room at once, where a block takes a whole multiprocessor.
 template <auto kKernel>
 int resident_teams(const Launch& launch, int threads, int team_shift) {
-  static const std::array<int, 4> found = [&] {
-    std::array<int, 4> teams = {launch.processors};
-    for (unsigned shift = 1; shift < teams.size(); ++shift) {
-      cudaLaunchAttribute cluster{};
-      cluster.id = cudaLaunchAttributeClusterDimension;
-      cluster.val.clusterDim = {1U << shift, 1, 1};
-      cudaLaunchConfig_t config{};
-      config.gridDim = dim3(1U << shift);
-      config.blockDim = dim3(static_cast<unsigned>(threads));
-      config.dynamicSmemBytes = static_cast<std::size_t>(most_shared_bytes());
-      config.attrs = &cluster;
-      config.numAttrs = 1;
-      check(cudaOccupancyMaxActiveClusters(&teams[shift], kKernel, &config), "asking for occupancy");
-    }
-    return teams;
-  }();
-  return found[static_cast<std::size_t>(team_shift)];
+  return team_shift == 0 ? launch.processors
+                         : resident_clusters<kKernel>(1U << team_shift, threads, most_shared_bytes());
 }
 
 /// Most bytes of x that a block has where a larger team can have less.

@@ -144,7 +144,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using Finisher = FusedFinish<T, View, Room::kScratchApart>;
   // Steps of x that are on their way: the thread that asks for them does not wait for the last ones' readers.
   constexpr int kAhead = Tile::kLineStages - 2;
-  static_assert(kAhead <= kStepsAtOnce);
+  static_assert(kAhead <= kStepsAtOnce && Tile::kRows == kFusedRows &&
+                kFusedColumns % (kStepsAtOnce * kLineColumns) == 0);
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t room = shared_address(shared);
   const std::uint32_t lines = room + Room::kLines;
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const std::uint32_t table = kept(column_of<T>(lane) + room - kReservedShared);
   while (true) {
     float sum[Tile::kColumns / 2];
-    StepOfFactors factors;
+    std::uint32_t factors[4][4];  // of a step
     const View& view = task.parts[part_number].weight;
     const auto release = [&](unsigned number) {
       if (lane == 0) arrive(empty + 8 * stage_of(number));
@@ -253,12 +254,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       weights.read(view, stream, kStep * kTiles);
       const std::uint64_t b = describe_lines(lines + stage_of(number) * Tile::kStageBytes);
       const auto take_half = [&]<int kHalf>(std::integral_constant<int, kHalf>) {
-        weights.template decode<2 * kHalf>(view, table, factors.a[2 * kHalf]);
-        weights.template decode<2 * kHalf + 1>(view, table, factors.a[2 * kHalf + 1]);
+        weights.template decode<2 * kHalf>(view, table, factors[2 * kHalf]);
+        weights.template decode<2 * kHalf + 1>(view, table, factors[2 * kHalf + 1]);
         if (kHalf == 0) wait(full + 8 * stage_of(number), parity_of(number));
         begin_products();
-        multiply<T, Tile::kColumns>(sum, factors.a[2 * kHalf], b + 4 * kHalf, kHalf > 0 || !is_first);
-        multiply<T, Tile::kColumns>(sum, factors.a[2 * kHalf + 1], b + 4 * kHalf + 2, true);
+        multiply<T, Tile::kColumns>(sum, factors[2 * kHalf], b + 4 * kHalf, kHalf > 0 || !is_first);
+        multiply<T, Tile::kColumns>(sum, factors[2 * kHalf + 1], b + 4 * kHalf + 2, true);
         commit_products();
         wait_for_products<1>();
       };
@@ -297,7 +298,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       // The next unit's first weights are on their way while this one is finished.
       if (goes_on) stream = begin(place_of(unit));
     } else {
-      meet_cluster();  // all have done with their rings
+      come_to_cluster(), wait_for_blocks();  // all have done with their rings
       const int blocks = kept(split);
       const std::uint32_t inbox =
           lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * Room::kEightBytes + lane * 16);
@@ -342,11 +343,8 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
     task.parts[i].first_unit = task.units;
     if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
   }
-  static int resident[kMostSplit + 1] = {};  // clusters of each size
   const auto split = static_cast<unsigned>(task.split);
-  int& clusters = resident[split];
-  if (clusters == 0) clusters = resident_clusters<kKernel>(launch, split, Tile::kThreads, kBytes);
-  task.clusters = std::min(clusters, task.units);
+  task.clusters = std::min(resident_clusters<kKernel>(split, Tile::kThreads, kBytes), task.units);
   launch_in_clusters(launch, kKernel, dim3(static_cast<unsigned>(task.clusters) * split), split, Tile::kThreads, kBytes,
                      task);
 }
@@ -356,7 +354,7 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
 template <class T, class Layout>
 void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm, Tensor x, int first_row, int rows,
                   int split, std::span<const Projection> projections) {
-  static_assert(kMostFusedNorm <= kNormTurns * kNormStride && kFusedColumns % kNormColumns == 0);
+  static_assert(kFusedColumns % kNormColumns == 0);
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * sizeof(T);
   const int most = static_cast<int>(kExpandBytes / row_bytes) / kWide * kWide;
   const auto parts = static_cast<int>(projections.size());

@@ -6,12 +6,10 @@
 namespace nibble {
 
 /// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `norm` may be
-/// null; rows that it normalises have at most kMostFusedNorm columns. `split`: into how many parts columns are divided.
+/// null; rows that it normalises have at most kMostNormColumns. `split`: into how many parts columns are divided.
 /// `room` has kExpandBytes.
 template <class T, class Layout>
 void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm, Tensor x, int first_row, int rows,
                   int split, std::span<const Projection> projections);
-
-inline constexpr int kMostFusedNorm = 12288;
 
 }  // namespace nibble

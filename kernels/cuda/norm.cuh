@@ -21,7 +21,7 @@ inline constexpr int kNormWarps = kNormThreads / 32;
 inline constexpr int kNormStride = kNormThreads * 8;
 
 /// Of a block that does nothing else: rows of up to 12,288 columns, OPT-175B's.
-inline constexpr int kNormTurns = 6;
+inline constexpr int kNormTurns = 6, kMostNormColumns = kNormTurns * kNormStride;
 
 /// The place of a column where there is a gap of so many bytes behind each 64.
 template <class T>

@@ -86,7 +86,7 @@ void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tenso
   const NormView<T> view(norm, y);
   const NormTask<T> task{view.weight, view.bias, view.y, 0};
   const dim3 grid(static_cast<unsigned>(x.rows));
-  if (x.cols % kNormColumns == 0 && x.cols <= kNormTurns * kNormStride) {
+  if (x.cols % kNormColumns == 0 && x.cols <= kMostNormColumns) {
     launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, 0, x.row<T>(0), x.cols, task);
   } else {
     launch_overlapped(launch, plain_norm_kernel<T>, grid, 32, 0, x.row<T>(0), x.cols, task);

@@ -44,11 +44,11 @@ struct Inbox {
       arrive_announcing(shared_address(&barrier), bytes);
       publish_barriers();
     }
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+    come_to_cluster();
   }
   /// By the same threads, before they send: until all blocks have opened theirs or have left.
   __device__ void wait_for_team() const {
-    if (Team::size() > 1) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    if (Team::size() > 1) wait_for_blocks();
   }
   /// Puts a value where the first block has `place`.
   __device__ void send(float& place, float value) const {

@@ -77,30 +77,31 @@ inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) 
 /// another way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are multiplied
 /// together, and the one behind attention.
 inline int fused_split(int n, int k, Length length) {
-  const bool square = n == k;
-  const auto from = [&](int power_if_square, int power) {
-    return std::int64_t{1} << (square ? power_if_square : power);
+  struct Class {
+    int rows;                 ///< the most that are likely
+    int least_square, least;  ///< log2 of the fewest weights
   };
-  const std::int64_t fewest = length <= Length::kShort  ? from(19, 21)
-                              : length == Length::kSome ? from(20, 23)
-                              : length == Length::kMore ? from(21, 24)
-                                                        : from(22, 62);
+  constexpr Class kClasses[] = {{kMostShortRows, 19, 21},  // Length::kFew, which goes another way
+                                {kMostShortRows, 19, 21},
+                                {kMostSomeRows, 20, 23},
+                                {kMostMoreRows, 21, 24},
+                                {2 * kMostMoreRows, 22, 62}};
+  const Class& likely = kClasses[static_cast<int>(length)];
+  const bool square = n == k;
+  const std::int64_t fewest = std::int64_t{1} << (square ? likely.least_square : likely.least);
   if (k % kFusedColumns != 0 || std::int64_t{n} * k < fewest) return 0;
-  const int rows = length <= Length::kShort  ? kMostShortRows
-                   : length == Length::kSome ? kMostSomeRows
-                   : length == Length::kMore ? kMostMoreRows
-                                             : 2 * kMostMoreRows;
   const auto us = [&](int split) {
     float sum = 0;
     for (const int linears : {1, 3}) {
       if (linears == 3 && !square) break;
-      for (const int some : {rows / 2, rows}) sum += fused_tiling(linears, n, k, some, split).us;
+      for (const int rows : {likely.rows / 2, likely.rows}) sum += fused_tiling(linears, n, k, rows, split).us;
     }
     return sum;
   };
   int best = 1;
+  float least = us(best);
   for (int split = 2; split <= std::min(kMostSplit, k / kFusedColumns); ++split) {
-    if (us(split) < us(best)) best = split;
+    if (const float found = us(split); found < least) best = split, least = found;
   }
   return best;
 }
