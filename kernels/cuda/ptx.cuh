@@ -239,7 +239,8 @@ __device__ __forceinline__ void store8(T* p, const float (&v)[8]) {
 }
 
 /// The sum over a warp's lanes, in the same order in every lane.
-__device__ __forceinline__ float warp_sum(float v) {
+template <class V>
+__device__ __forceinline__ V warp_sum(V v) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffU, v, step);
   return v;

@@ -4,6 +4,8 @@
 
 #include <cooperative_groups.h>
 
+#include <bit>
+
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/hopper.cuh"
 
@@ -14,6 +16,11 @@ struct Team {
   __device__ static unsigned size() { return cooperative_groups::this_cluster().num_blocks(); }
   __device__ static unsigned rank() { return cooperative_groups::this_cluster().block_rank(); }
   __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
+  /// Meets for the last time: nothing that was written becomes known.
+  __device__ static void part() {
+    come_to_cluster();
+    wait_for_blocks();
+  }
   /// A variable in shared memory, as block `rank` has it.
   template <class V>
   __device__ static V& of(unsigned rank, V& variable) {
@@ -23,6 +30,7 @@ struct Team {
   __device__ static unsigned size() { return 1; }
   __device__ static unsigned rank() { return 0; }
   __device__ static void sync() { __syncthreads(); }
+  __device__ static void part() {}
   template <class V>
   __device__ static V& of(unsigned, V& variable) {
     return variable;
@@ -30,16 +38,16 @@ struct Team {
 #endif
 };
 
-/// Counts what a team sends to its first block's shared memory. Nobody needs a fence, which would be one of the whole
-/// GPU: a barrier there counts the bytes. A block by itself needs no more than to meet.
+/// Counts what a team sends to a block's shared memory. Nobody needs a fence, which would be one of the whole GPU: a
+/// barrier there counts the bytes. A block by itself needs no more than to meet.
 struct Inbox {
   std::uint64_t barrier;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  /// By all threads of a block; `bytes` are going to be sent by the team.
+  /// By all threads of a block; `bytes` are going to be sent to it by the team, if any.
   __device__ void open(int bytes) {
     if (Team::size() == 1) return;
-    if (Team::rank() == 0 && threadIdx.x == 0) {
+    if (threadIdx.x == 0) {
       make_barrier(shared_address(&barrier), 1);
       arrive_announcing(shared_address(&barrier), bytes);
       publish_barriers();
@@ -50,18 +58,26 @@ struct Inbox {
   __device__ void wait_for_team() const {
     if (Team::size() > 1) wait_for_blocks();
   }
-  /// Puts a value where the first block has `place`.
-  __device__ void send(float& place, float value) const {
+  /// Puts a value of 4 or 8 bytes where a block, the first one unless another is named, has `place`.
+  template <class V>
+  __device__ void send(V& place, V value, unsigned rank = 0) const {
     if (Team::size() == 1) {
       place = value;
       return;
     }
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
-                     in_block(shared_address(&place), 0)),
-                 "f"(value), "r"(in_block(shared_address(&barrier), 0))
-                 : "memory");
+    const std::uint32_t there = in_block(shared_address(&place), static_cast<int>(rank));
+    const std::uint32_t counter = in_block(shared_address(&barrier), static_cast<int>(rank));
+    if constexpr (sizeof(V) == 4) {
+      asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there),
+                   "r"(std::bit_cast<std::uint32_t>(value)), "r"(counter)
+                   : "memory");
+    } else {
+      asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there),
+                   "l"(std::bit_cast<std::uint64_t>(value)), "r"(counter)
+                   : "memory");
+    }
   }
-  /// By all threads of the first block, for all bytes.
+  /// By all threads of a block, for all bytes.
   __device__ void wait_for_all() const {
     if (Team::size() == 1) return __syncthreads();
     wait_for_cluster(shared_address(&barrier), 0);
@@ -69,7 +85,10 @@ struct Inbox {
 #else
   __device__ void open(int) {}
   __device__ void wait_for_team() const {}
-  __device__ void send(float& place, float value) const { place = value; }
+  template <class V>
+  __device__ void send(V& place, V value, unsigned = 0) const {
+    place = value;
+  }
   __device__ void wait_for_all() const { __syncthreads(); }
 #endif
 };
