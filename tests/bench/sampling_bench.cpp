@@ -27,11 +27,12 @@ struct Filters {
   Choice choice;
 };
 
-const std::array<Filters, 6> kFilters = {{
+const std::array<Filters, 7> kFilters = {{
     {"greedy", {}},
     {"temperature", {.temperature = 0.8F}},
     {"top-k", {.temperature = 0.8F, .top_k = 50}},
     {"top-p", {.temperature = 0.8F, .top_p = 0.9F}},
+    {"top-k-and-top-p", {.temperature = 0.8F, .top_k = 50, .top_p = 0.9F}},
     {"min-p", {.temperature = 0.8F, .min_p = 0.05F}},
     {"all", {.temperature = 0.8F, .top_k = 50, .top_p = 0.9F, .min_p = 0.05F, .repetition_penalty = 1.1F}},
 }};
