@@ -134,15 +134,36 @@ __device__ inline Bin find_lane(std::uint64_t length, std::uint64_t place) {
   return {found, __shfl_sync(~0U, end - length, found % kWarp)};
 }
 
+/// The keys of eight tokens.
+struct Keys {
+  std::uint32_t of[kAtOnce];
+
+  __device__ Keys(const float (&values)[kAtOnce], float temperature, float largest) {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) of[j] = key_of(values[j] / temperature, largest);
+  }
+};
+
+/// Those of eight logits that have to be read for it: one copy of what many loops call, where few blocks share a row.
+template <class T>
+__device__ __noinline__ Keys read_keys(Part<T> part, int eight, float temperature, float largest) {
+  float values[kAtOnce];
+  part.load(eight, values);
+  return {values, temperature, largest};
+}
+
 template <class T>
 class TokenLine {
  public:
   /// `values` are those of the thread's first eight logits.
   __device__ TokenLine(const Part<T>& part, const float (&values)[kAtOnce], float temperature, float largest,
                        Shared& shared, std::uint32_t* list)
-      : part_(part), temperature_(temperature), largest_(largest / temperature), shared_(shared), list_(list) {
-    find_keys(values, keys_);
-  }
+      : part_(part),
+        temperature_(temperature),
+        largest_(largest / temperature),
+        shared_(shared),
+        list_(list),
+        keys_(values, temperature_, largest_) {}
 
   /// By all threads of every block: makes its part ready to be looked up.
   __device__ void arrange() {
@@ -240,25 +261,13 @@ class TokenLine {
   }
 
  private:
-  __device__ void find_keys(const float (&values)[kAtOnce], std::uint32_t (&keys)[kAtOnce]) const {
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) keys[j] = key_of(values[j] / temperature_, largest_);
-  }
-
   /// Calls f(column, keys) for this block's part, eight at a time.
   template <class F>
   __device__ void for_each_eight(F&& f) const {
 #pragma unroll 1
     for (int i = threadIdx.x; i < part_.count; i += kThreads) {
-      std::uint32_t keys[kAtOnce];
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) keys[j] = keys_[j];
-      if (i >= kThreads) {
-        float values[kAtOnce];
-        part_.load(i, values);
-        find_keys(values, keys);
-      }
-      f((part_.first + i) * kAtOnce, keys);
+      const Keys keys = i < kThreads ? keys_ : read_keys(part_, i, temperature_, largest_);
+      f((part_.first + i) * kAtOnce, keys.of);
     }
   }
 
@@ -335,8 +344,8 @@ class TokenLine {
   const Part<T>& part_;
   float temperature_, largest_;
   Shared& shared_;
-  std::uint32_t* list_;          ///< in each block, by first halves: second half, then 16 bits of the id
-  std::uint32_t keys_[kAtOnce];  ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
+  std::uint32_t* list_;  ///< in each block, by first halves: second half, then 16 bits of the id
+  Keys keys_;            ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
 };
 
 }  // namespace nibble
