@@ -279,7 +279,11 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
   const int parts = attention_parts(newest + 1), step = parts * kWarps;
   const int rank = static_cast<int>(Team::rank()), team = static_cast<int>(Team::size());
   if (segment.rows != 1 || rank >= parts) return wait_for_previous_kernel();
-  shared.inbox.open(parts * (task.head_dim + 2) * static_cast<int>(sizeof(float)));
+  if (threadIdx.x == 0) {
+    shared.inbox.open();
+    shared.inbox.announce(static_cast<std::uint32_t>(parts * (task.head_dim + 2)) * sizeof(float));
+  }
+  Inbox::come();
 
   const int head = blockIdx.y;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -295,7 +299,7 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
     if (tile < tiles) room.fetch_values(older(tile), step);
     commit_copies();
     if (part == rank) {
-      shared.inbox.wait_for_team();
+      Inbox::wait_for_team();
       wait_for_previous_kernel();
     }
     Mixer<T, kDims> mixer;

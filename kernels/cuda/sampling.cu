@@ -52,13 +52,13 @@ __device__ Best find_best(const Part<T>& part, float (&values)[kAtOnce], Shared&
   __syncthreads();
   if (warp == 0) {
     largest = warp_largest(shared.sums[lane]);
-    if (lane < Team::size()) shared.inbox.send(shared.bests[Team::rank()], largest, lane);
+    if (lane < Team::size()) shared.best_inbox.send(shared.bests[Team::rank()], largest, lane);
   }
-  shared.inbox.wait_for_all();
+  shared.best_inbox.wait_for_all();
   return Best(warp_largest(shared.bests[lane % Team::size()]));
 }
 
-/// One row a cluster, or a block. All blocks look at their part of it; the first one draws.
+/// One row a cluster, or a block. All blocks look at their part of it; a warp of the first one draws.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     choose_kernel(const T* logits, int cols, const DeviceChoice* choices, const int* seen, int* chosen) {
@@ -77,21 +77,23 @@ __global__ void __launch_bounds__(kThreads)
                draw.repetition_penalty,
                reinterpret_cast<std::uint8_t*>(memory + layout.seen)};
   mark_seen(part, seen + choice.seen_begin, draw.repetition_penalty == 1.0F ? 0 : choice.seen_end - choice.seen_begin);
-  shared.inbox.wait_for_team();
+  Inbox::wait_for_team();
   wait_for_previous_kernel();
   float values[kAtOnce] = {};
   const Best best = find_best(part, values, shared);
   int token = best.id;
-  const bool draws = draw.temperature != 0.0F;
-  if (draws) {
-    TokenLine<T> line(part, values, draw.temperature, best.value, shared,
-                      reinterpret_cast<std::uint32_t*>(memory + layout.list));
+  if (draw.temperature != 0.0F) {
+    TokenLine<T> line(part, values, draw.temperature, best.value, shared);
     line.arrange();
-    Team::sync();
-    if (Team::rank() == 0) token = draw_from(line, draw);
+    if (Team::rank() == 0 && threadIdx.x < kWarp) {
+      token = draw_from(line, draw);
+      line.ask(kNoQuestion);
+    } else {
+      while (line.answer()) {
+      }
+    }
   }
   if (Team::rank() == 0 && threadIdx.x == 0) chosen[blockIdx.y] = token;
-  if (draws) Team::part();  // the first block has read what the others have
 }
 
 }  // namespace
@@ -108,8 +110,6 @@ void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choi
   unsigned blocks = has_clusters<kKernel>() ? kMostTeam : 1;
   // Clusters do not reach all multiprocessors, and those that have to wait take twice as long.
   while (blocks > 1 && 4 * blocks * rows > 3 * static_cast<unsigned>(launch.processors)) blocks /= 2;
-  // A block by itself has no list.
-  if (Layout(logits.cols, blocks).bytes > most_shared_bytes()) blocks = 1;
   allow_shared_memory<kKernel>();
   launch_in_clusters(launch, kKernel, dim3(blocks, rows), blocks, kThreads, Layout(logits.cols, blocks).bytes,
                      logits.row<T>(0), logits.cols, choices, seen, chosen);

@@ -44,18 +44,22 @@ struct Inbox {
   std::uint64_t barrier;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  /// By all threads of a block; `bytes` are going to be sent to it by the team, if any.
-  __device__ void open(int bytes) {
+  /// By a block's first thread.
+  __device__ void open() {
+    if (Team::size() > 1) make_barrier(shared_address(&barrier), 1);
+  }
+  /// By the same: that many bytes are going to be sent to it by the team, each time that it is waited for.
+  __device__ void announce(std::uint32_t bytes) {
+    if (Team::size() > 1) arrive_announcing(shared_address(&barrier), static_cast<int>(bytes));
+  }
+  /// By all threads of a block, when all its inboxes are open.
+  __device__ static void come() {
     if (Team::size() == 1) return;
-    if (threadIdx.x == 0) {
-      make_barrier(shared_address(&barrier), 1);
-      arrive_announcing(shared_address(&barrier), bytes);
-      publish_barriers();
-    }
+    if (threadIdx.x == 0) publish_barriers();
     come_to_cluster();
   }
   /// By the same threads, before they send: until all blocks have opened theirs or have left.
-  __device__ void wait_for_team() const {
+  __device__ static void wait_for_team() {
     if (Team::size() > 1) wait_for_blocks();
   }
   /// Puts a value of 4 or 8 bytes where a block, the first one unless another is named, has `place`.
@@ -77,19 +81,33 @@ struct Inbox {
                    : "memory");
     }
   }
-  /// By all threads of a block, for all bytes.
-  __device__ void wait_for_all() const {
+  /// Adds to what the first block has there.
+  __device__ void add(std::uint32_t& place, std::uint32_t value) const {
+    if (Team::size() == 1) {
+      atomicAdd(&place, value);
+      return;
+    }
+    asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%0], %1, [%2];" ::"r"(
+                     in_block(shared_address(&place), 0)),
+                 "r"(value), "r"(in_block(shared_address(&barrier), 0))
+                 : "memory");
+  }
+  /// By all threads of a block, for all bytes; `parity` is that of how often it has been waited for.
+  __device__ void wait_for_all(int parity = 0) const {
     if (Team::size() == 1) return __syncthreads();
-    wait_for_cluster(shared_address(&barrier), 0);
+    wait_for_cluster(shared_address(&barrier), parity);
   }
 #else
-  __device__ void open(int) {}
-  __device__ void wait_for_team() const {}
+  __device__ void open() {}
+  __device__ void announce(std::uint32_t) {}
+  __device__ static void come() {}
+  __device__ static void wait_for_team() {}
   template <class V>
   __device__ void send(V& place, V value, unsigned = 0) const {
     place = value;
   }
-  __device__ void wait_for_all() const { __syncthreads(); }
+  __device__ void add(std::uint32_t& place, std::uint32_t value) const { atomicAdd(&place, value); }
+  __device__ void wait_for_all(int = 0) const { __syncthreads(); }
 #endif
 };
 

@@ -1,11 +1,9 @@
 // The line of tokens that kernels/sampling.h speaks of, in the shared memory of a team.
 //
-// Each block has a part of the row's logits: counts and lengths of tokens by the first halves of their keys, and a list
-// of the tokens in the order of those halves. The first block cuts the line and draws: it looks up in which first half
-// a place lies, by reading what all blocks have, and then counts the second halves of the tokens listed there.
+// Each block has a part of the row's logits, and sums up its tokens by the first halves of their keys. Then each block
+// sums up a part of the bins of all blocks, and sends them to the first one. A warp of that cuts the line and draws: it
+// finds in which bin a place lies, and asks all blocks for the tokens in it, by the second halves of their keys.
 #pragma once
-
-#include <cub/block/block_scan.cuh>
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/team.cuh"
@@ -22,45 +20,94 @@ inline constexpr unsigned kGroup = kHalfKeys / kWarp;
 inline constexpr int kMostTokens = 32 * kHalfKeys;
 static_assert(kThreads == kWarp * kWarp && kGroup == 2 * kWarp);
 
+/// What a bin or a group of them has.
+struct Sum {
+  std::uint64_t length, count;
+};
+
+/// How a sum over a bin of first halves is sent: the length of tokens, as far as they are longer than the bin's
+/// shortest one can be and in the bin's unit, and above that their count.
+struct Packed {
+  static constexpr int kLength = 40;
+
+  std::uint32_t least;  ///< what the shortest one has
+  int unit;             ///< of so many bits, which are zero in all lengths of the bin
+
+  __device__ explicit Packed(std::uint32_t bin)
+      : least(static_cast<std::uint32_t>(length_of((bin << kHalfKey) + kHalfKeys - 1) >> unit_of(bin))),
+        unit(unit_of(bin)) {}
+
+  /// length_of has 24 bits that are not zero, the last of them of weight 2^(18 - n), where n is largest for the last
+  /// key.
+  __device__ static int unit_of(std::uint32_t bin) {
+    constexpr auto kPowersOfTwo = static_cast<std::uint32_t>(1.44269504 * 0x1p20 * kHalfKeys / kKeysOfOne);
+    return max(18 - static_cast<int>(((bin + 1) * kPowersOfTwo + (1U << 19)) >> 20), 0);
+  }
+  /// Lengths of a bin are not farther from each other than 373,388 units, so that what is left of 8,192 of them has 32
+  /// bits: `lengths` may be without higher ones.
+  __device__ std::uint64_t pack(std::uint32_t lengths, std::uint32_t count) const {
+    return static_cast<std::uint64_t>(count) << kLength | (lengths - count * least);
+  }
+  __device__ Sum unpack(std::uint64_t sum) const {
+    const std::uint64_t count = sum >> kLength;
+    return {(count * least + (sum & ((std::uint64_t{1} << kLength) - 1))) << unit, count};
+  }
+};
+
 struct Bin {
   std::uint32_t number;  ///< kHalfKeys: behind the last one
   std::uint64_t before;
 };
 
-using CountScan = cub::BlockScan<std::uint32_t, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
+/// About the tokens with that first half of a key: how many there are of each second half, or who has the key.
+struct Question {
+  std::uint32_t first, key;
+
+  __device__ friend bool operator==(Question, Question) = default;
+};
+inline constexpr std::uint32_t kAnyKey = ~0U;
+/// No more are asked: no token is there.
+inline constexpr Question kNoQuestion{kHalfKeys - 1, kAnyKey};
+/// For the end of top-k, of top-p and of min-p, for a place, for a token; and none.
+inline constexpr int kMostQuestions = 6;
 
 struct Shared {
-  // Of this block's part, by first halves.
-  std::uint32_t low[kHalfKeys], high[kHalfKeys];  ///< of lengths
-  std::uint32_t counts[kHalfKeys];
-  std::uint32_t ends[kHalfKeys];  ///< in the list
-  std::uint64_t group_lengths[kWarp], group_counts[kWarp];
+  std::uint32_t lengths[kHalfKeys], counts[kHalfKeys];  ///< of this block's tokens, by first halves
+  std::uint64_t parts[kHalfKeys];                       ///< packed: blocks' sums of some bins
+  Question questions[kMostQuestions];
+  std::uint64_t sums[kWarp];       ///< of warps
+  std::uint64_t bests[kMostTeam];  ///< of the blocks
 
   // In the first block.
-  std::uint32_t bins[kHalfKeys];
-  Bin found;
+  std::uint64_t bins[kHalfKeys];        ///< packed: by first halves
+  std::uint32_t answers[2][kHalfKeys];  ///< to every other question: by second halves, or bits
+  Sum groups[2][kWarp];                 ///< of bins; of answers
 
-  std::uint64_t sums[kWarp];       ///< of warps or groups
-  std::uint64_t bests[kMostTeam];  ///< of the blocks
-  Inbox inbox;
-  CountScan::TempStorage scan;
+  Inbox best_inbox, part_inbox, bin_inbox, answer_inbox, question_inboxes[kMostQuestions];
 
   __device__ void open() {
-    inbox.open(static_cast<int>(Team::size() * sizeof(bests[0])));
-    for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads) low[i] = high[i] = counts[i] = 0;
+    if (threadIdx.x == 0) {
+      for (Inbox* inbox = &best_inbox; inbox != question_inboxes + kMostQuestions; ++inbox) inbox->open();
+      best_inbox.announce(Team::size() * sizeof(bests[0]));
+      part_inbox.announce(sizeof(parts));
+      bin_inbox.announce(sizeof(bins));
+      for (Inbox& inbox : question_inboxes) inbox.announce(sizeof(Question));
+    }
+    Inbox::come();
+    for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads)
+      lengths[i] = counts[i] = answers[0][i] = 0;
   }
 };
 
 /// Where what depends on the vocabulary stands behind that.
 struct Layout {
   int eights;  ///< of logits that a block has, in fours
-  int list, seen, bytes;
+  int seen, bytes;
 
   __host__ __device__ Layout(int cols, unsigned blocks) {
     const int all = (cols + kAtOnce - 1) / kAtOnce, count = static_cast<int>(blocks);
     eights = ((all + count - 1) / count + 3) / 4 * 4;
-    list = static_cast<int>(sizeof(Shared));
-    seen = list + (blocks == 1 ? 0 : eights * kAtOnce * static_cast<int>(sizeof(std::uint32_t)));
+    seen = static_cast<int>(sizeof(Shared));
     bytes = seen + eights;
   }
 };
@@ -109,17 +156,6 @@ __device__ void mark_seen(const Part<T>& part, const int* ids, int count) {
   __syncthreads();
 }
 
-/// The sum of a variable in shared memory over all blocks, which are asked at the same time.
-template <class V>
-__device__ std::uint64_t team_sum(V& variable) {
-  std::uint64_t sum = 0;
-#pragma unroll
-  for (unsigned rank = 0; rank < kMostTeam; ++rank) {
-    if (rank < Team::size()) sum += Team::of(rank, variable);
-  }
-  return sum;
-}
-
 /// By a warp: the lane that a place lies in, kWarp where it lies behind all, when lanes are so long.
 __device__ inline Bin find_lane(std::uint64_t length, std::uint64_t place) {
   const unsigned lane = threadIdx.x % kWarp;
@@ -157,195 +193,181 @@ class TokenLine {
  public:
   /// `values` are those of the thread's first eight logits.
   __device__ TokenLine(const Part<T>& part, const float (&values)[kAtOnce], float temperature, float largest,
-                       Shared& shared, std::uint32_t* list)
+                       Shared& shared)
       : part_(part),
         temperature_(temperature),
         largest_(largest / temperature),
         shared_(shared),
-        list_(list),
         keys_(values, temperature_, largest_) {}
 
-  /// By all threads of every block: makes its part ready to be looked up.
+  /// By all threads of every block: sums up the row by first halves.
   __device__ void arrange() {
-    for_each_eight([&](int, const std::uint32_t(&keys)[kAtOnce]) {
-      // There is no instruction for sums of 64 bits in shared memory. All additions are on their way before the first
-      // carry is waited for.
-      std::uint64_t lengths[kAtOnce];
-      std::uint32_t before[kAtOnce];
+    const std::uint32_t bin = 2 * threadIdx.x;
+    const Packed packed[2] = {Packed(bin), Packed(bin + 1)};
+    std::uint64_t sums[2] = {};
+#pragma unroll 1
+    for (int begin = 0; begin < part_.count; begin += kThreads) {
+      add_lengths(begin + static_cast<int>(threadIdx.x));
+      __syncthreads();
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) lengths[j] = length_of(keys[j]);
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (keys[j] >= kKeys) continue;
-        atomicAdd(&shared_.counts[keys[j] >> kHalfKey], 1);
-        before[j] = atomicAdd(&shared_.low[keys[j] >> kHalfKey], static_cast<std::uint32_t>(lengths[j]));
+      for (int i = 0; i < 2; ++i) {
+        sums[i] += packed[i].pack(shared_.lengths[bin + i], shared_.counts[bin + i]);
+        shared_.lengths[bin + i] = shared_.counts[bin + i] = 0;
       }
+      __syncthreads();
+    }
+    const std::uint32_t bins = kHalfKeys / Team::size();  // that a block sums up
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        const bool carry = before[j] > ~static_cast<std::uint32_t>(lengths[j]);
-        const std::uint32_t high = static_cast<std::uint32_t>(lengths[j] >> 32) + carry;
-        if (keys[j] < kKeys && high != 0) atomicAdd(&shared_.high[keys[j] >> kHalfKey], high);
-      }
-    });
-    __syncthreads();
-    sum_groups(shared_.group_lengths, [&](std::uint32_t bin) {
-      return static_cast<std::uint64_t>(shared_.high[bin]) << 32 | shared_.low[bin];
-    });
-    sum_groups(shared_.group_counts, [&](std::uint32_t bin) { return shared_.counts[bin]; });
-    if (Team::size() == 1) return;
-    std::uint32_t places[2] = {shared_.counts[2 * threadIdx.x], shared_.counts[2 * threadIdx.x + 1]};
-    CountScan(shared_.scan).ExclusiveSum(places, places);
-    shared_.ends[2 * threadIdx.x] = places[0];
-    shared_.ends[2 * threadIdx.x + 1] = places[1];
-    __syncthreads();
-    for_each_eight([&](int column, const std::uint32_t(&keys)[kAtOnce]) {
+    for (int i = 0; i < 2; ++i) {
+      shared_.part_inbox.send(shared_.parts[Team::rank() * bins + (bin + i) % bins], sums[i], bin / bins);
+    }
+    shared_.part_inbox.wait_for_all();
+    for (std::uint32_t i = threadIdx.x; i < bins; i += kThreads) {
+      std::uint64_t sum = 0;
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (keys[j] >= kKeys) continue;
-        const std::uint32_t place = atomicAdd(&shared_.ends[keys[j] >> kHalfKey], 1);
-        list_[place] = keys[j] % kHalfKeys << 16 | static_cast<std::uint32_t>(column + j);
+      for (unsigned rank = 0; rank < kMostTeam; ++rank) {
+        if (rank < Team::size()) sum += shared_.parts[rank * bins + i];
       }
-    });
+      shared_.bin_inbox.send(shared_.bins[Team::rank() * bins + i], sum);
+    }
+    if (Team::rank() != 0) return;
+    shared_.bin_inbox.wait_for_all();
+    sum_groups<0>();
   }
 
-  // By all threads of the first block, when all are ready:
+  /// By all threads: waits for a question of the first warp and answers it. Returns whether there was one.
+  __device__ bool answer() {
+    shared_.question_inboxes[answered_].wait_for_all();
+    question_ = shared_.questions[answered_];
+    if (question_ == kNoQuestion) return false;
+    const int turn = answered_++ % 2;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < part_.count; i += kThreads) {
+      const Keys keys = keys_of(i);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (keys.of[j] >> kHalfKey != question_.first) continue;
+        const auto id = static_cast<std::uint32_t>((part_.first + i) * kAtOnce + j);
+        const bool any = question_.key == kAnyKey;
+        shared_.answer_inbox.add(shared_.answers[turn][any ? keys.of[j] % kHalfKeys : id / 32],
+                                 any ? 1 : static_cast<std::uint32_t>(keys.of[j] == question_.key) << id % 32);
+      }
+    }
+    if (Team::rank() == 0) {
+      std::uint32_t* next = shared_.answers[1 - turn] + 2 * threadIdx.x;
+      next[0] = next[1] = 0;
+      shared_.answer_inbox.wait_for_all(turn);
+      sum_groups<1>();
+    }
+    return true;
+  }
+
+  // By the first warp of the first block; all other threads answer:
+
+  __device__ void ask(Question question) {
+    if (question == question_) return;
+    const unsigned lane = threadIdx.x;
+    if (lane == 0) shared_.answer_inbox.announce(sum_of<0>(question.first).count * sizeof(shared_.answers[0][0]));
+    if (lane < Team::size()) shared_.question_inboxes[answered_].send(shared_.questions[answered_], question, lane);
+    answer();
+  }
 
   __device__ std::uint32_t key_of_rank(std::uint32_t rank) {
-    const Bin first = find([&](unsigned group) { return team_sum(shared_.group_counts[group]); },
-                           [&](std::uint32_t bin) { return team_sum(shared_.counts[bin]); }, rank - 1);
+    const Bin first = find<0>(&Sum::count, rank - 1);
     if (first.number == kHalfKeys) return kKeys - 1;
-    const Bin second = search(
-        first.number, [&](std::uint32_t key, int) { atomicAdd(&shared_.bins[key % kHalfKeys], 1); },
-        [&](std::uint32_t bin) { return shared_.bins[bin]; }, rank - 1 - first.before);
-    return (first.number << kHalfKey) + second.number;
+    ask({first.number, kAnyKey});
+    return (first.number << kHalfKey) + find<1>(&Sum::count, rank - 1 - first.before).number;
   }
 
   __device__ std::uint64_t measure(std::uint32_t keys) {
-    const std::uint32_t first = keys >> kHalfKey, group = first / kGroup, bin = group * kGroup + threadIdx.x;
-    std::uint64_t length = 0;
-    if (threadIdx.x < group) length += length_of_group(threadIdx.x);
-    if (bin < first) length += length_of_bin(bin);
-    if (keys % kHalfKeys != 0) {
-      for_each_of(first, [&](std::uint32_t key, int) {
-        if (key < keys) length += length_of(key);
-      });
-    }
-    length = warp_sum(length);
-    if (threadIdx.x % kWarp == 0) shared_.sums[threadIdx.x / kWarp] = length;
-    __syncthreads();
-    length = warp_sum(shared_.sums[threadIdx.x % kWarp]);
-    __syncthreads();
-    return length;
+    const std::uint64_t length = length_before<0>(keys >> kHalfKey);
+    if (keys % kHalfKeys == 0) return length;
+    ask({keys >> kHalfKey, kAnyKey});
+    return length + length_before<1>(keys % kHalfKeys);
   }
 
   __device__ Stand at(std::uint64_t place) {
-    const Bin first = find([&](unsigned group) { return length_of_group(group); },
-                           [&](std::uint32_t bin) { return length_of_bin(bin); }, place);
-    const std::uint32_t nearest = first.number << kHalfKey;
-    const Bin second = search(
-        first.number, [&](std::uint32_t key, int) { atomicAdd(&shared_.bins[key % kHalfKeys], 1); },
-        [&](std::uint32_t bin) { return shared_.bins[bin] * length_of(nearest + bin); }, place - first.before);
-    return {nearest + second.number, first.before + second.before};
+    const Bin first = find<0>(&Sum::length, place);
+    ask({first.number, kAnyKey});
+    const Bin second = find<1>(&Sum::length, place - first.before);
+    return {(first.number << kHalfKey) + second.number, first.before + second.before};
   }
 
   __device__ int token(std::uint32_t key, std::uint32_t skipped) {
-    const Bin word = search(
-        key >> kHalfKey,
-        [&](std::uint32_t other, int id) {
-          if (other == key) atomicOr(&shared_.bins[id / 32], 1U << id % 32);
-        },
-        [&](std::uint32_t bin) { return __popc(shared_.bins[bin]); }, skipped);
-    std::uint32_t bits = shared_.bins[word.number];
+    ask({key >> kHalfKey, key});
+    const Bin word = find<1>(&Sum::count, skipped);
+    std::uint32_t bits = answered(word.number);
     for (std::uint64_t i = word.before; i < skipped; ++i) bits &= bits - 1;
     return static_cast<int>(word.number) * 32 + __ffs(static_cast<int>(bits)) - 1;
   }
 
  private:
-  /// Calls f(column, keys) for this block's part, eight at a time.
-  template <class F>
-  __device__ void for_each_eight(F&& f) const {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < part_.count; i += kThreads) {
-      const Keys keys = i < kThreads ? keys_ : read_keys(part_, i, temperature_, largest_);
-      f((part_.first + i) * kAtOnce, keys.of);
-    }
+  __device__ Keys keys_of(int eight) const {
+    return eight < kThreads ? keys_ : read_keys(part_, eight, temperature_, largest_);
   }
 
-  /// Calls f(key, id) for all tokens with that first half of a key. Each block's list has them beside each other; a
-  /// block by itself, which has no room for a list of all tokens, goes through the row again.
-  template <class F>
-  __device__ void for_each_of(std::uint32_t first, F&& f) {
-    if (Team::size() == 1) {
-      for_each_eight([&](int column, const std::uint32_t(&keys)[kAtOnce]) {
+  __device__ void add_lengths(int eight) {
+    if (eight >= part_.count) return;
+    const Keys keys = keys_of(eight);
 #pragma unroll
-        for (int j = 0; j < kAtOnce; ++j) {
-          if (keys[j] >> kHalfKey == first) f(keys[j], column + j);
-        }
-      });
-      return;
-    }
-    const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, rank = warp % Team::size();
-    const std::uint32_t end = Team::of(rank, shared_.ends[first]);
-    const std::uint32_t begin = end - Team::of(rank, shared_.counts[first]) + warp / Team::size() * kWarp;
-    for (std::uint32_t i = begin + lane; i < end; i += kThreads / Team::size()) {
-      const std::uint32_t entry = Team::of(rank, list_[i]);
-      f(first << kHalfKey | entry >> 16, static_cast<int>(entry & 0xffff));
+    for (int j = 0; j < kAtOnce; ++j) {
+      if (keys.of[j] >= kKeys) continue;
+      const std::uint32_t bin = keys.of[j] >> kHalfKey;
+      atomicAdd(&shared_.counts[bin], 1);
+      atomicAdd(&shared_.lengths[bin], static_cast<std::uint32_t>(length_of(keys.of[j]) >> Packed::unit_of(bin)));
     }
   }
 
-  /// What all blocks together have.
-  __device__ std::uint64_t length_of_group(unsigned group) { return team_sum(shared_.group_lengths[group]); }
-  __device__ std::uint64_t length_of_bin(std::uint32_t bin) {
-    return team_sum(shared_.low[bin]) + (team_sum(shared_.high[bin]) << 32);
+  __device__ std::uint32_t answered(std::uint32_t bin) const { return shared_.answers[(answered_ + 1) % 2][bin]; }
+
+  /// What a bin of the row (level 0) or of the answers to the last question (level 1) has.
+  template <int kLevel>
+  __device__ Sum sum_of(std::uint32_t bin) const {
+    if constexpr (kLevel == 0) return Packed(bin).unpack(shared_.bins[bin]);
+    const std::uint32_t found = answered(bin);
+    if (question_.key != kAnyKey) return {0, static_cast<std::uint32_t>(__popc(found))};
+    return {found * length_of((question_.first << kHalfKey) + bin), found};
   }
 
-  /// sums[g] = how long the bins of group g are.
-  template <class Length>
-  __device__ void sum_groups(std::uint64_t (&sums)[kWarp], Length&& length) {
-    const std::uint32_t bin = 2 * threadIdx.x;
-    const std::uint64_t both = length(bin), sum = warp_sum(both + length(bin + 1));
-    if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = sum;
+  /// By all threads of the first block, which meet.
+  template <int kLevel>
+  __device__ void sum_groups() {
+    const Sum first = sum_of<kLevel>(2 * threadIdx.x), second = sum_of<kLevel>(2 * threadIdx.x + 1);
+    const Sum sum{warp_sum(first.length + second.length),
+                  __reduce_add_sync(~0U, static_cast<std::uint32_t>(first.count + second.count))};
+    if (threadIdx.x % kWarp == 0) shared_.groups[kLevel][threadIdx.x / kWarp] = sum;
+    __syncthreads();
   }
 
-  /// Where a place lies when groups and bins are so long.
-  template <class OfGroup, class OfBin>
-  __device__ Bin find(OfGroup&& of_group, OfBin&& of_bin, std::uint64_t place) {
-    if (threadIdx.x < kWarp) {
-      const Bin group = find_lane(of_group(threadIdx.x), place);
-      Bin found{kHalfKeys, group.before};
-      if (group.number < kWarp) {
-        const std::uint32_t bin = group.number * kGroup + 2 * threadIdx.x;
-        const std::uint64_t first = of_bin(bin), both = first + of_bin(bin + 1);
-        const Bin pair = find_lane(both, place - group.before);
-        const std::uint64_t middle = __shfl_sync(~0U, first, static_cast<int>(pair.number));
-        const bool second = place - group.before - pair.before >= middle;
-        found = {group.number * kGroup + 2 * pair.number + second, group.before + pair.before + (second ? middle : 0)};
-      }
-      if (threadIdx.x == 0) shared_.found = found;
-    }
-    __syncthreads();
-    const Bin found = shared_.found;
-    __syncthreads();
-    return found;
+  /// By a warp: the length of so many bins.
+  template <int kLevel>
+  __device__ std::uint64_t length_before(std::uint32_t bins) const {
+    const unsigned lane = threadIdx.x % kWarp, group = bins / kGroup;
+    std::uint64_t length = lane < group ? shared_.groups[kLevel][lane].length : 0;
+    for (std::uint32_t bin = group * kGroup + lane; bin < bins; bin += kWarp) length += sum_of<kLevel>(bin).length;
+    return warp_sum(length);
   }
 
-  /// The same for bins that are filled by f(key, id) of all tokens with that first half of a key.
-  template <class F, class OfBin>
-  __device__ Bin search(std::uint32_t first, F&& f, OfBin&& of_bin, std::uint64_t place) {
-    shared_.bins[2 * threadIdx.x] = shared_.bins[2 * threadIdx.x + 1] = 0;
-    __syncthreads();
-    for_each_of(first, f);
-    __syncthreads();
-    sum_groups(shared_.sums, of_bin);
-    __syncthreads();
-    return find([&](unsigned group) { return shared_.sums[group]; }, of_bin, place);
+  /// By a warp: the bin that a place among lengths or counts lies in.
+  template <int kLevel>
+  __device__ Bin find(std::uint64_t Sum::*what, std::uint64_t place) const {
+    const unsigned lane = threadIdx.x % kWarp;
+    const Bin group = find_lane(shared_.groups[kLevel][lane].*what, place);
+    if (group.number == kWarp) return {kHalfKeys, group.before};
+    const std::uint32_t bin = group.number * kGroup + 2 * lane;
+    const std::uint64_t first = sum_of<kLevel>(bin).*what, both = first + sum_of<kLevel>(bin + 1).*what;
+    const Bin pair = find_lane(both, place - group.before);
+    const std::uint64_t middle = __shfl_sync(~0U, first, static_cast<int>(pair.number));
+    const bool second = place - group.before - pair.before >= middle;
+    return {group.number * kGroup + 2 * pair.number + second, group.before + pair.before + (second ? middle : 0)};
   }
 
   const Part<T>& part_;
   float temperature_, largest_;
   Shared& shared_;
-  std::uint32_t* list_;  ///< in each block, by first halves: second half, then 16 bits of the id
-  Keys keys_;            ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
+  Question question_{kHalfKeys, kAnyKey};  ///< the last one; none at first
+  int answered_ = 0;
+  Keys keys_;  ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
 };
 
 }  // namespace nibble
