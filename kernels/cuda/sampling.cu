@@ -34,12 +34,12 @@ __device__ std::uint64_t warp_largest(std::uint64_t v) {
 
 /// `values` become those of the thread's first eight logits.
 template <class T>
-__device__ Best find_best(const Part<T>& part, float (&values)[kAtOnce], Shared& shared) {
+__device__ Best find_best(const Part& part, float (&values)[kAtOnce], Shared& shared) {
   Best best{-INFINITY, part.first * kAtOnce};
   // From the last to the first: those stay.
   for (int i = part.count / kThreads * kThreads + static_cast<int>(threadIdx.x); i >= 0; i -= kThreads) {
     if (i >= part.count) continue;
-    part.load(i, values);
+    part.load<T>(i, values);
     const int column = (part.first + i) * kAtOnce;
 #pragma unroll
     for (int j = kAtOnce - 1; j >= 0; --j) {
@@ -70,23 +70,27 @@ __global__ void __launch_bounds__(kThreads)
   const Draw& draw = choice.draw;
   const Layout layout(cols, Team::size());
   const int first = static_cast<int>(Team::rank()) * layout.eights;
-  Part<T> part{logits + static_cast<std::int64_t>(blockIdx.y) * cols,
-               cols,
-               first,
-               max(0, min(layout.eights, (cols + kAtOnce - 1) / kAtOnce - first)),
-               draw.repetition_penalty,
-               reinterpret_cast<std::uint8_t*>(memory + layout.seen)};
+  const Part part{logits + static_cast<std::int64_t>(blockIdx.y) * cols,
+                  cols,
+                  first,
+                  max(0, min(layout.eights, (cols + kAtOnce - 1) / kAtOnce - first)),
+                  draw.repetition_penalty,
+                  reinterpret_cast<std::uint8_t*>(memory + layout.seen)};
+  if (threadIdx.x == 0) {
+    shared.part = part;
+    shared.draw = draw;
+  }
   mark_seen(part, seen + choice.seen_begin, draw.repetition_penalty == 1.0F ? 0 : choice.seen_end - choice.seen_begin);
   Inbox::wait_for_team();
   wait_for_previous_kernel();
   float values[kAtOnce] = {};
-  const Best best = find_best(part, values, shared);
+  const Best best = find_best<T>(part, values, shared);
   int token = best.id;
   if (draw.temperature != 0.0F) {
-    TokenLine<T> line(part, values, draw.temperature, best.value, shared);
+    TokenLine<T> line(shared, values, {draw.temperature, best.value});
     line.arrange();
     if (Team::rank() == 0 && threadIdx.x < kWarp) {
-      token = draw_from(line, draw);
+      token = draw_from(line, shared.draw);
       line.ask(kNoQuestion);
     } else {
       while (line.answer()) {

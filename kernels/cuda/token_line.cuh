@@ -20,6 +20,85 @@ inline constexpr unsigned kGroup = kHalfKeys / kWarp;
 inline constexpr int kMostTokens = 32 * kHalfKeys;
 static_assert(kThreads == kWarp * kWarp && kGroup == 2 * kWarp);
 
+/// A block's part of a row of logits.
+struct Part {
+  const void* row;  ///< of T
+  int cols;
+  int first, count;  ///< eights
+  float penalty;
+  std::uint8_t* seen;  ///< a bit for each logit
+
+  /// Eight penalised logits; those behind the row are not numbers.
+  template <class T>
+  __device__ void load(int eight, float (&values)[kAtOnce]) const {
+    const int column = (first + eight) * kAtOnce;
+    const T* logits = static_cast<const T*>(row) + column;
+    if (cols % kAtOnce == 0) {
+      load8(logits, values);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) values[j] = column + j < cols ? to_f32(logits[j]) : NAN;
+    }
+#pragma unroll 1
+    for (unsigned left = seen[eight]; left != 0; left &= left - 1) {  // in turn: one copy of the division
+      const int which = __ffs(static_cast<int>(left)) - 1;
+      float value = 0;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) value = j == which ? values[j] : value;
+      value = penalised(value, penalty);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) values[j] = j == which ? value : values[j];
+    }
+  }
+};
+
+/// What turns logits into keys: the temperature and the row's largest logit.
+struct Scale {
+  float temperature, inverse;  ///< 0: not used
+  float largest;               ///< divided
+
+  Scale() = default;
+  __device__ Scale(float t, float logit)
+      : temperature(t),
+        inverse(t >= 0x1p-20F && t <= 0x1p20F && fabsf(logit) < 0x1p100F ? 1.0F / t : 0.0F),
+        largest(logit / t) {}
+
+  /// logit / temperature, as far as keys tell. A quotient that is off by less than its last place and its remainder,
+  /// which is exact, give the rounded one (P. Markstein, "Computation of elementary functions on the IBM RISC
+  /// System/6000 processor", 1990); the first step takes it there. Remainders of logits below 2^-102 are not exact, but
+  /// those all count as zero; one for which this is no number is too far below the largest.
+  __device__ float quotient(float logit) const {
+    float quotient = logit * inverse;
+    quotient = fmaf(fmaf(-quotient, temperature, logit), inverse, quotient);
+    return fmaf(fmaf(-quotient, temperature, logit), inverse, quotient);
+  }
+};
+
+/// The keys of eight tokens.
+struct Keys {
+  std::uint32_t of[kAtOnce];
+
+  __device__ Keys(const float (&values)[kAtOnce], Scale scale) {
+    const auto fill = [&](auto&& quotient) {
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) of[j] = key_of(quotient(values[j]), scale.largest);
+    };
+    if (scale.inverse != 0.0F) {
+      fill([&](float logit) { return scale.quotient(logit); });
+    } else {
+      fill([&](float logit) { return logit / scale.temperature; });
+    }
+  }
+};
+
+/// Those of eight logits that have to be read for it: one copy of what many loops call, where few blocks share a row.
+template <class T>
+__device__ __noinline__ Keys read_keys(const Part& part, int eight, Scale scale) {
+  float values[kAtOnce];
+  part.load<T>(eight, values);
+  return {values, scale};
+}
+
 /// What a bin or a group of them has.
 struct Sum {
   std::uint64_t length, count;
@@ -30,12 +109,14 @@ struct Sum {
 struct Packed {
   static constexpr int kLength = 40;
 
-  std::uint32_t least;  ///< what the shortest one has
+  std::uint32_t least;  ///< units, of the shortest one
   int unit;             ///< of so many bits, which are zero in all lengths of the bin
 
-  __device__ explicit Packed(std::uint32_t bin)
-      : least(static_cast<std::uint32_t>(length_of((bin << kHalfKey) + kHalfKeys - 1) >> unit_of(bin))),
-        unit(unit_of(bin)) {}
+  /// A little less than the bin's last length: that of a key farther, where exponential() is off by a third of a key.
+  __device__ explicit Packed(std::uint32_t bin) : unit(unit_of(bin)) {
+    const float scale = __uint_as_float(static_cast<std::uint32_t>(127 + 42 - unit) << 23);
+    least = static_cast<std::uint32_t>(exponential(-static_cast<float>(bin + 1) * (kHalfKeys / kKeysOfOne)) * scale);
+  }
 
   /// length_of has 24 bits that are not zero, the last of them of weight 2^(18 - n), where n is largest for the last
   /// key.
@@ -71,7 +152,24 @@ inline constexpr Question kNoQuestion{kHalfKeys - 1, kAnyKey};
 /// For the end of top-k, of top-p and of min-p, for a place, for a token; and none.
 inline constexpr int kMostQuestions = 6;
 
+/// By a warp: the lane that a place lies in, kWarp where it lies behind all, when lanes are so long.
+__device__ inline Bin find_lane(std::uint64_t length, std::uint64_t place) {
+  const unsigned lane = threadIdx.x % kWarp;
+  std::uint64_t end = length;
+#pragma unroll
+  for (unsigned step = 1; step < kWarp; step *= 2) {
+    const std::uint64_t before = __shfl_up_sync(~0U, end, step);
+    if (lane >= step) end += before;
+  }
+  const unsigned beyond = __ballot_sync(~0U, place < end);
+  const unsigned found = beyond == 0 ? kWarp : static_cast<unsigned>(__ffs(static_cast<int>(beyond))) - 1;
+  return {found, __shfl_sync(~0U, end - length, found % kWarp)};
+}
+
 struct Shared {
+  Part part;
+  Scale scale;
+  Draw draw;
   std::uint32_t lengths[kHalfKeys], counts[kHalfKeys];  ///< of this block's tokens, by first halves
   std::uint64_t parts[kHalfKeys];                       ///< packed: blocks' sums of some bins
   Question questions[kMostQuestions];
@@ -95,7 +193,55 @@ struct Shared {
     }
     Inbox::come();
     for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads)
-      lengths[i] = counts[i] = answers[0][i] = 0;
+      lengths[i] = counts[i] = answers[1][i] = 0;
+  }
+
+  /// What a bin of the row has, or one of the answers to the `level`-th question.
+  __device__ Sum sum_of(int level, std::uint32_t bin) const {
+    if (level == 0) return Packed(bin).unpack(bins[bin]);
+    const Question question = questions[level - 1];
+    const std::uint32_t found = answers[level % 2][bin];
+    if (found == 0) return {};  // nearly everywhere
+    if (question.key != kAnyKey) return {0, static_cast<std::uint32_t>(__popc(found))};
+    return {found * length_of((question.first << kHalfKey) + bin), found};
+  }
+
+  /// By the first warp of the first block.
+  __device__ __noinline__ void send(int number, Question question) {
+    const unsigned lane = threadIdx.x;
+    if (lane == 0) answer_inbox.announce(sum_of(0, question.first).count * sizeof(answers[0][0]));
+    if (lane < Team::size()) question_inboxes[number].send(questions[number], question, lane);
+  }
+
+  /// By all threads, which meet: sums up all groups.
+  __device__ __noinline__ void sum_groups(int level) {
+    const Sum first = sum_of(level, 2 * threadIdx.x), second = sum_of(level, 2 * threadIdx.x + 1);
+    const Sum sum{warp_sum(first.length + second.length),
+                  __reduce_add_sync(~0U, static_cast<std::uint32_t>(first.count + second.count))};
+    if (threadIdx.x % kWarp == 0) groups[level != 0][threadIdx.x / kWarp] = sum;
+    __syncthreads();
+  }
+
+  /// By a warp: the length of so many bins.
+  __device__ __noinline__ std::uint64_t length_before(int level, std::uint32_t end) const {
+    const unsigned lane = threadIdx.x % kWarp, group = end / kGroup;
+    std::uint64_t length = lane < group ? groups[level != 0][lane].length : 0;
+    for (std::uint32_t bin = group * kGroup + lane; bin < end; bin += kWarp) length += sum_of(level, bin).length;
+    return warp_sum(length);
+  }
+
+  /// By a warp: the bin that a place among lengths or counts lies in.
+  template <std::uint64_t Sum::*kWhat>
+  __device__ __noinline__ Bin find(int level, std::uint64_t place) const {
+    const unsigned lane = threadIdx.x % kWarp;
+    const Bin group = find_lane(groups[level != 0][lane].*kWhat, place);
+    if (group.number == kWarp) return {kHalfKeys, group.before};
+    const std::uint32_t bin = group.number * kGroup + 2 * lane;
+    const std::uint64_t first = sum_of(level, bin).*kWhat, both = first + sum_of(level, bin + 1).*kWhat;
+    const Bin pair = find_lane(both, place - group.before);
+    const std::uint64_t middle = __shfl_sync(~0U, first, static_cast<int>(pair.number));
+    const bool second = place - group.before - pair.before >= middle;
+    return {group.number * kGroup + 2 * pair.number + second, group.before + pair.before + (second ? middle : 0)};
   }
 };
 
@@ -112,40 +258,8 @@ struct Layout {
   }
 };
 
-/// A block's part of a row of logits.
-template <class T>
-struct Part {
-  const T* row;
-  int cols;
-  int first, count;  ///< eights
-  float penalty;
-  std::uint8_t* seen;  ///< a bit for each logit
-
-  /// Eight penalised logits; those behind the row are not numbers.
-  __device__ void load(int eight, float (&values)[kAtOnce]) const {
-    const int column = (first + eight) * kAtOnce;
-    if (cols % kAtOnce == 0) {
-      load8(row + column, values);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) values[j] = column + j < cols ? to_f32(row[column + j]) : NAN;
-    }
-#pragma unroll 1
-    for (unsigned left = seen[eight]; left != 0; left &= left - 1) {  // in turn: one copy of the division
-      const int which = __ffs(static_cast<int>(left)) - 1;
-      float value = 0;
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) value = j == which ? values[j] : value;
-      value = penalised(value, penalty);
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) values[j] = j == which ? value : values[j];
-    }
-  }
-};
-
 /// Marks which of the part's tokens are among `ids`.
-template <class T>
-__device__ void mark_seen(const Part<T>& part, const int* ids, int count) {
+__device__ inline void mark_seen(const Part& part, const int* ids, int count) {
   auto* words = reinterpret_cast<unsigned*>(part.seen);
   for (int i = threadIdx.x; i < (part.count + 3) / 4; i += kThreads) words[i] = 0;
   __syncthreads();
@@ -156,49 +270,14 @@ __device__ void mark_seen(const Part<T>& part, const int* ids, int count) {
   __syncthreads();
 }
 
-/// By a warp: the lane that a place lies in, kWarp where it lies behind all, when lanes are so long.
-__device__ inline Bin find_lane(std::uint64_t length, std::uint64_t place) {
-  const unsigned lane = threadIdx.x % kWarp;
-  std::uint64_t end = length;
-#pragma unroll
-  for (unsigned step = 1; step < kWarp; step *= 2) {
-    const std::uint64_t before = __shfl_up_sync(~0U, end, step);
-    if (lane >= step) end += before;
-  }
-  const unsigned beyond = __ballot_sync(~0U, place < end);
-  const unsigned found = beyond == 0 ? kWarp : static_cast<unsigned>(__ffs(static_cast<int>(beyond))) - 1;
-  return {found, __shfl_sync(~0U, end - length, found % kWarp)};
-}
-
-/// The keys of eight tokens.
-struct Keys {
-  std::uint32_t of[kAtOnce];
-
-  __device__ Keys(const float (&values)[kAtOnce], float temperature, float largest) {
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) of[j] = key_of(values[j] / temperature, largest);
-  }
-};
-
-/// Those of eight logits that have to be read for it: one copy of what many loops call, where few blocks share a row.
-template <class T>
-__device__ __noinline__ Keys read_keys(Part<T> part, int eight, float temperature, float largest) {
-  float values[kAtOnce];
-  part.load(eight, values);
-  return {values, temperature, largest};
-}
-
 template <class T>
 class TokenLine {
  public:
   /// `values` are those of the thread's first eight logits.
-  __device__ TokenLine(const Part<T>& part, const float (&values)[kAtOnce], float temperature, float largest,
-                       Shared& shared)
-      : part_(part),
-        temperature_(temperature),
-        largest_(largest / temperature),
-        shared_(shared),
-        keys_(values, temperature_, largest_) {}
+  __device__ TokenLine(Shared& shared, const float (&values)[kAtOnce], Scale scale)
+      : shared_(shared), keys_(values, scale) {
+    if (threadIdx.x == 0) shared_.scale = scale;
+  }
 
   /// By all threads of every block: sums up the row by first halves.
   __device__ void arrange() {
@@ -206,7 +285,7 @@ class TokenLine {
     const Packed packed[2] = {Packed(bin), Packed(bin + 1)};
     std::uint64_t sums[2] = {};
 #pragma unroll 1
-    for (int begin = 0; begin < part_.count; begin += kThreads) {
+    for (int begin = 0; begin < shared_.part.count; begin += kThreads) {
       add_lengths(begin + static_cast<int>(threadIdx.x));
       __syncthreads();
 #pragma unroll
@@ -232,142 +311,101 @@ class TokenLine {
     }
     if (Team::rank() != 0) return;
     shared_.bin_inbox.wait_for_all();
-    sum_groups<0>();
+    shared_.sum_groups(0);
   }
 
   /// By all threads: waits for a question of the first warp and answers it. Returns whether there was one.
-  __device__ bool answer() {
-    shared_.question_inboxes[answered_].wait_for_all();
-    question_ = shared_.questions[answered_];
-    if (question_ == kNoQuestion) return false;
-    const int turn = answered_++ % 2;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < part_.count; i += kThreads) {
-      const Keys keys = keys_of(i);
-#pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        if (keys.of[j] >> kHalfKey != question_.first) continue;
-        const auto id = static_cast<std::uint32_t>((part_.first + i) * kAtOnce + j);
-        const bool any = question_.key == kAnyKey;
-        shared_.answer_inbox.add(shared_.answers[turn][any ? keys.of[j] % kHalfKeys : id / 32],
-                                 any ? 1 : static_cast<std::uint32_t>(keys.of[j] == question_.key) << id % 32);
-      }
-    }
-    if (Team::rank() == 0) {
-      std::uint32_t* next = shared_.answers[1 - turn] + 2 * threadIdx.x;
-      next[0] = next[1] = 0;
-      shared_.answer_inbox.wait_for_all(turn);
-      sum_groups<1>();
-    }
-    return true;
-  }
+  __device__ bool answer() { return answer(*this, ++answered_); }
 
   // By the first warp of the first block; all other threads answer:
 
   __device__ void ask(Question question) {
-    if (question == question_) return;
-    const unsigned lane = threadIdx.x;
-    if (lane == 0) shared_.answer_inbox.announce(sum_of<0>(question.first).count * sizeof(shared_.answers[0][0]));
-    if (lane < Team::size()) shared_.question_inboxes[answered_].send(shared_.questions[answered_], question, lane);
+    if (answered_ > 0 && question == shared_.questions[answered_ - 1]) return;
+    shared_.send(answered_, question);
     answer();
   }
 
   __device__ std::uint32_t key_of_rank(std::uint32_t rank) {
-    const Bin first = find<0>(&Sum::count, rank - 1);
+    const Bin first = shared_.find<&Sum::count>(0, rank - 1);
     if (first.number == kHalfKeys) return kKeys - 1;
     ask({first.number, kAnyKey});
-    return (first.number << kHalfKey) + find<1>(&Sum::count, rank - 1 - first.before).number;
+    return (first.number << kHalfKey) + shared_.find<&Sum::count>(answered_, rank - 1 - first.before).number;
   }
 
   __device__ std::uint64_t measure(std::uint32_t keys) {
-    const std::uint64_t length = length_before<0>(keys >> kHalfKey);
+    const std::uint64_t length = shared_.length_before(0, keys >> kHalfKey);
     if (keys % kHalfKeys == 0) return length;
     ask({keys >> kHalfKey, kAnyKey});
-    return length + length_before<1>(keys % kHalfKeys);
+    return length + shared_.length_before(answered_, keys % kHalfKeys);
   }
 
   __device__ Stand at(std::uint64_t place) {
-    const Bin first = find<0>(&Sum::length, place);
+    const Bin first = shared_.find<&Sum::length>(0, place);
     ask({first.number, kAnyKey});
-    const Bin second = find<1>(&Sum::length, place - first.before);
+    const Bin second = shared_.find<&Sum::length>(answered_, place - first.before);
     return {(first.number << kHalfKey) + second.number, first.before + second.before};
   }
 
   __device__ int token(std::uint32_t key, std::uint32_t skipped) {
     ask({key >> kHalfKey, key});
-    const Bin word = find<1>(&Sum::count, skipped);
-    std::uint32_t bits = answered(word.number);
+    const Bin word = shared_.find<&Sum::count>(answered_, skipped);
+    std::uint32_t bits = shared_.answers[answered_ % 2][word.number];
     for (std::uint64_t i = word.before; i < skipped; ++i) bits &= bits - 1;
     return static_cast<int>(word.number) * 32 + __ffs(static_cast<int>(bits)) - 1;
   }
 
  private:
+  /// One copy of what is called in many places.
+  __device__ __noinline__ static bool answer(TokenLine line, int level) {
+    Shared& shared = line.shared_;
+    shared.question_inboxes[level - 1].wait_for_all();
+    const Question question = shared.questions[level - 1];
+    if (question == kNoQuestion) return false;
+    const bool any = question.key == kAnyKey;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < shared.part.count; i += kThreads) {
+      const Keys keys = line.keys_of(i);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        if (keys.of[j] >> kHalfKey != question.first) continue;
+        const auto id = static_cast<std::uint32_t>((shared.part.first + i) * kAtOnce + j);
+        shared.answer_inbox.add(shared.answers[level % 2][any ? keys.of[j] % kHalfKeys : id / 32],
+                                any ? 1 : static_cast<std::uint32_t>(keys.of[j] == question.key) << id % 32);
+      }
+    }
+    if (Team::rank() == 0) {
+      std::uint32_t* next = shared.answers[(level + 1) % 2] + 2 * threadIdx.x;
+      next[0] = next[1] = 0;
+      shared.answer_inbox.wait_for_all((level - 1) % 2);
+      shared.sum_groups(level);
+    }
+    return true;
+  }
+
   __device__ Keys keys_of(int eight) const {
-    return eight < kThreads ? keys_ : read_keys(part_, eight, temperature_, largest_);
+    return eight < kThreads ? keys_ : read_keys<T>(shared_.part, eight, shared_.scale);
   }
 
   __device__ void add_lengths(int eight) {
-    if (eight >= part_.count) return;
+    if (eight >= shared_.part.count) return;
     const Keys keys = keys_of(eight);
+    std::uint32_t lengths[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const std::uint32_t bin = keys.of[j] >> kHalfKey;
+      lengths[j] = static_cast<std::uint32_t>(length_of(keys.of[j]) >> Packed::unit_of(bin));
+    }
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       if (keys.of[j] >= kKeys) continue;
-      const std::uint32_t bin = keys.of[j] >> kHalfKey;
-      atomicAdd(&shared_.counts[bin], 1);
-      atomicAdd(&shared_.lengths[bin], static_cast<std::uint32_t>(length_of(keys.of[j]) >> Packed::unit_of(bin)));
+      atomicAdd(&shared_.counts[keys.of[j] >> kHalfKey], 1);
+      atomicAdd(&shared_.lengths[keys.of[j] >> kHalfKey], lengths[j]);
     }
   }
 
-  __device__ std::uint32_t answered(std::uint32_t bin) const { return shared_.answers[(answered_ + 1) % 2][bin]; }
-
-  /// What a bin of the row (level 0) or of the answers to the last question (level 1) has.
-  template <int kLevel>
-  __device__ Sum sum_of(std::uint32_t bin) const {
-    if constexpr (kLevel == 0) return Packed(bin).unpack(shared_.bins[bin]);
-    const std::uint32_t found = answered(bin);
-    if (question_.key != kAnyKey) return {0, static_cast<std::uint32_t>(__popc(found))};
-    return {found * length_of((question_.first << kHalfKey) + bin), found};
-  }
-
-  /// By all threads of the first block, which meet.
-  template <int kLevel>
-  __device__ void sum_groups() {
-    const Sum first = sum_of<kLevel>(2 * threadIdx.x), second = sum_of<kLevel>(2 * threadIdx.x + 1);
-    const Sum sum{warp_sum(first.length + second.length),
-                  __reduce_add_sync(~0U, static_cast<std::uint32_t>(first.count + second.count))};
-    if (threadIdx.x % kWarp == 0) shared_.groups[kLevel][threadIdx.x / kWarp] = sum;
-    __syncthreads();
-  }
-
-  /// By a warp: the length of so many bins.
-  template <int kLevel>
-  __device__ std::uint64_t length_before(std::uint32_t bins) const {
-    const unsigned lane = threadIdx.x % kWarp, group = bins / kGroup;
-    std::uint64_t length = lane < group ? shared_.groups[kLevel][lane].length : 0;
-    for (std::uint32_t bin = group * kGroup + lane; bin < bins; bin += kWarp) length += sum_of<kLevel>(bin).length;
-    return warp_sum(length);
-  }
-
-  /// By a warp: the bin that a place among lengths or counts lies in.
-  template <int kLevel>
-  __device__ Bin find(std::uint64_t Sum::*what, std::uint64_t place) const {
-    const unsigned lane = threadIdx.x % kWarp;
-    const Bin group = find_lane(shared_.groups[kLevel][lane].*what, place);
-    if (group.number == kWarp) return {kHalfKeys, group.before};
-    const std::uint32_t bin = group.number * kGroup + 2 * lane;
-    const std::uint64_t first = sum_of<kLevel>(bin).*what, both = first + sum_of<kLevel>(bin + 1).*what;
-    const Bin pair = find_lane(both, place - group.before);
-    const std::uint64_t middle = __shfl_sync(~0U, first, static_cast<int>(pair.number));
-    const bool second = place - group.before - pair.before >= middle;
-    return {group.number * kGroup + 2 * pair.number + second, group.before + pair.before + (second ? middle : 0)};
-  }
-
-  const Part<T>& part_;
-  float temperature_, largest_;
   Shared& shared_;
-  Question question_{kHalfKeys, kAnyKey};  ///< the last one; none at first
-  int answered_ = 0;
-  Keys keys_;  ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
+  int answered_ = 0;  ///< questions
+  Keys keys_;         ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
 };
 
 }  // namespace nibble
