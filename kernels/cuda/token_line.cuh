@@ -75,9 +75,10 @@ struct Scale {
 };
 
 /// The keys of eight tokens.
-struct Keys {
+struct alignas(16) Keys {
   std::uint32_t of[kAtOnce];
 
+  Keys() = default;
   __device__ Keys(const float (&values)[kAtOnce], Scale scale) {
     const auto fill = [&](auto&& quotient) {
 #pragma unroll
@@ -170,14 +171,19 @@ struct Shared {
   Part part;
   Scale scale;
   Draw draw;
-  std::uint32_t lengths[kHalfKeys], counts[kHalfKeys];  ///< of this block's tokens, by first halves
-  std::uint64_t parts[kHalfKeys];                       ///< packed: blocks' sums of some bins
+  Keys keys[kThreads];  ///< of the part's first logits: all, where eight blocks have a row of OPT's
+  union {
+    struct {
+      std::uint32_t lengths[kHalfKeys], counts[kHalfKeys];
+    } own;                          ///< of this block's tokens, by first halves
+    std::uint64_t bins[kHalfKeys];  ///< in the first block, packed: of the row's
+  };
+  std::uint64_t parts[kHalfKeys];  ///< packed: blocks' sums of some bins
   Question questions[kMostQuestions];
   std::uint64_t sums[kWarp];       ///< of warps
   std::uint64_t bests[kMostTeam];  ///< of the blocks
 
   // In the first block.
-  std::uint64_t bins[kHalfKeys];        ///< packed: by first halves
   std::uint32_t answers[2][kHalfKeys];  ///< to every other question: by second halves, or bits
   Sum groups[2][kWarp];                 ///< of bins; of answers
 
@@ -193,7 +199,7 @@ struct Shared {
     }
     Inbox::come();
     for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads)
-      lengths[i] = counts[i] = answers[1][i] = 0;
+      own.lengths[i] = own.counts[i] = answers[1][i] = 0;
   }
 
   /// What a bin of the row has, or one of the answers to the `level`-th question.
@@ -274,8 +280,8 @@ template <class T>
 class TokenLine {
  public:
   /// `values` are those of the thread's first eight logits.
-  __device__ TokenLine(Shared& shared, const float (&values)[kAtOnce], Scale scale)
-      : shared_(shared), keys_(values, scale) {
+  __device__ TokenLine(Shared& shared, const float (&values)[kAtOnce], Scale scale) : shared_(shared) {
+    shared_.keys[threadIdx.x] = Keys(values, scale);
     if (threadIdx.x == 0) shared_.scale = scale;
   }
 
@@ -290,8 +296,8 @@ class TokenLine {
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        sums[i] += packed[i].pack(shared_.lengths[bin + i], shared_.counts[bin + i]);
-        shared_.lengths[bin + i] = shared_.counts[bin + i] = 0;
+        sums[i] += packed[i].pack(shared_.own.lengths[bin + i], shared_.own.counts[bin + i]);
+        shared_.own.lengths[bin + i] = shared_.own.counts[bin + i] = 0;
       }
       __syncthreads();
     }
@@ -383,7 +389,7 @@ class TokenLine {
   }
 
   __device__ Keys keys_of(int eight) const {
-    return eight < kThreads ? keys_ : read_keys<T>(shared_.part, eight, shared_.scale);
+    return eight < kThreads ? shared_.keys[eight] : read_keys<T>(shared_.part, eight, shared_.scale);
   }
 
   __device__ void add_lengths(int eight) {
@@ -398,14 +404,13 @@ class TokenLine {
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       if (keys.of[j] >= kKeys) continue;
-      atomicAdd(&shared_.counts[keys.of[j] >> kHalfKey], 1);
-      atomicAdd(&shared_.lengths[keys.of[j] >> kHalfKey], lengths[j]);
+      atomicAdd(&shared_.own.counts[keys.of[j] >> kHalfKey], 1);
+      atomicAdd(&shared_.own.lengths[keys.of[j] >> kHalfKey], lengths[j]);
     }
   }
 
   Shared& shared_;
   int answered_ = 0;  ///< questions
-  Keys keys_;         ///< of the thread's first eight logits: all, where eight blocks have a row of OPT's
 };
 
 }  // namespace nibble
