@@ -44,7 +44,7 @@ struct Inbox {
   std::uint64_t barrier;
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  /// By a block's first thread.
+  /// By one thread of a block's first warp.
   __device__ void open() {
     if (Team::size() > 1) make_barrier(shared_address(&barrier), 1);
   }
@@ -55,7 +55,7 @@ struct Inbox {
   /// By all threads of a block, when all its inboxes are open.
   __device__ static void come() {
     if (Team::size() == 1) return;
-    if (threadIdx.x == 0) publish_barriers();
+    if (threadIdx.x < 32) publish_barriers();
     come_to_cluster();
   }
   /// By the same threads, before they send: until all blocks have opened theirs or have left.
@@ -81,15 +81,12 @@ struct Inbox {
                    : "memory");
     }
   }
-  /// Adds to what the first block has there.
-  __device__ void add(std::uint32_t& place, std::uint32_t value) const {
-    if (Team::size() == 1) {
-      atomicAdd(&place, value);
-      return;
-    }
-    asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%0], %1, [%2];" ::"r"(
+  /// Adds two halves, of which the lower one is not carried into the other, to what the first block has there.
+  __device__ void add(std::uint64_t& place, std::uint64_t value) const {
+    if (Team::size() == 1) return add_here(place, value);
+    asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u64 [%0], %1, [%2];" ::"r"(
                      in_block(shared_address(&place), 0)),
-                 "r"(value), "r"(in_block(shared_address(&barrier), 0))
+                 "l"(value), "r"(in_block(shared_address(&barrier), 0))
                  : "memory");
   }
   /// By all threads of a block, for all bytes; `parity` is that of how often it has been waited for.
@@ -106,9 +103,17 @@ struct Inbox {
   __device__ void send(V& place, V value, unsigned = 0) const {
     place = value;
   }
-  __device__ void add(std::uint32_t& place, std::uint32_t value) const { atomicAdd(&place, value); }
+  __device__ void add(std::uint64_t& place, std::uint64_t value) const { add_here(place, value); }
   __device__ void wait_for_all(int = 0) const { __syncthreads(); }
 #endif
+
+ private:
+  /// There is no instruction for sums of 64 bits in a block's own memory.
+  __device__ static void add_here(std::uint64_t& place, std::uint64_t value) {
+    auto* halves = reinterpret_cast<std::uint32_t*>(&place);
+    atomicAdd(halves, static_cast<std::uint32_t>(value));
+    atomicAdd(halves + 1, static_cast<std::uint32_t>(value >> 32));
+  }
 };
 
 /// Most blocks of a team, which every GPU that has clusters can do.

@@ -15,7 +15,7 @@ inline constexpr int kThreads = 1024;
 inline constexpr unsigned kWarp = 32;
 /// Logits that are read at once; a byte says which have been seen.
 inline constexpr int kAtOnce = 8;
-/// Bins are halves of keys, or words of a bit for each token. Each warp sums up a group of them, two a lane.
+/// Bins are halves of keys, or words of bits. Each warp sums up a group of them, two a lane.
 inline constexpr unsigned kGroup = kHalfKeys / kWarp;
 inline constexpr int kMostTokens = 32 * kHalfKeys;
 static_assert(kThreads == kWarp * kWarp && kGroup == 2 * kWarp);
@@ -141,13 +141,15 @@ struct Bin {
   std::uint64_t before;
 };
 
-/// About the tokens with that first half of a key: how many there are of each second half, or who has the key.
+/// About the tokens with that first half of a key: how many there are of each second half, in bits from kCount on, and
+/// below those the sum of their ids; or who has the key, a bit for each token.
 struct Question {
   std::uint32_t first, key;
 
   __device__ friend bool operator==(Question, Question) = default;
 };
 inline constexpr std::uint32_t kAnyKey = ~0U;
+inline constexpr int kCount = 32;
 /// No more are asked: no token is there.
 inline constexpr Question kNoQuestion{kHalfKeys - 1, kAnyKey};
 /// For the end of top-k, of top-p and of min-p, for a place, for a token; and none.
@@ -178,38 +180,42 @@ struct Shared {
     } own;                          ///< of this block's tokens, by first halves
     std::uint64_t bins[kHalfKeys];  ///< in the first block, packed: of the row's
   };
-  std::uint64_t parts[kHalfKeys];  ///< packed: blocks' sums of some bins
+  /// In the first block: to every other question, by second halves or bits. In [0] at first, in every block, packed:
+  /// what all blocks have in the bins that this one sums up.
+  std::uint64_t answers[2][kHalfKeys];
   Question questions[kMostQuestions];
   std::uint64_t sums[kWarp];       ///< of warps
   std::uint64_t bests[kMostTeam];  ///< of the blocks
-
-  // In the first block.
-  std::uint32_t answers[2][kHalfKeys];  ///< to every other question: by second halves, or bits
-  Sum groups[2][kWarp];                 ///< of bins; of answers
+  Sum groups[2][kWarp];            ///< of bins; of answers
 
   Inbox best_inbox, part_inbox, bin_inbox, answer_inbox, question_inboxes[kMostQuestions];
 
   __device__ void open() {
+    if (threadIdx.x < kMostQuestions) {
+      question_inboxes[threadIdx.x].open();
+      question_inboxes[threadIdx.x].announce(sizeof(Question));
+    }
     if (threadIdx.x == 0) {
-      for (Inbox* inbox = &best_inbox; inbox != question_inboxes + kMostQuestions; ++inbox) inbox->open();
+      for (Inbox* inbox : {&best_inbox, &part_inbox, &bin_inbox, &answer_inbox}) inbox->open();
       best_inbox.announce(Team::size() * sizeof(bests[0]));
-      part_inbox.announce(sizeof(parts));
+      part_inbox.announce(sizeof(answers[0]));
       bin_inbox.announce(sizeof(bins));
-      for (Inbox& inbox : question_inboxes) inbox.announce(sizeof(Question));
     }
     Inbox::come();
-    for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads)
-      own.lengths[i] = own.counts[i] = answers[1][i] = 0;
+    for (int i = threadIdx.x; i < static_cast<int>(kHalfKeys); i += kThreads) {
+      own.lengths[i] = own.counts[i] = 0;
+      answers[1][i] = 0;
+    }
   }
 
   /// What a bin of the row has, or one of the answers to the `level`-th question.
   __device__ Sum sum_of(int level, std::uint32_t bin) const {
     if (level == 0) return Packed(bin).unpack(bins[bin]);
     const Question question = questions[level - 1];
-    const std::uint32_t found = answers[level % 2][bin];
+    const std::uint64_t found = answers[level % 2][bin], count = found >> kCount;
     if (found == 0) return {};  // nearly everywhere
-    if (question.key != kAnyKey) return {0, static_cast<std::uint32_t>(__popc(found))};
-    return {found * length_of((question.first << kHalfKey) + bin), found};
+    if (question.key != kAnyKey) return {0, static_cast<std::uint64_t>(__popcll(found))};
+    return {count * length_of((question.first << kHalfKey) + bin), count};
   }
 
   /// By the first warp of the first block.
@@ -304,14 +310,14 @@ class TokenLine {
     const std::uint32_t bins = kHalfKeys / Team::size();  // that a block sums up
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      shared_.part_inbox.send(shared_.parts[Team::rank() * bins + (bin + i) % bins], sums[i], bin / bins);
+      shared_.part_inbox.send(shared_.answers[0][Team::rank() * bins + (bin + i) % bins], sums[i], bin / bins);
     }
     shared_.part_inbox.wait_for_all();
     for (std::uint32_t i = threadIdx.x; i < bins; i += kThreads) {
       std::uint64_t sum = 0;
 #pragma unroll
       for (unsigned rank = 0; rank < kMostTeam; ++rank) {
-        if (rank < Team::size()) sum += shared_.parts[rank * bins + i];
+        if (rank < Team::size()) sum += shared_.answers[0][rank * bins + i];
       }
       shared_.bin_inbox.send(shared_.bins[Team::rank() * bins + i], sum);
     }
@@ -352,12 +358,15 @@ class TokenLine {
     return {(first.number << kHalfKey) + second.number, first.before + second.before};
   }
 
+  /// Of a key that `at` has found.
   __device__ int token(std::uint32_t key, std::uint32_t skipped) {
+    const std::uint64_t found = shared_.answers[answered_ % 2][key % kHalfKeys];
+    if (found >> kCount == 1) return static_cast<int>(found);
     ask({key >> kHalfKey, key});
     const Bin word = shared_.find<&Sum::count>(answered_, skipped);
-    std::uint32_t bits = shared_.answers[answered_ % 2][word.number];
+    std::uint64_t bits = shared_.answers[answered_ % 2][word.number];
     for (std::uint64_t i = word.before; i < skipped; ++i) bits &= bits - 1;
-    return static_cast<int>(word.number) * 32 + __ffs(static_cast<int>(bits)) - 1;
+    return static_cast<int>(word.number) * 64 + __ffsll(static_cast<std::int64_t>(bits)) - 1;
   }
 
  private:
@@ -375,12 +384,13 @@ class TokenLine {
       for (int j = 0; j < kAtOnce; ++j) {
         if (keys.of[j] >> kHalfKey != question.first) continue;
         const auto id = static_cast<std::uint32_t>((shared.part.first + i) * kAtOnce + j);
-        shared.answer_inbox.add(shared.answers[level % 2][any ? keys.of[j] % kHalfKeys : id / 32],
-                                any ? 1 : static_cast<std::uint32_t>(keys.of[j] == question.key) << id % 32);
+        const std::uint64_t one = 1;
+        shared.answer_inbox.add(shared.answers[level % 2][any ? keys.of[j] % kHalfKeys : id / 64],
+                                any ? one << kCount | id : (keys.of[j] == question.key ? one << id % 64 : 0));
       }
     }
     if (Team::rank() == 0) {
-      std::uint32_t* next = shared.answers[(level + 1) % 2] + 2 * threadIdx.x;
+      std::uint64_t* next = shared.answers[(level + 1) % 2] + 2 * threadIdx.x;
       next[0] = next[1] = 0;
       shared.answer_inbox.wait_for_all((level - 1) % 2);
       shared.sum_groups(level);
