@@ -62,7 +62,7 @@ struct Inbox {
   __device__ static void wait_for_team() {
     if (Team::size() > 1) wait_for_blocks();
   }
-  /// Puts a value of 4 or 8 bytes where a block, the first one unless another is named, has `place`.
+  /// Puts a value of 4, 8 or 16 bytes where a block, the first one unless another is named, has `place`.
   template <class V>
   __device__ void send(V& place, V value, unsigned rank = 0) const {
     if (Team::size() == 1) {
@@ -75,10 +75,16 @@ struct Inbox {
       asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there),
                    "r"(std::bit_cast<std::uint32_t>(value)), "r"(counter)
                    : "memory");
-    } else {
+    } else if constexpr (sizeof(V) == 8) {
       asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(there),
                    "l"(std::bit_cast<std::uint64_t>(value)), "r"(counter)
                    : "memory");
+    } else {
+      const auto halves = std::bit_cast<ulonglong2>(value);
+      asm volatile(
+          "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b64 [%0], {%1, %2}, [%3];" ::"r"(there),
+          "l"(halves.x), "l"(halves.y), "r"(counter)
+          : "memory");
     }
   }
   /// Adds two halves, of which the lower one is not carried into the other, to what the first block has there.

@@ -125,7 +125,7 @@ struct Packed {
     constexpr auto kPowersOfTwo = static_cast<std::uint32_t>(1.44269504 * 0x1p20 * kHalfKeys / kKeysOfOne);
     return max(18 - static_cast<int>(((bin + 1) * kPowersOfTwo + (1U << 19)) >> 20), 0);
   }
-  /// Lengths of a bin are not farther from each other than 373,388 units, so that what is left of 8,192 of them has 32
+  /// Lengths of a bin are not farther from each other than 373,612 units, so that what is left of 8,192 of them has 32
   /// bits: `lengths` may be without higher ones.
   __device__ std::uint64_t pack(std::uint32_t lengths, std::uint32_t count) const {
     return static_cast<std::uint64_t>(count) << kLength | (lengths - count * least);
@@ -134,6 +134,11 @@ struct Packed {
     const std::uint64_t count = sum >> kLength;
     return {(count * least + (sum & ((std::uint64_t{1} << kLength) - 1))) << unit, count};
   }
+};
+
+/// Those of a thread's two bins.
+struct alignas(16) Pair {
+  std::uint64_t of[2];
 };
 
 struct Bin {
@@ -178,11 +183,14 @@ struct Shared {
     struct {
       std::uint32_t lengths[kHalfKeys], counts[kHalfKeys];
     } own;                          ///< of this block's tokens, by first halves
-    std::uint64_t bins[kHalfKeys];  ///< in the first block, packed: of the row's
+    std::uint64_t bins[kHalfKeys];  ///< then, in the first block, packed: of the row's
+    Pair pairs[kThreads];           ///< the same
   };
-  /// In the first block: to every other question, by second halves or bits. In [0] at first, in every block, packed:
-  /// what all blocks have in the bins that this one sums up.
-  std::uint64_t answers[2][kHalfKeys];
+  union {
+    Pair parts[kThreads];  ///< what all blocks have in the bins that this one sums up
+    std::uint64_t answers[2]
+                         [kHalfKeys];  ///< then, in the first block, to every other question: by second halves, or bits
+  };
   Question questions[kMostQuestions];
   std::uint64_t sums[kWarp];       ///< of warps
   std::uint64_t bests[kMostTeam];  ///< of the blocks
@@ -198,7 +206,7 @@ struct Shared {
     if (threadIdx.x == 0) {
       for (Inbox* inbox : {&best_inbox, &part_inbox, &bin_inbox, &answer_inbox}) inbox->open();
       best_inbox.announce(Team::size() * sizeof(bests[0]));
-      part_inbox.announce(sizeof(answers[0]));
+      part_inbox.announce(sizeof(parts));
       bin_inbox.announce(sizeof(bins));
     }
     Inbox::come();
@@ -295,31 +303,30 @@ class TokenLine {
   __device__ void arrange() {
     const std::uint32_t bin = 2 * threadIdx.x;
     const Packed packed[2] = {Packed(bin), Packed(bin + 1)};
-    std::uint64_t sums[2] = {};
+    Pair sums = {};
 #pragma unroll 1
     for (int begin = 0; begin < shared_.part.count; begin += kThreads) {
       add_lengths(begin + static_cast<int>(threadIdx.x));
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        sums[i] += packed[i].pack(shared_.own.lengths[bin + i], shared_.own.counts[bin + i]);
+        sums.of[i] += packed[i].pack(shared_.own.lengths[bin + i], shared_.own.counts[bin + i]);
         shared_.own.lengths[bin + i] = shared_.own.counts[bin + i] = 0;
       }
       __syncthreads();
     }
-    const std::uint32_t bins = kHalfKeys / Team::size();  // that a block sums up
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      shared_.part_inbox.send(shared_.answers[0][Team::rank() * bins + (bin + i) % bins], sums[i], bin / bins);
-    }
+    const unsigned pairs = kThreads / Team::size();  // that a block sums up
+    shared_.part_inbox.send(shared_.parts[Team::rank() * pairs + threadIdx.x % pairs], sums, threadIdx.x / pairs);
     shared_.part_inbox.wait_for_all();
-    for (std::uint32_t i = threadIdx.x; i < bins; i += kThreads) {
-      std::uint64_t sum = 0;
+    if (threadIdx.x < pairs) {
+      sums = {};
 #pragma unroll
       for (unsigned rank = 0; rank < kMostTeam; ++rank) {
-        if (rank < Team::size()) sum += shared_.answers[0][rank * bins + i];
+        if (rank == Team::size()) break;
+        const Pair part = shared_.parts[rank * pairs + threadIdx.x];
+        sums.of[0] += part.of[0], sums.of[1] += part.of[1];
       }
-      shared_.bin_inbox.send(shared_.bins[Team::rank() * bins + i], sum);
+      shared_.bin_inbox.send(shared_.pairs[Team::rank() * pairs + threadIdx.x], sums);
     }
     if (Team::rank() != 0) return;
     shared_.bin_inbox.wait_for_all();
