@@ -1,5 +1,5 @@
-// Blocks that share work and see each other's memory: a cluster on GPUs that have clusters, a block by itself on
-// others.
+// Blocks that share work and send each other what they found: a cluster on GPUs that have clusters, a block by itself
+// on others.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -15,26 +15,9 @@ struct Team {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   __device__ static unsigned size() { return cooperative_groups::this_cluster().num_blocks(); }
   __device__ static unsigned rank() { return cooperative_groups::this_cluster().block_rank(); }
-  __device__ static void sync() { cooperative_groups::this_cluster().sync(); }
-  /// Meets for the last time: nothing that was written becomes known.
-  __device__ static void part() {
-    come_to_cluster();
-    wait_for_blocks();
-  }
-  /// A variable in shared memory, as block `rank` has it.
-  template <class V>
-  __device__ static V& of(unsigned rank, V& variable) {
-    return *cooperative_groups::this_cluster().map_shared_rank(&variable, static_cast<int>(rank));
-  }
 #else
   __device__ static unsigned size() { return 1; }
   __device__ static unsigned rank() { return 0; }
-  __device__ static void sync() { __syncthreads(); }
-  __device__ static void part() {}
-  template <class V>
-  __device__ static V& of(unsigned, V& variable) {
-    return variable;
-  }
 #endif
 };
 
