@@ -4,6 +4,7 @@
 #include "kernels/cuda/attend_one.cuh"
 #include "kernels/cuda/attend_plain.cuh"
 #include "kernels/cuda/attend_tiles.cuh"
+#include "kernels/cuda/attend_wide.h"
 
 namespace nibble {
 
@@ -24,9 +25,13 @@ void attend_on_device(const Launch& launch, const DeviceBatch& batch, const Batc
   const bool by_one = takes_one(cache.head_dim);
   if (by_one && shape.any_single) attend_one(launch, shape, task);
   if (by_one && !shape.any_longer) return;
-  append_to_cache(launch, shape.rows, task);
   if constexpr (sizeof(T) == 2) {
-    if (takes_tiles(cache.head_dim)) return attend_tiles(launch, shape, task);
+    const bool tiles = takes_tiles(cache.head_dim);
+    if (tiles && launch.is_hopper) return attend_wide(launch, shape, task);
+    append_to_cache(launch, shape.rows, task);
+    if (tiles) return attend_tiles(launch, shape, task);
+  } else {
+    append_to_cache(launch, shape.rows, task);
   }
   attend_plain(launch, shape, by_one ? 2 : 1, task);
 }

@@ -14,10 +14,10 @@ inline constexpr int kLineBytes = 128;
 inline constexpr int kLineColumns = 64;
 
 /// A description of lines in shared memory that begin at a multiple of eight of them. 32 bytes further, which is 2
-/// more, are the next sixteen columns.
-__device__ __forceinline__ std::uint64_t describe_lines(std::uint32_t address) {
+/// more, are the next sixteen columns. `apart`: bytes to the lines that go on behind these, for `multiply_turned`.
+__device__ __forceinline__ std::uint64_t describe_lines(std::uint32_t address, int apart = 0) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62, kEightLines = std::uint64_t{8 * kLineBytes / 16} << 32;
-  return kSwizzle128 | kEightLines | (std::uint64_t{1} << 16) | (address & 0x3ffff) >> 4;
+  return kSwizzle128 | kEightLines | static_cast<std::uint64_t>(apart / 16) << 16 | (address & 0x3ffff) >> 4;
 }
 
 __device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -32,6 +32,12 @@ __device__ __forceinline__ void wait_for_products() {
 /// 8 i + 2t and 8 i + 2t + 1 as d[4 i .. 4 i + 3].
 template <class T, int N>
 __device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t* a, std::uint64_t b, bool adds);
+/// The same where rows of a stand in lines too.
+template <class T, int N>
+__device__ __forceinline__ void multiply_lines(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, bool adds);
+/// The same where sixteen lines are b's columns, and hold its rows; 64 to a line.
+template <class T, int N>
+__device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::uint32_t* a, std::uint64_t b, bool adds);
 
 #define NIBBLE_8(d, i)                                                                                        \
   "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
@@ -39,43 +45,57 @@ __device__ __forceinline__ void multiply(float (&d)[N / 2], const std::uint32_t*
 #define NIBBLE_16(d, i) NIBBLE_8(d, i), NIBBLE_8(d, i + 8)
 #define NIBBLE_32(d, i) NIBBLE_16(d, i), NIBBLE_16(d, i + 16)
 #define NIBBLE_64(d, i) NIBBLE_32(d, i), NIBBLE_32(d, i + 32)
-#define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define NIBBLE_NAMES_32 \
-  NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NIBBLE_NAMES_64                                                                               \
-  NIBBLE_NAMES_32                                                                                     \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
-  "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NIBBLE_NAMES_128                                                                             \
-  NIBBLE_NAMES_64                                                                                    \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "     \
-  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
-  "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
-  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NIBBLE_40(d, i) NIBBLE_32(d, i), NIBBLE_8(d, i + 32)
+#define NIBBLE_48(d, i) NIBBLE_32(d, i), NIBBLE_16(d, i + 32)
+#define NIBBLE_NAMES_32                                                                                            \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define NIBBLE_NAMES_40 NIBBLE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define NIBBLE_NAMES_48 NIBBLE_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define NIBBLE_NAMES_64 \
+  NIBBLE_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-#define NIBBLE_MULTIPLY(T, type, n, names, a0, a1, a2, a3, b, adds, ...)                                             \
-  template <>                                                                                                        \
-  __device__ __forceinline__ void multiply<T, n>(float(&d)[n / 2], const std::uint32_t* a, std::uint64_t lines,      \
-                                                 bool accumulates) {                                                 \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type \
-                 "." type " {" names "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #b ", p, 1, 1, 0;}"            \
-                 : __VA_ARGS__                                                                                       \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(lines), "r"(static_cast<int>(accumulates)));      \
+#define NIBBLE_PRODUCT(type, n, names, a, b, adds, turned)                                                     \
+  "{.reg .pred p; setp.ne.b32 p, %" #adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
+  " {" names "}, " a ", %" #b ", p, 1, 1, " turned ";}"
+#define NIBBLE_MULTIPLY(name, turned, T, type, n, names, a0, a1, a2, a3, b, adds, sums)                         \
+  template <>                                                                                                   \
+  __device__ __forceinline__ void name<T, n>(float(&d)[n / 2], const std::uint32_t* a, std::uint64_t lines,     \
+                                             bool accumulates) {                                                \
+    asm volatile(NIBBLE_PRODUCT(type, n, names, "{%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}", b, adds, turned)    \
+                 : sums(d, 0)                                                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(lines), "r"(static_cast<int>(accumulates))); \
   }
-#define NIBBLE_MULTIPLIES(T, type)                                                        \
-  NIBBLE_MULTIPLY(T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16(d, 0))  \
-  NIBBLE_MULTIPLY(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32(d, 0))  \
-  NIBBLE_MULTIPLY(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64(d, 0)) \
-  NIBBLE_MULTIPLY(T, type, 256, NIBBLE_NAMES_128, 128, 129, 130, 131, 132, 133, NIBBLE_64(d, 0), NIBBLE_64(d, 64))
+#define NIBBLE_MULTIPLY_LINES(T, type, n, names, a, b, adds, sums)                                                \
+  template <>                                                                                                     \
+  __device__ __forceinline__ void multiply_lines<T, n>(float(&d)[n / 2], std::uint64_t rows, std::uint64_t lines, \
+                                                       bool accumulates) {                                        \
+    asm volatile(NIBBLE_PRODUCT(type, n, names, "%" #a, b, adds, "0, 0")                                          \
+                 : sums(d, 0)                                                                                     \
+                 : "l"(rows), "l"(lines), "r"(static_cast<int>(accumulates)));                                    \
+  }
+#define NIBBLE_MULTIPLIES(T, type)                                                                        \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)         \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64)        \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)  \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 80, NIBBLE_NAMES_40, 40, 41, 42, 43, 44, 45, NIBBLE_40)  \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 96, NIBBLE_NAMES_48, 48, 49, 50, 51, 52, 53, NIBBLE_48)  \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64) \
+  NIBBLE_MULTIPLY_LINES(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, NIBBLE_32)                              \
+  NIBBLE_MULTIPLY_LINES(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, NIBBLE_64)
 NIBBLE_MULTIPLIES(Half, "f16")
 NIBBLE_MULTIPLIES(BFloat16, "bf16")
 #undef NIBBLE_MULTIPLIES
+#undef NIBBLE_MULTIPLY_LINES
 #undef NIBBLE_MULTIPLY
-#undef NIBBLE_NAMES_128
+#undef NIBBLE_PRODUCT
 #undef NIBBLE_NAMES_64
+#undef NIBBLE_NAMES_48
+#undef NIBBLE_NAMES_40
 #undef NIBBLE_NAMES_32
-#undef NIBBLE_NAMES_16
 #undef NIBBLE_64
+#undef NIBBLE_48
+#undef NIBBLE_40
 #undef NIBBLE_32
 #undef NIBBLE_16
 #undef NIBBLE_8

@@ -253,11 +253,13 @@ __device__ __forceinline__ std::uint32_t transposed(std::uint32_t m) {
   return v;
 }
 
-/// e^v by the hardware's power of two; zero where that is subnormal.
-__device__ __forceinline__ float exponential(float v) {
+/// 2^v by the hardware; zero where that is subnormal.
+__device__ __forceinline__ float power_of_two(float v) {
   float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * 1.44269504F));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v));
   return power;
 }
+inline constexpr float kLog2E = 1.44269504F;
+__device__ __forceinline__ float exponential(float v) { return power_of_two(v * kLog2E); }
 
 }  // namespace nibble

@@ -147,6 +147,38 @@ TEST_P(AttentionTest, MatchesTheFormulaForOneTokenAfterAnyPast) {
   }
 }
 
+TEST_P(AttentionTest, MatchesTheFormulaForLongSegmentsAfterAnyPast) {
+  // Two sequences go on at once, from other places: their rows come in turns.
+  const auto backend = machine().backend(2);
+  constexpr int kLength = 300;
+  for (const int head_dim : {64, 80, 96, 128}) {
+    for (const std::vector<int>& ends : {std::vector{63, 129, 300}, std::vector{64, 192, 300}, std::vector{150, 300}}) {
+      const Rows rows(*backend, dtype(), 2 * kLength, 2, head_dim);
+      KvCache cache = make_cache(*backend, dtype(), 1, 2, 2, kLength + 1, head_dim);
+      int past = 0;
+      for (const int end : ends) {
+        const int count = end - past;
+        std::vector<int> picked;
+        for (const int sequence : {0, 1}) {
+          for (int row = past; row < end; ++row) picked.push_back(sequence * kLength + row);
+        }
+        const Rows part = rows.pick(*backend, picked);
+        const Matrix y(*backend, dtype(), 2 * count, rows.width());
+        part.attend(*backend, std::array{Segment{0, 0, count, past}, Segment{1, count, count, past}}, 0, 2 * count, 0,
+                    cache, y.tensor());
+        std::vector<Query> queries;
+        for (const int row : {0, 1, 47, 63, 64, 65, count - 1}) {
+          if (row >= count) continue;
+          queries.push_back({row, past + row, 0});
+          queries.push_back({count + row, kLength + past + row, kLength});
+        }
+        ASSERT_NO_FATAL_FAILURE(expect_attended(rows, y, queries)) << "rows " << past << " to " << end;
+        past = end;
+      }
+    }
+  }
+}
+
 constexpr int kHeads = 2;
 constexpr int kLengths[] = {40, 7, 23};
 constexpr int kRows = 70;
