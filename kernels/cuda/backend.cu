@@ -99,7 +99,7 @@ void CudaBackend::reserve(const Extent& extent) {
   const Scratch places(wanted);
   scratch_ = memory_->allocate(places.bytes);
   auto* base = scratch_.mutable_as<std::byte>();
-  room_ = base + places.expand;
+  room_ = {base + places.expand, places.batch - places.expand};
   batch_memory_ = base + places.batch;
   matmul_.use_workspace(base + places.workspace);
 

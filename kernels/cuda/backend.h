@@ -66,7 +66,7 @@ class CudaBackend final : public Backend {
 
   Extent extent_;  // what the working memory is made for
   Buffer scratch_;
-  std::byte* room_ = nullptr;          // for expanded weights
+  std::span<std::byte> room_;          // for expanded weights
   std::byte* batch_memory_ = nullptr;  // the batch on the device
   std::byte* pinned_ = nullptr;        // the batch, then what choose chose, on the host
   int* chosen_ = nullptr;              // what choose chose; kernels write there themselves

@@ -100,7 +100,7 @@ class Input {
 
 /// Up to kDecodeRows rows.
 template <class T>
-void few_rows(const Launch& launch, std::byte* room, const Normed* norm, Tensor x, int first_row, int rows,
+void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, first_row, rows);
   while (!projections.empty()) {
@@ -134,7 +134,7 @@ void few_rows(const Launch& launch, std::byte* room, const Normed* norm, Tensor 
 }
 
 template <class T>
-void in_turns(const Launch& launch, std::byte* room, const Normed* norm, Tensor x, int first_row, int rows,
+void in_turns(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   for (int done = 0; done < rows; done += kDecodeRows) {
     few_rows<T>(launch, room, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
@@ -161,8 +161,8 @@ std::size_t count_fused(std::span<const Projection> projections) {
 }
 
 template <class T>
-void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x, const RowRun& run,
-               std::span<const Projection> projections) {
+void many_rows(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
+               const RowRun& run, std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, run.first, run.rows);
   while (!projections.empty()) {
     const auto multiply = [&]<class Layout>(const Layout& weight) -> std::size_t {
@@ -194,7 +194,7 @@ void many_rows(const Launch& launch, Matmul& matmul, std::byte* room, const Norm
 }  // namespace
 
 template <class T>
-void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
+void linears(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
     if (run.length == Length::kFew) {
@@ -221,17 +221,19 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
 }
 
 std::size_t expand_bytes(int most_cols) {
-  return std::max({kExpandBytes,
-                   static_cast<std::size_t>(kTileRows) * static_cast<std::size_t>(most_cols) * sizeof(float),
+  // In OPT a weight of so many columns has a quarter as many rows. Products of fewer are too small for the machine.
+  constexpr std::size_t kLeast = std::size_t{16} << 20, kMost = std::size_t{128} << 20;
+  const auto cols = static_cast<std::size_t>(most_cols);
+  return std::max({std::clamp(cols * cols / 4 * sizeof(Half), kLeast, kMost), kWide * cols * sizeof(float),
                    decomp_bytes(kTileRows, most_cols)});
 }
 
-template void linears<float>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
-                             std::span<const Projection>);
-template void linears<Half>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
-                            std::span<const Projection>);
-template void linears<BFloat16>(const Launch&, Matmul&, std::byte*, const Normed*, Tensor, std::span<const RowRun>,
-                                std::span<const Projection>);
+template void linears<float>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+                             std::span<const RowRun>, std::span<const Projection>);
+template void linears<Half>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+                            std::span<const RowRun>, std::span<const Projection>);
+template void linears<BFloat16>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+                                std::span<const RowRun>, std::span<const Projection>);
 
 template std::vector<LinearWay> linear_ways<float>(const Launch&, const Weight&);
 template std::vector<LinearWay> linear_ways<Half>(const Launch&, const Weight&);

@@ -125,8 +125,4 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
 template <class T, class Layout>
 void linear_few(const Launch& launch, Tensor x, int first_row, int rows, std::span<const Projection> projections);
 
-/// Bytes of working memory for expanded weights, or for rows of x in the order of the fused way. More than the
-/// second-level cache keeps, as products of fewer rows of w are too small for the machine.
-inline constexpr std::size_t kExpandBytes = std::size_t{48} << 20;
-
 }  // namespace nibble

@@ -261,12 +261,6 @@ void multiply_split(const Launch& launch, const Tasks<T, View>& tasks, std::size
   launch_overlapped(launch, multiply_split_kernel<T, View, Shape>, grid, kThreads, 0, tasks, split, x.row<T>(0), rows);
 }
 
-/// Rows that `room` holds, a whole number of tiles.
-int rows_at_once(int k) {
-  const auto tiles = static_cast<int>(kExpandBytes / decomp_bytes(kTileRows, k));
-  return std::max(tiles, 1) * kTileRows;
-}
-
 }  // namespace
 
 std::size_t decomp_bytes(int rows, int k) {
@@ -276,13 +270,13 @@ std::size_t decomp_bytes(int rows, int k) {
 }
 
 template <class T>
-void linear_decomp(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
+void linear_decomp(const Launch& launch, std::span<std::byte> room, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections) {
-  const int step = rows_at_once(x.cols);
+  const int step = static_cast<int>(room.size() / decomp_bytes(kTileRows, x.cols)) * kTileRows;
   for (int done = 0; done < rows; done += step) {
     const int first = first_row + done, count = std::min(step, rows - done);
     const Tensor part = x.slice(first, count);
-    const SplitRows split(room, count, x.cols);
+    const SplitRows split(room.data(), count, x.cols);
     launch_overlapped(launch, split_rows_kernel<T>, dim3(static_cast<unsigned>(count)), kThreads, 0, part.row<T>(0),
                       split);
     with_view(std::get<Int8Decomp>(projections[0].linear.weight), [&]<class View>(const View&) {
@@ -302,8 +296,9 @@ void linear_decomp(const Launch& launch, std::byte* room, Tensor x, int first_ro
   }
 }
 
-template void linear_decomp<float>(const Launch&, std::byte*, Tensor, int, int, std::span<const Projection>);
-template void linear_decomp<Half>(const Launch&, std::byte*, Tensor, int, int, std::span<const Projection>);
-template void linear_decomp<BFloat16>(const Launch&, std::byte*, Tensor, int, int, std::span<const Projection>);
+template void linear_decomp<float>(const Launch&, std::span<std::byte>, Tensor, int, int, std::span<const Projection>);
+template void linear_decomp<Half>(const Launch&, std::span<std::byte>, Tensor, int, int, std::span<const Projection>);
+template void linear_decomp<BFloat16>(const Launch&, std::span<std::byte>, Tensor, int, int,
+                                      std::span<const Projection>);
 
 }  // namespace nibble

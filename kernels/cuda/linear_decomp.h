@@ -6,9 +6,9 @@
 namespace nibble {
 
 /// Any number of rows of x times up to kMostProjections Int8Decomp weights of any shape, all in tiles or none. `room`
-/// has kExpandBytes, or decomp_bytes(kTileRows, k) if that is more. A row's bits do not depend on how many there are.
+/// has decomp_bytes(kTileRows, k) or more. A row's bits do not depend on how many there are.
 template <class T>
-void linear_decomp(const Launch& launch, std::byte* room, Tensor x, int first_row, int rows,
+void linear_decomp(const Launch& launch, std::span<std::byte> room, Tensor x, int first_row, int rows,
                    std::span<const Projection> projections);
 
 /// Bytes of working memory for rows of x of k columns, taken apart.

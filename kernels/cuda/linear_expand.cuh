@@ -9,18 +9,55 @@ namespace nibble {
 
 namespace {
 
-/// One warp for each tile. A lane's run of columns is 32 bytes of T or more, so its stores are whole sectors.
+/// Sixteen bytes of T.
+template <class T>
+__device__ __forceinline__ uint4 pack16(const float* v) {
+  if constexpr (sizeof(T) == 4) {
+    return {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])};
+  } else {
+    return {pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
+  }
+}
+
+/// The runs of as many neighbouring lanes as a run has pieces of 16 bytes, one behind the other; `p` is the lane's
+/// piece of the first of them. Lanes change pieces first, so that each store writes whole sectors.
+template <class T, int kRun>
+__device__ __forceinline__ void store_runs(const float (&run)[kRun], int lane, T* p) {
+  constexpr int kPieces = kRun * static_cast<int>(sizeof(T)) / 16;
+  uint4 pieces[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) pieces[i] = pack16<T>(run + i * kRun / kPieces);
+#pragma unroll
+  for (int bit = 1; bit < kPieces; bit *= 2) {
+    const bool odd = (lane & bit) != 0;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      if ((i & bit) != 0) continue;
+      uint4 &here = pieces[i], &there = pieces[i | bit];
+      const uint4 mine = odd ? here : there;
+      const uint4 its = {__shfl_xor_sync(0xffffffffU, mine.x, bit), __shfl_xor_sync(0xffffffffU, mine.y, bit),
+                         __shfl_xor_sync(0xffffffffU, mine.z, bit), __shfl_xor_sync(0xffffffffU, mine.w, bit)};
+      (odd ? here : there) = its;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) *reinterpret_cast<uint4*>(p + i * kRun) = pieces[i];
+}
+
+inline constexpr int kExpandThreads = 512;
+
+/// One warp for each tile.
 template <class Layout, class T>
-__global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weight, int first_tile, int tiles, T* out) {
+__global__ void __launch_bounds__(kExpandThreads)
+    expand_tiles_kernel(TileView<Layout> weight, int first_tile, int tiles, T* out) {
   using View = TileView<Layout>;
-  constexpr int kRun = 4 * View::kSteps;
+  constexpr int kRun = 4 * View::kSteps, kPieces = kRun * static_cast<int>(sizeof(T)) / 16;
   let_next_kernel_start();
   extern __shared__ __align__(256) char table[];
   if constexpr (View::kHasTable) {
-    fill_pair_table<float>(weight.levels, table);
+    fill_pair_table<float, kExpandThreads>(weight.levels, table);
     __syncthreads();
   }
-  wait_for_previous_kernel();
   const int lane = threadIdx.x % 32;
   const std::uint32_t column = column_of<float>(lane);
   const auto col_tiles = static_cast<unsigned>(weight.k / (16 * View::kSteps));
@@ -33,6 +70,7 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
   unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   typename View::Loaded next;
   if (i < count) next = load(i);
+  wait_for_previous_kernel();
   for (; i < count; i += warps) {
     const auto loaded = next;
     if (i + warps < count) next = load(i + warps);
@@ -55,12 +93,9 @@ __global__ void __launch_bounds__(256) expand_tiles_kernel(TileView<Layout> weig
       weight.template factors<float, 3>(loaded, column, f), keep(3, f);
     }
     T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k +
-           col_tile * 16 * View::kSteps + lane % 4 * kRun;
-#pragma unroll
-    for (int c = 0; c < kRun; c += 8) {
-      store8(p + c, *reinterpret_cast<const float(*)[8]>(upper + c));
-      store8(p + std::int64_t{8} * weight.k + c, *reinterpret_cast<const float(*)[8]>(lower + c));
-    }
+           col_tile * 16 * View::kSteps + lane % 4 / kPieces * kPieces * kRun + lane % kPieces * (16 / sizeof(T));
+    store_runs(upper, lane, p);
+    store_runs(lower, lane, p + std::int64_t{8} * weight.k);
   }
 }
 
@@ -68,12 +103,12 @@ template <class T, class Layout>
 void expand(const Launch& launch, const Layout& weight, int first_row, int rows, T* out) {
   if (is_tiled(weight)) {
     constexpr auto kKernel = expand_tiles_kernel<Layout, T>;
-    constexpr int kThreads = 256, kShared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
+    constexpr int kShared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
     allow_shared_memory<kKernel>();
-    const int most = rows / kTileRows * (weight.k / (16 * TileView<Layout>::kSteps)) / (kThreads / 32) + 1;
-    const int blocks = std::min(most, resident_blocks<kKernel>(kThreads, kShared) * launch.processors);
-    launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), kThreads, kShared, TileView<Layout>(weight),
-                      first_row / kTileRows, rows / kTileRows, out);
+    const int most = rows / kTileRows * (weight.k / (16 * TileView<Layout>::kSteps)) / (kExpandThreads / 32) + 1;
+    const int blocks = std::min(most, resident_blocks<kKernel>(kExpandThreads, kShared) * launch.processors);
+    launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), kExpandThreads, kShared,
+                      TileView<Layout>(weight), first_row / kTileRows, rows / kTileRows, out);
     return;
   }
   const dim3 grid(static_cast<unsigned>((weight.k + 255) / 256), static_cast<unsigned>(rows));
@@ -83,9 +118,9 @@ void expand(const Launch& launch, const Layout& weight, int first_row, int rows,
 
 }  // namespace
 
-/// Rows [first_row, first_row + rows) of x. `room` has kExpandBytes bytes, or one row tile's if that is more.
+/// Rows [first_row, first_row + rows) of x. `room` holds a row of tiles or more.
 template <class T, class Layout>
-void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor x, int first_row, int rows,
+void linear_expand(const Launch& launch, Matmul& matmul, std::span<std::byte> room, Tensor x, int first_row, int rows,
                    Length length, const Projection& projection) {
   const Layout& weight = std::get<Layout>(projection.linear.weight);
   if constexpr (std::is_same_v<Layout, Dense<T>>) {
@@ -93,12 +128,14 @@ void linear_expand(const Launch& launch, Matmul& matmul, std::byte* room, Tensor
   } else {
     const std::size_t row_bytes = static_cast<std::size_t>(weight.k) * sizeof(T);
     constexpr std::size_t kMostRows = 32768;  // of a launch; a grid has no more than 65535
-    const int step =
-        std::max(kTileRows, static_cast<int>(std::min(kExpandBytes / row_bytes, kMostRows)) / kTileRows * kTileRows);
+    const int most =
+        std::max(kTileRows, static_cast<int>(std::min(room.size() / row_bytes, kMostRows)) / kTileRows * kTileRows);
+    const int parts = (weight.n + most - 1) / most;
+    const int step = (weight.n + parts * kTileRows - 1) / (parts * kTileRows) * kTileRows;
     for (int first = 0; first < weight.n; first += step) {
       const int count = std::min(step, weight.n - first);
-      expand<T>(launch, weight, first, count, reinterpret_cast<T*>(room));
-      matmul.multiply<T>(launch, reinterpret_cast<const T*>(room), first, count, x, first_row, rows, length,
+      expand<T>(launch, weight, first, count, reinterpret_cast<T*>(room.data()));
+      matmul.multiply<T>(launch, reinterpret_cast<const T*>(room.data()), first, count, x, first_row, rows, length,
                          projection);
     }
   }

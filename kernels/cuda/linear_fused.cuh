@@ -352,11 +352,11 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
 }  // namespace
 
 template <class T, class Layout>
-void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm, Tensor x, int first_row, int rows,
-                  int split, std::span<const Projection> projections) {
+void linear_fused(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+                  int rows, int split, std::span<const Projection> projections) {
   static_assert(kFusedColumns % kNormColumns == 0);
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * sizeof(T);
-  const int most = static_cast<int>(kExpandBytes / row_bytes) / kWide * kWide;
+  const int most = static_cast<int>(room.size() / row_bytes) / kWide * kWide;
   const auto parts = static_cast<int>(projections.size());
   for (int done = 0; done < rows; done += most) {
     FusedTask<Layout, T> task{};
@@ -367,8 +367,8 @@ void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm
     task.rows = std::min(most, rows - done);
     task.steps = x.cols / kLineColumns;
     task.split = split;
-    task.x = reinterpret_cast<const char*>(room);
-    arrange<TileView<Layout>::kSteps>(launch, norm, x, first_row + done, task.rows, room);
+    task.x = reinterpret_cast<const char*>(room.data());
+    arrange<TileView<Layout>::kSteps>(launch, norm, x, first_row + done, task.rows, room.data());
     if (fused_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, split).columns == kNarrow) {
       launch_fused<Layout, T, FusedTile<kNarrow, 4, 3>>(launch, task, parts);
     } else {
@@ -378,7 +378,7 @@ void linear_fused(const Launch& launch, std::byte* room, const NormView<T>* norm
 }
 
 #define NIBBLE_FUSED(T, ...)                                                                                       \
-  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::byte*, const NormView<T>*, Tensor, int, int, int, \
-                                             std::span<const Projection>);
+  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::span<std::byte>, const NormView<T>*, Tensor, int, \
+                                             int, int, std::span<const Projection>);
 
 }  // namespace nibble

@@ -23,7 +23,7 @@ struct Normed {
 
 /// `norm` may be null. `room` has expand_bytes() bytes.
 template <class T>
-void linears(const Launch& launch, Matmul& matmul, std::byte* room, const Normed* norm, Tensor x,
+void linears(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections);
 
 /// What `linears` does with rows of segments of each length.

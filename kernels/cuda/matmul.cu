@@ -40,14 +40,6 @@ struct Preference {
   }
 };
 
-/// The rows an algorithm is chosen for.
-constexpr int typical_rows(Length length) {
-  return length == Length::kShort  ? kMostShortRows
-         : length == Length::kSome ? kMostSomeRows
-         : length == Length::kMore ? kMostMoreRows
-                                   : 2 * kMostMoreRows;
-}
-
 /// What of `finish` the product's epilogue has not done, in place.
 template <class T>
 __global__ void finish_kernel(Finish<T> finish, int first, int count, int n) {
@@ -91,16 +83,28 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
     Preference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});
     preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, std::uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    const int typical = typical_rows(length);
-    Layout typical_b(kCudaType<T>, k, typical, k), typical_c(kCudaType<T>, count, typical, n);
+    // For few rows and far more columns than rows of w, whose sums it may not split, cuBLASLt chooses kernels from
+    // before Hopper, three times as slow as what it chooses for a square. So it is asked about a square first.
     cublasLtMatmulHeuristicResult_t found{};
-    int number = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle_, &product.value, &a.value, &typical_b.value, &typical_c.value,
-                                       &typical_c.value, &preference.value, 1, &found, &number);
-    if (status != CUBLAS_STATUS_SUCCESS || number == 0) {
+    cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+    for (const int columns : {std::min(k, n), k}) {
+      const int typical = typical_rows(length);
+      Layout typical_a(kCudaType<T>, columns, count, columns), typical_b(kCudaType<T>, columns, typical, columns),
+          typical_c(kCudaType<T>, count, typical, n);
+      int number = 0;
+      status =
+          cublasLtMatmulAlgoGetHeuristic(handle_, &product.value, &typical_a.value, &typical_b.value, &typical_c.value,
+                                         &typical_c.value, &preference.value, 1, &found, &number);
+      if (status == CUBLAS_STATUS_SUCCESS && number == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
+      if (status != CUBLAS_STATUS_SUCCESS) continue;
+      cublasLtMatmulHeuristicResult_t checked{};
+      status = cublasLtMatmulAlgoCheck(handle_, &product.value, &a.value, &b.value, &c.value, &c.value, &found.algo,
+                                       &checked);
+      if (status == CUBLAS_STATUS_SUCCESS) break;
+    }
+    if (status != CUBLAS_STATUS_SUCCESS) {
       algorithms_.erase(place);
-      check(status == CUBLAS_STATUS_SUCCESS ? CUBLAS_STATUS_NOT_SUPPORTED : status, "choosing a product's algorithm");
+      check(status, "choosing a product's algorithm");
     }
     place->second = found.algo;
   }

@@ -55,53 +55,62 @@ inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) 
   return {wide ? kWide : kNarrow, us(wide ? kWide : kNarrow)};
 }
 
-// Beside it, expanded weights and cuBLASLt take some 1.2 us for each million weights, their product, and at least 9 us
-// for each linear. One H200, nf4, fp16, us a call (`nibble bench --kernels`; LayerNorm is in those of the first and
-// second of four): expanded / fused, 2026-11-29. What is not chosen was measured with versions of the same day.
+/// About what it takes besides: another launch, which arranges x.
+inline float arrange_us(int rows, int k) { return 4.0F + 1.2e-6F * static_cast<float>(rows) * static_cast<float>(k); }
+
+/// About what the way of many rows takes, us: each linear's weights are written and multiplied. Parts' times as above.
+inline float expand_us(int linears, int n, int k, int rows) {
+  const float millions = 1e-6F * static_cast<float>(n) * static_cast<float>(k);
+  const float product = std::max(millions * static_cast<float>(rows) / 370, millions / 1.5F);
+  return static_cast<float>(linears) * (8.5F + 0.8F * millions + product);
+}
+
+// What both are measured at. One H200, nf4, fp16, us a call (`nibble bench --kernels`; LayerNorm is in those of the
+// first and second of four): expanded / fused, 2026-11-29; 64 to 512 rows with an older kernel that expands, which took
+// 0.3 us more for a million weights and some 6 more for each linear. What is not chosen was measured with versions of
+// that day.
 //
 //        n x k            64 rows      128          512         1900
-//   3 x  1024 x 1024      38 / 12      38 / 13      41 / 21     57 / 49
-//        4096 x 1024      18 / 14      18 / 15      22 / 23     46 / 50
-//        1024 x 1024      11 / 12      11 / 12      11 / 15     16 / 25
-//        1024 x 4096      44 / 14      44 / 16      21 / 28     36 / 49
-//   3 x  2048 x 2048      53 / 16      53 / 21      65 / 36    135 / 105
-//        8192 x 2048      40 / 19      38 / 21      56 / 37    130 / 136
-//        2048 x 2048      17 / 14      17 / 15      19 / 26     35 / 45
-//        2048 x 8192      40 / 25      40 / 30      52 / 53    111 / 130
-//   3 x  4096 x 4096     120 / 30     123 / 39     167 / 112   414 / 376
-//       16384 x 4096     154 / 33     147 / 41     199 / 121   493 / 472
-//        4096 x 4096      39 / 26      39 / 27      50 / 47    119 / 134
-//        4096 x 16384    516 / 42     526 / 74     329 / 128   462 / 471
+//   3 x  1024 x 1024      38 / 12      38 / 13      41 / 21      58 / 49
+//        4096 x 1024      18 / 14      18 / 15      22 / 23      44 / 50
+//        1024 x 1024      11 / 12      11 / 12      11 / 15      15 / 25
+//        1024 x 4096      44 / 14      44 / 16      21 / 28      33 / 49
+//   3 x  2048 x 2048      53 / 16      53 / 21      65 / 36     129 / 105
+//        8192 x 2048      40 / 19      38 / 21      56 / 37     122 / 136
+//        2048 x 2048      17 / 14      17 / 15      19 / 26      33 / 45
+//        2048 x 8192      40 / 25      40 / 30      52 / 53     105 / 130
+//   3 x  4096 x 4096     120 / 30     123 / 39     167 / 112    393 / 376
+//       16384 x 4096     154 / 33     147 / 41     199 / 121    446 / 472
+//        4096 x 4096      39 / 26      39 / 27      50 / 47     110 / 134
+//        4096 x 16384    516 / 42     526 / 74     329 / 128    407 / 471
+
+/// Rows that what is chosen for a length is chosen for: the most that are likely.
+constexpr int typical_rows(Length length) {
+  return length <= Length::kShort  ? kMostShortRows
+         : length == Length::kSome ? kMostSomeRows
+         : length == Length::kMore ? kMostMoreRows
+                                   : 2 * kMostMoreRows;
+}
 
 /// Into how many parts the fused way divides the columns of a weight for rows of segments of this length; 0 where
-/// another way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are multiplied
-/// together, and the one behind attention.
+/// the other way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are
+/// multiplied together, and the one behind attention.
 inline int fused_split(int n, int k, Length length) {
-  struct Class {
-    int rows;                 ///< the most that are likely
-    int least_square, least;  ///< log2 of the fewest weights
-  };
-  constexpr Class kClasses[] = {{kMostShortRows, 19, 21},  // Length::kFew, which goes another way
-                                {kMostShortRows, 19, 21},
-                                {kMostSomeRows, 20, 23},
-                                {kMostMoreRows, 21, 24},
-                                {2 * kMostMoreRows, 22, 62}};
-  const Class& likely = kClasses[static_cast<int>(length)];
-  const bool square = n == k;
-  const std::int64_t fewest = std::int64_t{1} << (square ? likely.least_square : likely.least);
-  if (k % kFusedColumns != 0 || std::int64_t{n} * k < fewest) return 0;
-  const auto us = [&](int split) {
+  if (k % kFusedColumns != 0) return 0;
+  const auto sum = [&](auto&& us) {
     float sum = 0;
     for (const int linears : {1, 3}) {
-      if (linears == 3 && !square) break;
-      for (const int rows : {likely.rows / 2, likely.rows}) sum += fused_tiling(linears, n, k, rows, split).us;
+      if (linears == 3 && n != k) break;
+      for (const int rows : {typical_rows(length) / 2, typical_rows(length)}) sum += us(linears, rows);
     }
     return sum;
   };
-  int best = 1;
-  float least = us(best);
-  for (int split = 2; split <= std::min(kMostSplit, k / kFusedColumns); ++split) {
-    if (const float found = us(split); found < least) best = split, least = found;
+  int best = 0;
+  float least = sum([&](int linears, int rows) { return expand_us(linears, n, k, rows); });
+  for (int split = 1; split <= std::min(kMostSplit, k / kFusedColumns); ++split) {
+    const float found =
+        sum([&](int linears, int rows) { return fused_tiling(linears, n, k, rows, split).us + arrange_us(rows, k); });
+    if (found < least) best = split, least = found;
   }
   return best;
 }
