@@ -43,7 +43,7 @@ SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 # What `nibble bench` measures for each file of scripts/figures/cuda, and of which models alone.
 FIGURES = {
     "decode.json": ("--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3", None),
-    "prefill.json": ("--scheme none,int8,nf4 --dtype fp16 -p 512,1900 -n 0 -r 3", None),
+    "prefill.json": ("--scheme none,int8,nf4 --dtype fp16 -p 128,512,1900 -n 0 -r 3", None),
     "speed.json": ("--scheme none,int8,nf4,nf4-dq,fp4,fp4-dq --dtype fp32,bf16,fp16 -p 0 -n 64 -r 3", ["350m", "1.3b"]),
 }
 # What scripts/peers/compare.py does; both go into peers.json.

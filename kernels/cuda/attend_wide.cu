@@ -2,9 +2,9 @@
 // probabilities rounded to T once.
 //
 // A block, which is one warpgroup, has 64 queries of a head. Keys and values come a tile at a time, as lines
-// (hopper.cuh), each into one of two stages: those of the segment's own rows from where they were made, and the block
-// copies its own 64 to the cache. While probabilities of a tile's scores are made, the values of the tile before it are
-// multiplied, and other blocks of the multiprocessor go on.
+// (hopper.cuh), into stages: those of the segment's own rows from where they were made, and the block copies its own 64
+// to the cache. While probabilities of a tile's scores are made, the values of the tile before it are multiplied, and
+// other blocks of the multiprocessor go on.
 //
 //   queries, keys -> scores -> probabilities of T in registers \
 //   values ---------------------------------------------------- mix
@@ -15,6 +15,7 @@ namespace nibble {
 namespace {
 
 constexpr int kWideThreads = 128, kWideQueries = 64, kWideKeys = 64;
+constexpr int kKeyStages = 2, kValueStages = 3;  // values are multiplied until the tile behind them is there
 
 /// Rows of a head in lines: [64 columns][rows][kLineBytes], the last columns as many as there are.
 template <int kHeadDim, int kRows>
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
   constexpr int kKeys = kWideKeys;
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t queries = shared_address(shared);
-  const std::uint32_t keys_lines = queries + Queries::kBytes, values_lines = keys_lines + 2 * Keys::kBytes;
+  const std::uint32_t keys_lines = queries + Queries::kBytes, values_lines = keys_lines + kKeyStages * Keys::kBytes;
   let_next_kernel_start();
   wait_for_previous_kernel();
   const Segment segment = task.batch.segments[blockIdx.z];
@@ -107,11 +108,10 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
 
   const std::int64_t pitch = std::int64_t{task.heads} * kHeadDim;
 
-  // A tile of keys, or values: `past` of its rows were there before.
+  // Tile `number` of keys, or values: `past` of its rows were there before.
   const auto fetch = [&](std::uint32_t lines, const T* cached, const T* made, int number) {
     const int begin = number * kKeys, past = segment.past - begin;
     if (begin >= keys) return;
-    lines += number % 2 * Keys::kBytes;
     cached += place + std::int64_t{begin} * kHeadDim, made += task.row(segment.first_row - past, head);
     if (begin + kKeys <= keys && (past <= 0 || past >= kKeys)) {
       Keys::fetch(lines, past > 0 ? cached : made, past > 0 ? kHeadDim : pitch);
@@ -120,22 +120,23 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
                        [&](int row) { return row < past ? cached + row * kHeadDim : made + row * pitch; });
     }
   };
-  // Tile `number` of the keys and the one of the values before it are there for all, and those before them done with:
-  // others can be sent for in their place.
-  const auto meet = [&] {
+  const auto keys_of = [&](int number) { return keys_lines + number % kKeyStages * Keys::kBytes; };
+  const auto values_of = [&](int number) { return values_lines + number % kValueStages * Keys::kBytes; };
+  const auto fetch_behind = [&](int number) {
+    fetch(keys_of(number + 1), task.keys, task.k, number + 1);
+    fetch(values_of(number), task.values, task.v, number);
+    commit_copies();
+  };
+  // What was sent for is there for all, and what had come before is done with. Returns whether that is so for anybody.
+  const auto meet = [&](bool is_so) {
     wait_for_copies<0>();
     let_copies_follow();
-    __syncthreads();
-  };
-  const auto fetch_behind = [&](int number) {
-    fetch(keys_lines, task.keys, task.k, number + 1);
-    fetch(values_lines, task.values, task.v, number);
-    commit_copies();
+    return __syncthreads_or(is_so) != 0;
   };
   const int own_rows = segment.rows - first_query;
   const std::int64_t own = task.row(segment.first_row + first_query, head);
   Queries::fetch_some(queries, own_rows, [&](int row) { return task.q + own + row * pitch; });
-  fetch(keys_lines, task.keys, task.k, 0);
+  fetch(keys_of(0), task.keys, task.k, 0);
   commit_copies();
   const std::int64_t own_cached = place + std::int64_t{segment.past + first_query} * kHeadDim;
   Queries::copy(task.k + own, pitch, own_rows, task.keys + own_cached);
@@ -143,7 +144,7 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
 
   float scores[kKeys / 2];
   const auto score = [&](int number) {
-    const std::uint32_t lines = keys_lines + number % 2 * Keys::kBytes;
+    const std::uint32_t lines = keys_of(number);
     begin_products();
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
   float mix[kHeadDim / 2] = {};
   std::uint32_t probabilities[kKeys / 16][4];
   const auto mix_values = [&](int number) {
-    const std::uint32_t lines = values_lines + number % 2 * Keys::kBytes;
+    const std::uint32_t lines = values_of(number);
     begin_products();
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
@@ -194,37 +195,35 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
       sum[half] = sum[half] * shrink[half] + added;
     }
   };
-  const auto round_scores = [&] {
+  // Probabilities of the scores, in the place of the mix before them, which is shrunk first if anybody's largest score
+  // has grown: in most tiles none has.
+  const auto meet_and_round = [&] {
+    const bool shrinks = meet(shrink[0] != 1 || shrink[1] != 1);
+    wait_for_products<0>(), have(mix);
+    if (shrinks) {
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 2; ++i) mix[i] *= shrink[i % 4 / 2];
+    }
 #pragma unroll
     for (int i = 0; i < kKeys / 4; ++i) {
       probabilities[i / 4][i % 4] = pack2<T>(scores[2 * i], scores[2 * i + 1]);
     }
   };
 
-  meet();
+  meet(false);
   score(0);
   fetch_behind(0);
   wait_for_products<0>(), have(scores);
-  soften(0), round_scores();
+  soften(0), have(scores);
 #pragma unroll 1
   for (int number = 1; number < key_tiles; ++number) {
-    meet();
+    meet_and_round();
     score(number), mix_values(number - 1);
     fetch_behind(number);
     wait_for_products<1>(), have(scores);
     soften(number), have(scores);
-    // Most tiles have no score that is larger than all before. Behind the branch, as else the compiler waits first of
-    // all.
-    if (__any_sync(0xffffffffU, shrink[0] != 1 || shrink[1] != 1)) {
-      wait_for_products<0>(), have(mix);
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 2; ++i) mix[i] *= shrink[i % 4 / 2];
-    } else {
-      wait_for_products<0>(), have(mix);
-    }
-    round_scores();
   }
-  meet();
+  meet_and_round();
   mix_values(key_tiles - 1);
   wait_for_products<0>(), have(mix);
 
@@ -247,7 +246,8 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
 template <class T, int kHeadDim>
 void launch_wide(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
   constexpr auto kKernel = attend_wide_kernel<T, kHeadDim>;
-  constexpr int kShared = HeadLines<kHeadDim, kWideQueries>::kBytes + 4 * HeadLines<kHeadDim, kWideKeys>::kBytes;
+  constexpr int kShared =
+      HeadLines<kHeadDim, kWideQueries>::kBytes + (kKeyStages + kValueStages) * HeadLines<kHeadDim, kWideKeys>::kBytes;
   allow_shared_memory<kKernel>();
   const dim3 grid(static_cast<unsigned>(task.heads),
                   static_cast<unsigned>((shape.longest + kWideQueries - 1) / kWideQueries),

@@ -58,7 +58,7 @@ __device__ Best find_best(const Part& part, float (&values)[kAtOnce], Shared& sh
   return Best(warp_largest(shared.bests[lane % Team::size()]));
 }
 
-/// One row a cluster, or a block. All blocks look at their part of it; a warp of the first one draws.
+/// One row a cluster, or a block. All blocks look at their part of it; the first one draws.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     choose_kernel(const T* logits, int cols, const DeviceChoice* choices, const int* seen, int* chosen) {
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
   if (draw.temperature != 0.0F) {
     TokenLine<T> line(shared, values, {draw.temperature, best.value});
     line.arrange();
-    if (Team::rank() == 0 && threadIdx.x < kWarp) {
+    if (Team::rank() == 0) {
       token = draw_from(line, shared.draw);
       line.ask(kNoQuestion);
     } else {

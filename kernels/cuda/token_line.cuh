@@ -1,8 +1,9 @@
 // The line of tokens that kernels/sampling.h speaks of, in the shared memory of a team.
 //
 // Each block has a part of the row's logits, and sums up its tokens by the first halves of their keys. Then each block
-// sums up a part of the bins of all blocks, and sends them to the first one. A warp of that cuts the line and draws: it
-// finds in which bin a place lies, and asks all blocks for the tokens in it, by the second halves of their keys.
+// sums up a part of the bins of all blocks, and sends them to the first one. That one cuts the line and draws: each of
+// its warps finds in which bin a place lies, and the first asks all blocks for the tokens in it, by the second halves
+// of their keys.
 #pragma once
 
 #include "kernels/cuda/ptx.cuh"
@@ -333,14 +334,15 @@ class TokenLine {
     shared_.sum_groups(0);
   }
 
-  /// By all threads: waits for a question of the first warp and answers it. Returns whether there was one.
+  /// By all threads: waits for a question of the first block and answers it. Returns whether there was one.
   __device__ bool answer() { return answer(*this, ++answered_); }
 
-  // By the first warp of the first block; all other threads answer:
+  // By the first block, whose warps all find the same:
 
   __device__ void ask(Question question) {
     if (answered_ > 0 && question == shared_.questions[answered_ - 1]) return;
-    shared_.send(answered_, question);
+    __syncthreads();  // all have done with the answers before
+    if (threadIdx.x < kWarp) shared_.send(answered_, question);
     answer();
   }
 
