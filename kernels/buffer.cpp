@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <mutex>
 #include <new>
 #include <string>
 
@@ -32,9 +33,26 @@ Buffer Buffer::allocate_aligned(std::size_t bytes, std::size_t alignment) {
 
 Buffer Buffer::allocate(std::size_t bytes) { return allocate_aligned(bytes, kAlignment); }
 
+/// In one of the stretches that buffers below a page of 2 MiB share; it is released with the last of them.
+Buffer Buffer::allocate_beside_others(std::size_t bytes) {
+  constexpr std::size_t kStretch = 16 * kHugePage;  // of which pages that nobody writes to take no memory
+  static std::mutex mutex;
+  static std::shared_ptr<Buffer> stretch;
+  static std::size_t used = kStretch;
+  const std::lock_guard lock(mutex);
+  const std::size_t whole_lines = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (whole_lines > kStretch - used) {
+    stretch = std::make_shared<Buffer>(allocate_in_huge_pages(kStretch));
+    used = 0;
+  }
+  const std::byte* data = stretch->as<std::byte>() + used;
+  used += whole_lines;
+  return borrow({data, bytes}, stretch);
+}
+
 Buffer Buffer::allocate_in_huge_pages(std::size_t bytes) {
   const std::size_t whole_pages = bytes / kHugePage * kHugePage;
-  if (whole_pages == 0) return allocate(bytes);
+  if (whole_pages == 0) return allocate_beside_others(bytes);
   Buffer buffer = allocate_aligned(bytes, kHugePage);
 #if defined(MADV_HUGEPAGE)
   ::madvise(buffer.mutable_as<void>(), whole_pages, MADV_HUGEPAGE);  // a wish: without it pages are just small

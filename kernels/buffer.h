@@ -20,7 +20,7 @@ class Buffer {
   static Buffer allocate(std::size_t bytes);
 
   /// The same for what is written once and read from end to end in every step: in pages of 2 MiB where the system gives
-  /// them, of which fewer have to be found. No byte more is used. Throws Error{kOutOfMemory}.
+  /// them, of which fewer have to be found. Throws Error{kOutOfMemory}.
   static Buffer allocate_in_huge_pages(std::size_t bytes);
 
   /// Memory somebody else made; `owner` keeps it alive.
@@ -40,6 +40,7 @@ class Buffer {
   }
 
  private:
+  static Buffer allocate_beside_others(std::size_t bytes);
   static Buffer allocate_aligned(std::size_t bytes, std::size_t alignment);
 
   std::shared_ptr<const void> owner_;

@@ -153,8 +153,8 @@ Weight to_int4(const Dense<T>& source, const Storage& target, std::string_view n
   const std::int64_t groups = groups_in_row(source.k, target.blocksize);
   const bool symmetric = target.scheme == Scheme::kInt4;
   Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(ceil_div(elements, 2)));
-  Buffer scales = Buffer::allocate(static_cast<std::size_t>(source.n * groups) * sizeof(Half));
-  Buffer zeros = Buffer::allocate(symmetric ? 0 : static_cast<std::size_t>(source.n * groups));
+  Buffer scales = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(source.n * groups) * sizeof(Half));
+  Buffer zeros = Buffer::allocate_in_huge_pages(symmetric ? 0 : static_cast<std::size_t>(source.n * groups));
   for_each_piece(elements, int4_piece(k), pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());

@@ -103,7 +103,7 @@ NestedScale encode_nested(std::span<const float> absmax) {
   constexpr std::size_t kBlock = NestedScale::kBlocksize;
   const auto count = static_cast<std::int64_t>(absmax.size());
   const auto partial = [&](int lane, int sum) { return partial_sum(absmax.data(), MeanShape(count), lane, sum); };
-  NestedScale scale{Buffer::allocate(absmax.size()),
+  NestedScale scale{Buffer::allocate_in_huge_pages(absmax.size()),
                     Buffer::allocate((absmax.size() + kBlock - 1) / kBlock * sizeof(float)), shared_table(kDynamicMap),
                     torch_mean(absmax.data(), count, partial)};
   auto* codes = scale.absmax.mutable_as<std::uint8_t>();
