@@ -41,6 +41,9 @@ struct PlainDecoder {
   using View = typename Layout::View;
   /// Whether sums over groups are multiplied by `scale`.
   static constexpr bool kScaled = false;
+  /// Factors are whole multiples of 1 / kUnit, or nearly, of magnitudes up to 2^13 / kUnit, in rows whose factors
+  /// `are_codes`; 0: in none.
+  static constexpr float kUnit = 0;
   /// Bytes of a group, and where the first of a row is, so that they can be asked for before they are decoded.
   static constexpr int kGroupBytes = 0;
   NIBBLE_HD static const void* row_codes(const View&, std::int64_t) { return nullptr; }
@@ -77,6 +80,12 @@ struct PlainDecoder {
 template <class Layout>
 struct GroupDecoder : PlainDecoder<Layout> {};
 
+/// What factors are multiplied by for an operand.
+template <class Operand, class Layout>
+NIBBLE_HD constexpr float unit_of() {
+  return Operand::kWhole ? GroupDecoder<Layout>::kUnit : 1;
+}
+
 template <class T>
 struct GroupDecoder<Dense<T>> : PlainDecoder<Dense<T>> {
   using View = typename Dense<T>::View;
@@ -107,6 +116,8 @@ NIBBLE_HD int whole_groups(const View& w, std::int64_t last) {
 /// Factors are the codes.
 template <>
 struct GroupDecoder<Int8Row> : PlainDecoder<Int8Row> {
+  static constexpr float kUnit = 1;
+  NIBBLE_HD static bool are_codes(int) { return true; }
   static constexpr int kGroupBytes = kGroup;
   NIBBLE_HD static const void* row_codes(const View& w, std::int64_t row) { return w.codes + row * w.k; }
   template <class Operand>
@@ -140,7 +151,8 @@ struct CodeDecoder : PlainDecoder<Layout> {
   NIBBLE_HD static constexpr int place(int i) {
     return Operand::place_of_code(i);
   }
-  NIBBLE_HD static bool scaled_by_group(const View& w) { return w.k % kWholeColumns == 0; }
+  NIBBLE_HD static bool are_codes(int k) { return k % kWholeColumns == 0; }
+  NIBBLE_HD static bool scaled_by_group(const View& w) { return are_codes(w.k); }
   static int fast_groups(const View& w, std::int64_t last) { return scaled_by_group(w) ? whole_groups(w, last) : 0; }
   NIBBLE_HD static const std::uint8_t* row_codes(const View& w, std::int64_t row) {
     return w.codes + row * (w.k / 2);  // k is even where groups are fast
@@ -152,7 +164,9 @@ struct CodeDecoder : PlainDecoder<Layout> {
   /// `codes` has what each of the sixteen codes stands for.
   template <class Operand>
   NIBBLE_HD static Prepared<Operand> with_table(const View& w, const float* codes) {
-    return {w, make_table<Operand>(codes)};
+    float factors[16];
+    store(factors, load(codes) * broadcast(unit_of<Operand, Layout>()));
+    return {w, make_table<Operand>(factors)};
   }
   template <class Operand>
   NIBBLE_HD static Operand decode(const Prepared<Operand>& w, std::int64_t row, int group, int part) {
@@ -160,9 +174,10 @@ struct CodeDecoder : PlainDecoder<Layout> {
   }
 };
 
-/// Factors are the levels.
+/// Factors are the levels, which are 1 at most. Those of fp4 are multiples of 1/192, of which 8064 is a multiple.
 template <class Scale>
 struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
+  static constexpr float kUnit = 8064;
   using Base = CodeDecoder<Lut4<Scale>, kGroup / 2>;
   using View = typename Base::View;
   using Base::scaled_by_group;
@@ -200,6 +215,7 @@ struct GroupDecoder<Int4Group<Zero>> : CodeDecoder<Int4Group<Zero>, 2> {
   using Base = CodeDecoder<Int4Group<Zero>, 2>;
   using View = typename Base::View;
   using Base::scaled_by_group;
+  static constexpr float kUnit = 1;
   static constexpr bool kSymmetric = std::is_same_v<Zero, SymmetricZero>;
   using ZeroLanes = std::conditional_t<kSymmetric, NoZeros, F32x16>;
   template <class Operand>
@@ -237,60 +253,31 @@ template <class Layout>
 struct ScalesAhead {
   using View = typename Layout::View;
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
-  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
+  NIBBLE_HD static NoZeros zeros(const View&, std::int64_t, int) { return {}; }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     return GroupDecoder<Layout>::scale(w, row, group);
   }
 };
 
-/// Absmax of half a group each, or of a quarter where blocks are as small.
-template <>
-struct ScalesAhead<Lut4<F32Scale>> {
-  using View = Lut4<F32Scale>::View;
-
-  NIBBLE_HD static NoZeros zeros(const View&, int) { return {}; }
-  NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
-    constexpr int kHalf = kGroup / 2;
-    const std::int64_t begin = row * w.k + group * kGroup;
-    const int left = w.k - group * kGroup;
-    const int columns = left < kScalesAhead * kGroup ? left : kScalesAhead * kGroup;
-    if (columns < kScalesAhead * kGroup) {
-      for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(0));
-    }
-    if (!GroupDecoder<Lut4<F32Scale>>::scaled_by_group(w)) {
-      for (int i = 0; i < kScalesAhead * 4; i += 16) store(absmax_ + i, broadcast(1));
-    } else if ((1 << w.block_shift) <= kHalf) {
-      const float* absmax = w.absmax.absmax + (begin >> w.block_shift);
-      const int count = columns >> w.block_shift;
-      for (int i = 0; i < count; i += 16) {
-        store(absmax_ + i, load_some(absmax + i, count - i < 16 ? count - i : 16));
-      }
-    } else {
-      for (int i = 0; i < columns / kHalf; ++i) absmax_[i] = w.absmax[(begin + i * kHalf) >> w.block_shift];
-    }
-  }
-  /// The half of a group that is beyond a row's end has any finite scale.
-  NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const {
-    const int place = group % kScalesAhead;
-    return w.block_shift == 5 ? quarters(absmax_ + 4 * place) : halves(absmax_ + 2 * place);
-  }
-
- private:
-  float absmax_[kScalesAhead * 4 + 16];  ///< `of` reads sixteen from any
-};
-
-/// Double-quantized absmax of blocks of at least half a group, in rows of whole groups: no group is in two nested
-/// blocks, so one step serves all lanes. No branch, which would keep rows of w from being decoded side by side; looked
-/// up one at a time, beside the vectors' work: gathers and permutes of the table are slower.
-struct NestedHalves : ScalesAhead<Lut4<NestedScale>> {
+/// Absmax of blocks of at least half a group, in rows of whole groups: one step serves all lanes. No branch, which
+/// would keep rows of w from being decoded side by side.
+template <class Layout>
+struct Halves : ScalesAhead<Layout> {
+  using View = typename Layout::View;
   static bool fit(const View& w) { return 1 << w.block_shift >= kGroup / 2 && w.k % kGroup == 0; }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     const auto& absmax = w.absmax;
     const std::int64_t first = row * w.k + group * kGroup;
-    const std::int64_t block = first >> w.block_shift;
-    return halves(absmax.entry(block), absmax.entry((first + kGroup / 2) >> w.block_shift)) *
-               broadcast(absmax.nested_absmax[block / NestedScale::kBlocksize]) +
-           broadcast(absmax.offset);
+    const std::int64_t block = first >> w.block_shift, next = (first + kGroup / 2) >> w.block_shift;
+    if constexpr (std::is_same_v<Layout, Lut4<NestedScale>>) {
+      // No group is in two nested blocks. Looked up one at a time, beside the vectors' work: gathers and permutes of
+      // the table are slower.
+      return halves(absmax.entry(block), absmax.entry(next)) *
+                 broadcast(absmax.nested_absmax[block / NestedScale::kBlocksize]) +
+             broadcast(absmax.offset);
+    } else {
+      return halves(absmax[block], absmax[next]);
+    }
   }
 };
 
@@ -318,7 +305,7 @@ struct ScalesAhead<Int4Group<Zero>> {
       }
     }
   }
-  NIBBLE_HD typename Decoder::ZeroLanes zeros(const View& w, int group) const {
+  NIBBLE_HD typename Decoder::ZeroLanes zeros(const View& w, std::int64_t, int group) const {
     if constexpr (Decoder::kSymmetric) {
       return {};
     } else {
@@ -338,11 +325,35 @@ struct ScalesAhead<Int4Group<Zero>> {
   float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
 
+/// Where groups of int4 are no smaller than those here, all lanes have the same.
+template <class Layout>
+struct Alike;
+template <class Zero>
+struct Alike<Int4Group<Zero>> {
+  using Decoder = GroupDecoder<Int4Group<Zero>>;
+  using View = typename Int4Group<Zero>::View;
+
+  static bool fit(const View& w) { return 1 << w.group_shift >= kGroup && Decoder::scaled_by_group(w); }
+  NIBBLE_HD void read(const View&, std::int64_t, int) {}
+  NIBBLE_HD static typename Decoder::ZeroLanes zeros(const View& w, std::int64_t row, int group) {
+    if constexpr (Decoder::kSymmetric) {
+      return {};
+    } else {
+      return broadcast(w.zeros[w.group(row, group * kGroup)]);
+    }
+  }
+  NIBBLE_HD static F32x16 of(const View& w, std::int64_t row, int group) {
+    return broadcast(to_float(w.scales[w.group(row, group * kGroup)]));
+  }
+};
+
 /// Calls `f` with the type that has the scales of the weight's groups.
 template <class Layout, class F>
 NIBBLE_HD void with_scales(const typename Layout::View& w, F&& f) {
-  if constexpr (std::is_same_v<Layout, Lut4<NestedScale>>) {
-    if (NestedHalves::fit(w)) return f(std::type_identity<NestedHalves>{});
+  if constexpr (requires { w.absmax; }) {
+    if (Halves<Layout>::fit(w)) return f(std::type_identity<Halves<Layout>>{});
+  } else if constexpr (requires { w.group_shift; }) {
+    if (Alike<Layout>::fit(w)) return f(std::type_identity<Alike<Layout>>{});
   }
   f(std::type_identity<ScalesAhead<Layout>>{});
 }
@@ -354,7 +365,9 @@ void decode_slowly(const typename Layout::View& w, std::int64_t row, int group, 
   float values[kGroup] = {};
   const int first = group * kGroup;
   const int count = w.k - first < kGroup ? w.k - first : kGroup;
-  for (int i = 0; i < count; ++i) values[Decoder::template place<Operand>(i)] = Decoder::factor(w, row, first + i);
+  for (int i = 0; i < count; ++i) {
+    values[Decoder::template place<Operand>(i)] = Decoder::factor(w, row, first + i) * unit_of<Operand, Layout>();
+  }
   store_group<Operand>(packed, values);
 }
 

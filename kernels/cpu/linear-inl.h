@@ -17,33 +17,62 @@ inline Turn turn_of_lanes(int left) {
   return {rows, rows <= kFusedRows ? INT_MAX : kTaskRows};
 }
 
-/// One row of x in the order the decoder gives factors in, zero beyond its end: packed[blocks of columns, rows,
-/// kBlock].
-template <class Layout, class T>
-void pack_row(const T* x, int k, int rows, int row, void* packed) {
-  using Operand = OperandOf<T>;
-  auto* out = static_cast<typename Operand::Element*>(packed) + row * kBlock;
-  const std::ptrdiff_t stride = std::ptrdiff_t{rows} * kBlock;
-  for (int first = 0; first < k; first += kGroup) {
-    float values[kGroup] = {};
-    const int count = k - first < kGroup ? k - first : kGroup;
-    for (int i = 0; i < count; ++i) {
-      values[GroupDecoder<Layout>::template place<Operand>(i)] = to_float(x[first + i]);
-    }
-    store_group<Operand>(out + first / kBlock * stride + first % kBlock, values);
+/// Calls `f` with the type of operands for rows of k columns.
+template <class Layout, class T, class F>
+NIBBLE_HD void with_operand([[maybe_unused]] int k, F&& f) {
+  if constexpr (GroupDecoder<Layout>::kUnit != 0) {
+    if (GroupDecoder<Layout>::are_codes(k)) return f(std::type_identity<CodeOperandOf<T>>{});
   }
+  f(std::type_identity<OperandOf<T>>{});
 }
 
 constexpr int kBlockGroups = kBlock / kGroup;
+/// Elements of a packed block of columns of one row.
+template <class Operand>
+constexpr int kPackedBlock = Operand::kGroupElements* kBlockGroups;
 
-/// What the sum over a group begins with, and the row's total after it.
-template <class Layout>
-NIBBLE_HD F32x16 begin_group(const F32x16& total) {
-  return GroupDecoder<Layout>::kScaled ? broadcast(0) : total;
+/// One row of x in the order the decoder gives factors in, zero beyond its end: packed[blocks of columns, rows,
+/// kPackedBlock].
+template <class Layout, class T>
+void pack_row(const T* x, int k, int rows, int row, void* packed) {
+  with_operand<Layout, T>(k, [&](auto operand) {
+    using Operand = typename decltype(operand)::type;
+    for (int group = 0; group < groups_of(k); ++group) {
+      float values[kGroup] = {};
+      const int first = group * kGroup;
+      const int count = k - first < kGroup ? k - first : kGroup;
+      for (int i = 0; i < count; ++i) {
+        values[GroupDecoder<Layout>::template place<Operand>(i)] = to_float(x[first + i]);
+      }
+      const std::ptrdiff_t block = std::ptrdiff_t{group / kBlockGroups} * rows + row;
+      pack_factors<Operand>(static_cast<typename Operand::Element*>(packed) + block * kPackedBlock<Operand> +
+                                group % kBlockGroups * Operand::kGroupElements,
+                            values, unit_of<Operand, Layout>());
+    }
+  });
 }
-template <class Layout>
-NIBBLE_HD F32x16 end_group(const F32x16& total, const F32x16& sums, const F32x16& scale) {
-  return GroupDecoder<Layout>::kScaled ? fma(sums, scale, total) : sums;
+
+/// Whether what a group adds to a row's total is multiplied before.
+template <class Layout, class Operand>
+constexpr bool kGroupsScaled = GroupDecoder<Layout>::kScaled || Operand::kWhole;
+
+/// What the sum over a group begins with, and the row's total after it; x is the packed group.
+template <class Layout, class Operand>
+NIBBLE_HD typename Operand::Sums begin_group([[maybe_unused]] const F32x16& total) {
+  if constexpr (kGroupsScaled<Layout, Operand>) {
+    return typename Operand::Sums{};
+  } else {
+    return total;
+  }
+}
+template <class Layout, class Operand>
+NIBBLE_HD F32x16 end_group(const F32x16& total, const typename Operand::Sums& sums, const F32x16& scale,
+                           [[maybe_unused]] const typename Operand::Element* x) {
+  if constexpr (Operand::kWhole) {
+    return fma(to_f32(sums), scale * scales_of(x), total);
+  } else {
+    return GroupDecoder<Layout>::kScaled ? fma(sums, scale, total) : sums;
+  }
 }
 
 /// Codes of w in the order of memory, some way before they are read: N rows are one stretch, and while N are read the
@@ -93,24 +122,27 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
       for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, group);
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
-    for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, group);
-    F32x16 partial[N][M];
+    for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, first + n, group);
+    typename Operand::Sums partial[N][M];
     for (int n = 0; n < N; ++n) {
-      for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout>(total[n][m]);
+      for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout, Operand>(total[n][m]);
     }
     for (int part = 0; part < kParts; ++part) {
       Operand weights[N];
       for (int n = 0; n < N; ++n) weights[n] = part_of(n, part);
       for (int m = 0; m < M; ++m) {
-        const Operand row = load_operand<Operand>(factors + m * kBlock + part * kPart);
+        const Operand row = load_operand<Operand>(factors + m * kPackedBlock<Operand> + part * kPart);
         for (int n = 0; n < N; ++n) partial[n][m] = accumulate(partial[n][m], weights[n], row);
       }
     }
     for (int n = 0; n < N; ++n) {
       const F32x16 scale = scales[n].of(w, first + n, group);
-      for (int m = 0; m < M; ++m) total[n][m] = end_group<Layout>(total[n][m], partial[n][m], scale);
+      for (int m = 0; m < M; ++m) {
+        const auto* here = factors + m * kPackedBlock<Operand>;
+        total[n][m] = end_group<Layout, Operand>(total[n][m], partial[n][m], scale, here);
+      }
     }
-    factors += (group + 1) % kBlockGroups == 0 ? (M - 1) * kBlock + kGroup : kGroup;
+    factors += Operand::kGroupElements + ((group + 1) % kBlockGroups == 0 ? (M - 1) * kPackedBlock<Operand> : 0);
   };
   for (int group = 0; group < fast; ++group) {
     ahead.ask();
@@ -149,9 +181,8 @@ NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[
 }
 
 /// Up to kFusedRows rows of x.
-template <int M, class Scales, class Layout, class T>
+template <int M, class Operand, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
-  using Operand = OperandOf<T>;
   constexpr int N = kFusedColumns[M - 1];
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   F32x16 totals[M][16] = {};
@@ -213,21 +244,22 @@ void decode_panel(const typename Layout::View& weight, int first, int count, int
 template <class Layout, class Operand, int M, int N>
 [[gnu::noinline]] void multiply_tile(const typename Operand::Element* x, const typename Operand::Element (*w)[kBlock],
                                      int columns, const float (*scales)[kBlockGroups][16], float (*totals)[N][16]) {
-  F32x16 partial[M][N];
+  typename Operand::Sums partial[M][N];
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) partial[m][n] = begin_group<Layout>(load(totals[m][n]));
+    for (int n = 0; n < N; ++n) partial[m][n] = begin_group<Layout, Operand>(load(totals[m][n]));
   }
   for (int i = 0; i < columns; i += kPart) {
     Operand weights[N];
     for (int n = 0; n < N; ++n) weights[n] = load_operand<Operand>(w[n] + i);
     for (int m = 0; m < M; ++m) {
-      const Operand factors = load_operand<Operand>(x + m * kBlock + i);
+      const Operand factors = load_operand<Operand>(x + m * kPackedBlock<Operand> + i);
       for (int n = 0; n < N; ++n) partial[m][n] = accumulate(partial[m][n], weights[n], factors);
     }
   }
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) {
-      store(totals[m][n], end_group<Layout>(load(totals[m][n]), partial[m][n], load(scales[n][0])));
+      const auto* here = x + m * kPackedBlock<Operand>;
+      store(totals[m][n], end_group<Layout, Operand>(load(totals[m][n]), partial[m][n], load(scales[n][0]), here));
     }
   }
 }
@@ -237,14 +269,14 @@ template <class Layout, class Operand, int M>
 void multiply_rows(const typename Operand::Element* x, int row, Panel<Operand>& panel, int column, int count,
                    int groups) {
   // Where nothing is scaled in between, all groups are one.
-  const int step = GroupDecoder<Layout>::kScaled ? 1 : groups;
+  const int step = kGroupsScaled<Layout, Operand> ? 1 : groups;
   for (int c = 0; c < count; c += kTileColumns) {
     auto* totals = panel.totals[(column + c) / kTileColumns] + row;
     for (int group = 0; group < groups; group += step) {
       const auto* w = reinterpret_cast<const typename Operand::Element(*)[kBlock]>(panel.factors[c] + group * kGroup);
       const auto* scales = reinterpret_cast<const float(*)[kBlockGroups][16]>(panel.scales[c][group]);
-      multiply_tile<Layout, Operand, M, kTileColumns>(x + row * kBlock + group * kGroup, w, step * kGroup, scales,
-                                                      totals);
+      const auto* factors = x + row * kPackedBlock<Operand> + group * Operand::kGroupElements;
+      multiply_tile<Layout, Operand, M, kTileColumns>(factors, w, step * kGroup, scales, totals);
     }
   }
 }
@@ -268,13 +300,12 @@ void clear_totals(Panel<Operand>& panel, int column, int rows) {
 }
 
 /// Up to kTaskRows rows of w. A block of x stays in the second-level cache, a panel in the first.
-template <class Layout, class T>
+template <class Operand, class Layout, class T>
 void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  using Operand = OperandOf<T>;
   auto& panel = *static_cast<Panel<Operand>*>(scratch);
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   const int groups = groups_of(task.weight.k);
-  for (int group = 0; group < groups; group += kBlockGroups, x += task.rows * kBlock) {
+  for (int group = 0; group < groups; group += kBlockGroups, x += task.rows * kPackedBlock<Operand>) {
     const int block_groups = groups - group < kBlockGroups ? groups - group : kBlockGroups;
     for (int begin = first; begin < last; begin += kPanelRows) {
       const int count = last - begin < kPanelRows ? last - begin : kPanelRows;
@@ -296,19 +327,22 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
 }
 
 /// Chooses the loop for M rows of x, or else for fewer.
-template <int M, class Layout, class T>
+template <int M, class Operand, class Layout, class T>
 void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
   if constexpr (M > 1) {
-    if (task.rows < M) return multiply_at_most<M - 1>(task, first, last);
+    if (task.rows < M) return multiply_at_most<M - 1, Operand>(task, first, last);
   }
-  with_scales<Layout>(task.weight,
-                      [&](auto scales) { multiply_few<M, typename decltype(scales)::type>(task, first, last); });
+  with_scales<Layout>(
+      task.weight, [&](auto scales) { multiply_few<M, Operand, typename decltype(scales)::type>(task, first, last); });
 }
 
 template <class Layout, class T>
 void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows>(task, first, last);
-  multiply_many(task, first, last, scratch);
+  with_operand<Layout, T>(task.weight.k, [&](auto operand) {
+    using Operand = typename decltype(operand)::type;
+    if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows, Operand>(task, first, last);
+    multiply_many<Operand>(task, first, last, scratch);
+  });
 }
 
 template <class Layout, class T>

@@ -11,7 +11,10 @@ constexpr int kParts = kGroup / kPart;
 
 struct F32x32 {
   using Element = float;
-  using Table = F32x16;  ///< of 16 levels
+  using Sums = F32x16;
+  static constexpr bool kWhole = false;          ///< whether factors are whole numbers
+  static constexpr int kGroupElements = kGroup;  ///< of a packed group of x
+  using Table = F32x16;                          ///< of 16 levels
   F32x16 first, second;
 
   /// Part p of a group of 4-bit codes is the low nibbles of bytes p, p + 4, p + 8, ..., then the high ones.
@@ -73,12 +76,18 @@ NIBBLE_HD F32x16 accumulate(const F32x16& total, const F32x32& w, const F32x32& 
   return fma(w.second, x.second, fma(w.first, x.first, total));
 }
 
-/// Packs the values of a group.
+/// Packs the factors of a group.
 template <class Operand>
 NIBBLE_HD void store_group(typename Operand::Element* packed, const float* values) {
   for (int i = 0; i < kGroup; i += kPart) {
     store_operand(packed + i, make_operand<Operand>(load(values + i), load(values + i + 16)));
   }
+}
+
+/// Packs a group of x. Where factors are whole numbers, w's are multiples of 1 / unit.
+template <class Operand>
+NIBBLE_HD void pack_factors(typename Operand::Element* packed, const float* values, [[maybe_unused]] float unit) {
+  store_group<Operand>(packed, values);
 }
 
 }  // namespace

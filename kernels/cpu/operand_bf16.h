@@ -7,6 +7,9 @@ namespace {
 
 struct Bf16x32 {
   using Element = BFloat16;
+  using Sums = F32x16;
+  static constexpr bool kWhole = false;
+  static constexpr int kGroupElements = kGroup;
   struct Table {
     __m512i levels;  ///< twice: a look-up uses five bits of a word, of which one is the neighbour's
   };

@@ -105,10 +105,6 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
           _mm256_set_m128(_mm_set1_ps(fourth), _mm_set1_ps(third))};
 }
 
-/// The same of values[0], values[1], …
-NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
-NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
-
 /// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
 struct Inside {
   F32x16 values;

@@ -114,16 +114,6 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
                              _mm512_mask_mov_ps(_mm512_set1_ps(second), 0xff00, _mm512_set1_ps(fourth)))};
 }
 
-/// The same of values[0], values[1], …; sixteen values are read.
-NIBBLE_HD F32x16 halves(const float* values) {
-  const __m512i places = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
-}
-NIBBLE_HD F32x16 quarters(const float* values) {
-  const __m512i places = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return {_mm512_permutexvar_ps(places, _mm512_loadu_ps(values))};
-}
-
 /// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
 struct Inside {
   F32x16 values;

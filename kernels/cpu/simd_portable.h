@@ -98,10 +98,6 @@ NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) 
 /// Lanes 0 to 7 and 8 to 15.
 NIBBLE_HD F32x16 halves(float first, float second) { return quarters(first, first, second, second); }
 
-/// The same of values[0], values[1], …
-NIBBLE_HD F32x16 halves(const float* values) { return halves(values[0], values[1]); }
-NIBBLE_HD F32x16 quarters(const float* values) { return quarters(values[0], values[1], values[2], values[3]); }
-
 /// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
 struct Inside {
   F32x16 values;

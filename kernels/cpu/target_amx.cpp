@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/operand.h"
 #include "kernels/cpu/operand_bf16.h"
+#include "kernels/cpu/operand_words.h"
 #include "kernels/cpu/tiles_amx.h"
 
 namespace nibble {
@@ -16,10 +17,13 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
+constexpr int kFusedColumns[kFusedRows] = {1, 4, 4, 4};
 
 template <class T>
 using OperandOf = F32x32;
+/// Of weights whose factors are codes or levels.
+template <class T>
+using CodeOperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, I16x32, F32x32>;
 
 }  // namespace
 }  // namespace nibble

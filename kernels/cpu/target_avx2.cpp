@@ -18,6 +18,8 @@ constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 1};
 
 template <class T>
 using OperandOf = F32x32;
+template <class T>
+using CodeOperandOf = OperandOf<T>;
 
 }  // namespace
 }  // namespace nibble

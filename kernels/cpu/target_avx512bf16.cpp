@@ -20,6 +20,8 @@ constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
 
 template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
+template <class T>
+using CodeOperandOf = OperandOf<T>;
 
 }  // namespace
 }  // namespace nibble

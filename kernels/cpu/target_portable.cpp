@@ -17,6 +17,8 @@ constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2};
 
 template <class T>
 using OperandOf = F32x32;
+template <class T>
+using CodeOperandOf = OperandOf<T>;
 
 }  // namespace
 }  // namespace nibble

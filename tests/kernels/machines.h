@@ -32,6 +32,12 @@ struct Machine {
     return std::fabs(weight) * pair_error(dtype);
   }
 
+  /// What a number of a row of x may be off by. Beside AMX few rows of bf16 become whole numbers, of which the largest
+  /// of eight is at least 2^14.
+  double factor_error(DType dtype, double largest) const {
+    return device == Device::kCpu && tiles && dtype == DType::kBF16 ? largest * 0x1p-15 : 0;
+  }
+
   /// In AMX's tiles two numbers of bf16 stand for one that is multiplied in fp16: what they leave of a weight or a
   /// probability is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
   double pair_error(DType dtype) const { return device == Device::kCpu && tiles && dtype == DType::kF16 ? 0x3p-17 : 0; }
