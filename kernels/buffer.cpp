@@ -33,16 +33,18 @@ Buffer Buffer::allocate_aligned(std::size_t bytes, std::size_t alignment) {
 
 Buffer Buffer::allocate(std::size_t bytes) { return allocate_aligned(bytes, kAlignment); }
 
-/// In one of the stretches that buffers below a page of 2 MiB share; it is released with the last of them.
+/// In the stretch that is being filled. Its buffers alone own it.
 Buffer Buffer::allocate_beside_others(std::size_t bytes) {
   constexpr std::size_t kStretch = 16 * kHugePage;  // of which pages that nobody writes to take no memory
   static std::mutex mutex;
-  static std::shared_ptr<Buffer> stretch;
-  static std::size_t used = kStretch;
+  static std::weak_ptr<const Buffer> filling;
+  static std::size_t used = 0;
   const std::lock_guard lock(mutex);
   const std::size_t whole_lines = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (whole_lines > kStretch - used) {
-    stretch = std::make_shared<Buffer>(allocate_in_huge_pages(kStretch));
+  std::shared_ptr<const Buffer> stretch = filling.lock();
+  if (stretch == nullptr || whole_lines > kStretch - used) {
+    stretch = std::make_shared<const Buffer>(allocate_in_huge_pages(kStretch));
+    filling = stretch;
     used = 0;
   }
   const std::byte* data = stretch->as<std::byte>() + used;

@@ -20,7 +20,9 @@ class Buffer {
   static Buffer allocate(std::size_t bytes);
 
   /// The same for what is written once and read from end to end in every step: in pages of 2 MiB where the system gives
-  /// them, of which fewer have to be found. Throws Error{kOutOfMemory}.
+  /// them, of which fewer have to be found. Buffers smaller than such a page lie side by side in stretches of 32 MiB,
+  /// each given back with the last of its buffers: not for what is dropped while others stay. Any thread may call it
+  /// and drop what it returned. Throws Error{kOutOfMemory}.
   static Buffer allocate_in_huge_pages(std::size_t bytes);
 
   /// Memory somebody else made; `owner` keeps it alive.

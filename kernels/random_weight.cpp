@@ -9,15 +9,18 @@ namespace {
 
 /// Sets each of `count` places to f(place), in parallel.
 template <class T, class F>
-Buffer filled(std::int64_t count, ThreadPool& pool, F&& f) {
+Buffer filled(Buffer buffer, std::int64_t count, ThreadPool& pool, F&& f) {
   constexpr std::int64_t kPiece = 1 << 18;
-  Buffer buffer = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(count) * sizeof(T));
   auto* values = buffer.mutable_as<T>();
   pool.run(static_cast<int>((count + kPiece - 1) / kPiece), [&](int task) {
     const std::int64_t last = std::min(count, (task + 1) * kPiece);
     for (std::int64_t i = task * kPiece; i < last; ++i) values[i] = f(i);
   });
   return buffer;
+}
+template <class T, class F>
+Buffer filled(std::int64_t count, ThreadPool& pool, F&& f) {
+  return filled<T>(Buffer::allocate_in_huge_pages(static_cast<std::size_t>(count) * sizeof(T)), count, pool, f);
 }
 
 }  // namespace
@@ -55,7 +58,8 @@ Weight make_random_weight(const RandomWeight& weight, ThreadPool& pool) {
   const auto pair = [&](std::int64_t i) { return stream.code_pair(i); };
   const Buffer codes = filled<std::uint8_t>((weight.elements() + 1) / 2, pool, pair);
   const std::int64_t blocks = (weight.elements() + storage.blocksize - 1) / storage.blocksize;
-  return quantized(codes, filled<float>(blocks, pool, absmax), storage, weight.n, weight.k);
+  const Buffer scales = filled<float>(allocate_absmax(storage, blocks), blocks, pool, absmax);
+  return quantized(codes, scales, storage, weight.n, weight.k);
 }
 
 }  // namespace nibble

@@ -130,7 +130,7 @@ Weight to_lut4(const Dense<T>& source, const Storage& target, ThreadPool& pool) 
   const auto elements = static_cast<std::int64_t>(source.n) * source.k;
   Buffer codes = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(ceil_div(elements, 2)));
   const std::int64_t blocks = ceil_div(elements, target.blocksize);
-  Buffer absmax = Buffer::allocate_in_huge_pages(static_cast<std::size_t>(blocks) * sizeof(float));
+  Buffer absmax = allocate_absmax(target, blocks);
   for_each_piece(elements, kPiece, pool, [&](std::int64_t first, std::int64_t count) {
     std::vector<float> piece(static_cast<std::size_t>(count));
     read_rounded(source.values.template as<T>(), first, count, target.dtype, piece.data());
@@ -303,6 +303,11 @@ template void require_finite(const Dense<Half>&, const Storage&, std::string_vie
 template void require_finite(const Dense<BFloat16>&, const Storage&, std::string_view, ThreadPool&);
 
 Buffer levels_of(Scheme scheme) { return shared_table(is_nf4(scheme) ? kNf4Levels : kFp4Levels); }
+
+Buffer allocate_absmax(const Storage& storage, std::int64_t blocks) {
+  const auto bytes = static_cast<std::size_t>(blocks) * sizeof(float);
+  return is_nested(storage.scheme) ? Buffer::allocate(bytes) : Buffer::allocate_in_huge_pages(bytes);
+}
 
 Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& storage, int n, int k) {
   const Buffer levels = levels_of(storage.scheme);

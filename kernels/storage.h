@@ -51,6 +51,10 @@ Storage storage_of(const Weight& weight, DType dtype);
 /// have to be quantized again.
 Weight store(const Weight& weight, const Storage& target, std::string_view name, ThreadPool& pool);
 
+/// Not initialised, for the absmax of `blocks` blocks: memory of a weight, or for a while where they are
+/// double-quantized.
+Buffer allocate_absmax(const Storage& storage, std::int64_t blocks);
+
 /// 4-bit codes and their blocks' absmax as the layout of a storage, which double-quantizes the absmax or not.
 Weight quantized(const Buffer& codes, const Buffer& absmax, const Storage& storage, int n, int k);
 

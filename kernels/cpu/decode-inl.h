@@ -248,12 +248,16 @@ struct GroupDecoder<Int4Group<Zero>> : CodeDecoder<Int4Group<Zero>, 2> {
   }
 };
 
-/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that; and their zero points.
+/// Scales of the next kScalesAhead groups of a row, of which the first is a multiple of that; and parts of groups, with
+/// their zero points taken off.
 template <class Layout>
 struct ScalesAhead {
   using View = typename Layout::View;
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
-  NIBBLE_HD static NoZeros zeros(const View&, std::int64_t, int) { return {}; }
+  template <class Operand, class Prepared>
+  NIBBLE_HD static Operand decode(const Prepared& w, std::int64_t row, int group, int part) {
+    return GroupDecoder<Layout>::template decode<Operand>(w, row, group, part);
+  }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
     return GroupDecoder<Layout>::scale(w, row, group);
   }
@@ -273,7 +277,7 @@ struct Halves : ScalesAhead<Layout> {
       // No group is in two nested blocks. Looked up one at a time, beside the vectors' work: gathers and permutes of
       // the table are slower.
       return halves(absmax.entry(block), absmax.entry(next)) *
-                 broadcast(absmax.nested_absmax[block / NestedScale::kBlocksize]) +
+                 broadcast(absmax.nested_absmax[static_cast<std::uint64_t>(block) / NestedScale::kBlocksize]) +
              broadcast(absmax.offset);
     } else {
       return halves(absmax[block], absmax[next]);
@@ -305,11 +309,13 @@ struct ScalesAhead<Int4Group<Zero>> {
       }
     }
   }
-  NIBBLE_HD typename Decoder::ZeroLanes zeros(const View& w, std::int64_t, int group) const {
+  template <class Operand, class Prepared>
+  NIBBLE_HD Operand decode(const Prepared& w, std::int64_t row, int group, int part) const {
+    const auto codes = Decoder::template decode<Operand>(w, row, group, part);
     if constexpr (Decoder::kSymmetric) {
-      return {};
+      return codes;
     } else {
-      return lanes(w, group, zeros_);
+      return subtract(codes, lanes(w, group, zeros_));
     }
   }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const { return lanes(w, group, scales_); }
@@ -325,7 +331,8 @@ struct ScalesAhead<Int4Group<Zero>> {
   float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
 };
 
-/// Where groups of int4 are no smaller than those here, all lanes have the same.
+/// Where groups of int4 are no smaller than those here, all lanes have the same, and zero points are taken off the
+/// table.
 template <class Layout>
 struct Alike;
 template <class Zero>
@@ -335,15 +342,17 @@ struct Alike<Int4Group<Zero>> {
 
   static bool fit(const View& w) { return 1 << w.group_shift >= kGroup && Decoder::scaled_by_group(w); }
   NIBBLE_HD void read(const View&, std::int64_t, int) {}
-  NIBBLE_HD static typename Decoder::ZeroLanes zeros(const View& w, std::int64_t row, int group) {
-    if constexpr (Decoder::kSymmetric) {
-      return {};
-    } else {
-      return broadcast(w.zeros[w.group(row, group * kGroup)]);
+  template <class Operand>
+  NIBBLE_HD static Operand decode(const typename Decoder::template Prepared<Operand>& w, std::int64_t row, int group,
+                                  int part) {
+    auto taken = w;
+    if constexpr (!Decoder::kSymmetric) {
+      taken.table = subtract(w.table, broadcast(w.zeros[w.group(row, group * kGroup)]));
     }
+    return Decoder::template decode<Operand>(taken, row, group, part);
   }
   NIBBLE_HD static F32x16 of(const View& w, std::int64_t row, int group) {
-    return broadcast(to_float(w.scales[w.group(row, group * kGroup)]));
+    return broadcast(w.scales[w.group(row, group * kGroup)]);
   }
 };
 

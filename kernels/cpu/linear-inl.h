@@ -52,14 +52,16 @@ void pack_row(const T* x, int k, int rows, int row, void* packed) {
   });
 }
 
-/// Whether what a group adds to a row's total is multiplied before.
+/// Whether a group is summed apart and then added to its row's total: where that multiplies it, and where codes of one
+/// row of w at once are decoded in less time than a sum that goes on from group to group takes.
 template <class Layout, class Operand>
-constexpr bool kGroupsScaled = GroupDecoder<Layout>::kScaled || Operand::kWhole;
+constexpr bool kGroupsApart = GroupDecoder<Layout>::kScaled || Operand::kWhole ||
+                              (GroupDecoder<Layout>::kUnit != 0 && kFusedColumns[0] == 1);
 
 /// What the sum over a group begins with, and the row's total after it; x is the packed group.
 template <class Layout, class Operand>
 NIBBLE_HD typename Operand::Sums begin_group([[maybe_unused]] const F32x16& total) {
-  if constexpr (kGroupsScaled<Layout, Operand>) {
+  if constexpr (kGroupsApart<Layout, Operand>) {
     return typename Operand::Sums{};
   } else {
     return total;
@@ -71,7 +73,7 @@ NIBBLE_HD F32x16 end_group(const F32x16& total, const typename Operand::Sums& su
   if constexpr (Operand::kWhole) {
     return fma(to_f32(sums), scale * scales_of(x), total);
   } else {
-    return GroupDecoder<Layout>::kScaled ? fma(sums, scale, total) : sums;
+    return kGroupsApart<Layout, Operand> ? fma(sums, scale, total) : sums;
   }
 }
 
@@ -115,14 +117,12 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
     for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
   }
   Scales scales[N];
-  typename Decoder::ZeroLanes zeros[N];
   const auto* factors = x;
   const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
     if (group % kScalesAhead == 0) {
       for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, group);
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
-    for (int n = 0; n < N; ++n) zeros[n] = scales[n].zeros(w, first + n, group);
     typename Operand::Sums partial[N][M];
     for (int n = 0; n < N; ++n) {
       for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout, Operand>(total[n][m]);
@@ -148,7 +148,7 @@ void multiply_fused(const typename Layout::View& weight, std::int64_t first, con
     ahead.ask();
     add_group(
         group, [&](int n, int part) __attribute__((always_inline)) {
-          return take_off(Decoder::template decode<Operand>(w, first + n, group, part), zeros[n]);
+          return scales[n].template decode<Operand>(w, first + n, group, part);
         });
   }
   for (int group = fast; group < groups; ++group) {
@@ -268,8 +268,7 @@ template <class Layout, class Operand, int M, int N>
 template <class Layout, class Operand, int M>
 void multiply_rows(const typename Operand::Element* x, int row, Panel<Operand>& panel, int column, int count,
                    int groups) {
-  // Where nothing is scaled in between, all groups are one.
-  const int step = kGroupsScaled<Layout, Operand> ? 1 : groups;
+  const int step = kGroupsApart<Layout, Operand> ? 1 : groups;
   for (int c = 0; c < count; c += kTileColumns) {
     auto* totals = panel.totals[(column + c) / kTileColumns] + row;
     for (int group = 0; group < groups; group += step) {

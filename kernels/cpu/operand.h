@@ -68,8 +68,9 @@ NIBBLE_HD F32x32 load_bytes<F32x32>(const std::int8_t* bytes, int part) {
   return {load(bytes + part * kPart), load(bytes + part * kPart + 16)};
 }
 
-/// Takes a number off both factors of each lane.
+/// Takes a number off both factors of each lane; `subtract` of a table takes one number off all its levels.
 NIBBLE_HD F32x32 subtract(const F32x32& v, const F32x16& lanes) { return {v.first - lanes, v.second - lanes}; }
+NIBBLE_HD F32x16 subtract(const F32x16& table, const F32x16& number) { return table - number; }
 
 /// Adds the 32 products to the lanes of `total`, two a lane.
 NIBBLE_HD F32x16 accumulate(const F32x16& total, const F32x32& w, const F32x32& x) {

@@ -56,6 +56,9 @@ NIBBLE_HD I16x32 load_bytes<I16x32>(const std::int8_t* bytes, int part) {
 NIBBLE_HD I16x32 subtract(const I16x32& v, const F32x16& lanes) {
   return {_mm512_sub_epi16(v.words, make_operand<I16x32>(lanes, lanes).words)};
 }
+NIBBLE_HD I16x32::Table subtract(const I16x32::Table& table, const F32x16& number) {
+  return {subtract(I16x32{table.levels}, number).words};
+}
 
 NIBBLE_HD I32x16 accumulate(const I32x16& total, const I16x32& w, const I16x32& x) {
   return {_mm512_dpwssd_epi32(total.lanes, w.words, x.words)};

@@ -13,6 +13,10 @@ struct F32x16 {
 };
 
 NIBBLE_HD F32x16 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+NIBBLE_HD F32x16 broadcast(Half value) {
+  const __m256 lanes = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(value.bits)));
+  return {lanes, lanes};
+}
 
 NIBBLE_HD __m256i words(const void* values) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(values)));

@@ -20,6 +20,7 @@ struct F32x16 {
 };
 
 NIBBLE_HD F32x16 broadcast(float value) { return {_mm512_set1_ps(value)}; }
+NIBBLE_HD F32x16 broadcast(Half value) { return {_mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(value.bits)))}; }
 
 NIBBLE_HD F32x16 load(const float* values) { return {_mm512_loadu_ps(values)}; }
 NIBBLE_HD F32x16 load(const Half* values) {

@@ -31,6 +31,7 @@ NIBBLE_HD V load_as(const void* memory) {
 NIBBLE_HD F32x16 broadcast(float value) {
   return lanes([=](int) { return F32x4{value, value, value, value}; });
 }
+NIBBLE_HD F32x16 broadcast(Half value) { return broadcast(to_float(value)); }
 
 NIBBLE_HD F32x16 load(const float* values) {
   return lanes([=](int i) { return load_as<F32x4>(values + 4 * i); });

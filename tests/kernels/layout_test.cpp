@@ -2,9 +2,13 @@
 // (scripts/golden/int4.py).
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <span>
+#include <thread>
 
 #include "nibble/error.h"
 #include "tests/kernels/golden_arrays.h"
@@ -341,6 +345,29 @@ TEST(Buffer, IsAlignedToACacheLine) {
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{100}, std::size_t{0}}) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(Buffer::allocate(bytes).as<void>()) % 64, 0U);
   }
+}
+
+TEST(Buffer, OfLessThanAHugePageKeepsItsBytesBesideOthers) {
+  constexpr int kThreads = 4, kEach = 300;  // of 64 KiB: some stretches
+  constexpr std::size_t kBytes = 64 << 10;
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong = 0;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&wrong, t] {
+      std::vector<Buffer> buffers;
+      for (int i = 0; i < kEach; ++i) {
+        buffers.push_back(Buffer::allocate_in_huge_pages(kBytes + static_cast<std::size_t>(i)));
+        std::memset(buffers.back().mutable_as<void>(), 16 * t + i % 16, buffers.back().size());
+        if (i % 50 == 49) buffers.erase(buffers.begin(), buffers.begin() + 25);
+      }
+      for (std::size_t i = 0; i < buffers.size(); ++i) {
+        const std::span bytes(buffers[i].as<unsigned char>(), buffers[i].size());
+        if (std::ranges::any_of(bytes, [&](unsigned char byte) { return byte != bytes[0] || byte / 16 != t; })) ++wrong;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(Buffer, SaysHowMuchTheSystemRefused) {
