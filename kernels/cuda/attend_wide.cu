@@ -76,7 +76,7 @@ struct HeadLines {
   }
 };
 
-/// What was the result of products is there.
+/// Results of products are there: nothing that uses them is moved before.
 template <int N>
 __device__ __forceinline__ void have(float (&values)[N]) {
 #pragma unroll
@@ -105,7 +105,6 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
   const int keys = segment.past + min(first_query + kWideQueries, segment.rows);
   const int key_tiles = (keys + kKeys - 1) / kKeys;
   const std::int64_t place = task.cached(segment.sequence, head);
-
   const std::int64_t pitch = std::int64_t{task.heads} * kHeadDim;
 
   // Tile `number` of keys, or values: `past` of its rows were there before.
@@ -127,11 +126,12 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
     fetch(values_of(number), task.values, task.v, number);
     commit_copies();
   };
-  // What was sent for is there for all, and what had come before is done with. Returns whether that is so for anybody.
-  const auto meet = [&](bool is_so) {
+  // What was sent for is there for all, and what had come before is done with. Returns whether anybody's `vote` is
+  // true.
+  const auto meet = [&](bool vote) {
     wait_for_copies<0>();
     let_copies_follow();
-    return __syncthreads_or(is_so) != 0;
+    return __syncthreads_or(vote) != 0;
   };
   const int own_rows = segment.rows - first_query;
   const std::int64_t own = task.row(segment.first_row + first_query, head);
@@ -195,8 +195,9 @@ __global__ void __launch_bounds__(kWideThreads) attend_wide_kernel(const __grid_
       sum[half] = sum[half] * shrink[half] + added;
     }
   };
-  // Probabilities of the scores, in the place of the mix before them, which is shrunk first if anybody's largest score
-  // has grown: in most tiles none has.
+  // The mix of the tiles before is there; it shrinks if anybody's largest score has grown, which in most tiles none
+  // has. Exponentials of the last tile's scores become probabilities of T. The wait comes behind a barrier, as else the
+  // compiler moves it before the exponentials.
   const auto meet_and_round = [&] {
     const bool shrinks = meet(shrink[0] != 1 || shrink[1] != 1);
     wait_for_products<0>(), have(mix);
