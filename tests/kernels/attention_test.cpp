@@ -151,7 +151,9 @@ TEST_P(AttentionTest, MatchesTheFormulaForLongSegmentsAfterAnyPast) {
   // Two sequences go on at once, from other places: their rows come in turns.
   const auto backend = machine().backend(2);
   constexpr int kLength = 300;
-  for (const int head_dim : {64, 80, 96, 128}) {
+  std::vector<int> head_dims = {64};
+  if (machine().device == Device::kCuda) head_dims.insert(head_dims.end(), {80, 96, 128});  // each a kernel of its own
+  for (const int head_dim : head_dims) {
     for (const std::vector<int>& ends : {std::vector{63, 129, 300}, std::vector{64, 192, 300}, std::vector{150, 300}}) {
       const Rows rows(*backend, dtype(), 2 * kLength, 2, head_dim);
       KvCache cache = make_cache(*backend, dtype(), 1, 2, 2, kLength + 1, head_dim);
