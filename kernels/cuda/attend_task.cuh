@@ -54,4 +54,22 @@ void append_to_cache(const Launch& launch, int rows, const AttendTask<T>& task) 
                     256, 0, task);
 }
 
+/// The head sizes that kernels on the tensor cores are made for.
+inline bool takes_tiles(int head_dim) { return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128; }
+
+/// Calls `f` with one of them as a constant.
+template <class F>
+void with_head_dim(int head_dim, F&& f) {
+  switch (head_dim) {
+    case 64:
+      return f(std::integral_constant<int, 64>{});
+    case 80:
+      return f(std::integral_constant<int, 80>{});
+    case 96:
+      return f(std::integral_constant<int, 96>{});
+    default:
+      return f(std::integral_constant<int, 128>{});
+  }
+}
+
 }  // namespace nibble

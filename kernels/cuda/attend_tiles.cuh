@@ -185,21 +185,9 @@ void launch_tiles(const Launch& launch, const BatchShape& shape, const AttendTas
 
 }  // namespace
 
-/// The head sizes it is made for.
-inline bool takes_tiles(int head_dim) { return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128; }
-
 template <class T>
 void attend_tiles(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
-  switch (task.head_dim) {
-    case 64:
-      return launch_tiles<T, 64>(launch, shape, task);
-    case 80:
-      return launch_tiles<T, 80>(launch, shape, task);
-    case 96:
-      return launch_tiles<T, 96>(launch, shape, task);
-    default:
-      return launch_tiles<T, 128>(launch, shape, task);
-  }
+  with_head_dim(task.head_dim, [&](auto head_dim) { launch_tiles<T, head_dim>(launch, shape, task); });
 }
 
 }  // namespace nibble

@@ -260,16 +260,7 @@ void launch_wide(const Launch& launch, const BatchShape& shape, const AttendTask
 
 template <class T>
 void attend_wide(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
-  switch (task.head_dim) {
-    case 64:
-      return launch_wide<T, 64>(launch, shape, task);
-    case 80:
-      return launch_wide<T, 80>(launch, shape, task);
-    case 96:
-      return launch_wide<T, 96>(launch, shape, task);
-    default:
-      return launch_wide<T, 128>(launch, shape, task);
-  }
+  with_head_dim(task.head_dim, [&](auto head_dim) { launch_wide<T, head_dim>(launch, shape, task); });
 }
 
 template void attend_wide<Half>(const Launch&, const BatchShape&, const AttendTask<Half>&);

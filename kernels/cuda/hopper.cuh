@@ -81,8 +81,7 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
   NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 80, NIBBLE_NAMES_40, 40, 41, 42, 43, 44, 45, NIBBLE_40)  \
   NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 96, NIBBLE_NAMES_48, 48, 49, 50, 51, 52, 53, NIBBLE_48)  \
   NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64) \
-  NIBBLE_MULTIPLY_LINES(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, NIBBLE_32)                              \
-  NIBBLE_MULTIPLY_LINES(T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, NIBBLE_64)
+  NIBBLE_MULTIPLY_LINES(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, NIBBLE_32)
 NIBBLE_MULTIPLIES(Half, "f16")
 NIBBLE_MULTIPLIES(BFloat16, "bf16")
 #undef NIBBLE_MULTIPLIES

@@ -9,16 +9,6 @@ namespace nibble {
 
 namespace {
 
-/// Sixteen bytes of T.
-template <class T>
-__device__ __forceinline__ uint4 pack16(const float* v) {
-  if constexpr (sizeof(T) == 4) {
-    return {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])};
-  } else {
-    return {pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
-  }
-}
-
 /// The runs of as many neighbouring lanes as a run has pieces of 16 bytes, one behind the other; `p` is the lane's
 /// piece of the first of them. Lanes change pieces first, so that each store writes whole sectors.
 template <class T, int kRun>

@@ -227,15 +227,20 @@ __device__ __forceinline__ void load8(const T* p, float (&v)[8]) {
     }
   }
 }
+/// Sixteen bytes of T.
+template <class T>
+__device__ __forceinline__ uint4 pack16(const float* v) {
+  if constexpr (sizeof(T) == 4) {
+    return {__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]), __float_as_uint(v[3])};
+  } else {
+    return {pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]), pack2<T>(v[6], v[7])};
+  }
+}
+
 template <class T>
 __device__ __forceinline__ void store8(T* p, const float (&v)[8]) {
-  if constexpr (sizeof(T) == 4) {
-    *reinterpret_cast<float4*>(p) = {v[0], v[1], v[2], v[3]};
-    *reinterpret_cast<float4*>(p + 4) = {v[4], v[5], v[6], v[7]};
-  } else {
-    *reinterpret_cast<uint4*>(p) = {pack2<T>(v[0], v[1]), pack2<T>(v[2], v[3]), pack2<T>(v[4], v[5]),
-                                    pack2<T>(v[6], v[7])};
-  }
+  *reinterpret_cast<uint4*>(p) = pack16<T>(v);
+  if constexpr (sizeof(T) == 4) *reinterpret_cast<uint4*>(p + 4) = pack16<T>(v + 4);
 }
 
 /// The sum over a warp's lanes, in the same order in every lane.
