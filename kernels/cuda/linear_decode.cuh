@@ -24,7 +24,9 @@ namespace {
 
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
-constexpr int kStages = 2;  // batches on their way to a warp
+
+/// Batches on their way to a warp: two, or three where there is room.
+constexpr int kFewStages = 2, kMoreStages = 3;
 
 /// How a kernel stands to the one before.
 enum class Place {
@@ -49,7 +51,7 @@ struct DecodeTask {
 };
 
 /// x comes from shared memory, and may be normalised on its way there.
-template <class Layout, class T, Place kPlace>
+template <class Layout, class T, Place kPlace, int kStages>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     linear_decode_kernel(const __grid_constant__ DecodeTask<Layout, T> task) {
   using View = TileView<Layout>;
@@ -81,9 +83,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   const bool normed = task.normed;
   if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
   Stream stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream::kBytes), lane);
-  // Behind another kernel, what is asked for in a burst would hold up x; without a table blocks begin so early that it
-  // does not.
-  constexpr int kAskedFirst = View::kHasTable && kPlace == Place::kBehind ? 1 : kStages;
+  // Behind another kernel, what is asked for in a burst would hold up x: a third batch, and where a table lets blocks
+  // begin late a second one.
+  constexpr int kAskedFirst = kPlace == Place::kBeside ? kStages : View::kHasTable ? 1 : kFewStages;
 #pragma unroll
   for (int i = 0; i < kAskedFirst; ++i) stream.ask();
   if constexpr (View::kHasTable) fill_pair_table<T>(part.weight.levels, shared);
@@ -174,7 +176,8 @@ inline int least_shared_bytes(int blocks) {
 template <class Layout, class T>
 bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  constexpr int kFixed = (View::kHasTable ? kPairTableBytes : 0) + kWarps * WeightStream<View, kStages>::kBytes;
+  constexpr int kTable = View::kHasTable ? kPairTableBytes : 0;
+  constexpr int kStageOfAll = kWarps * WeightStream<View, 1>::kStageBytes;
   task.sharers_shift = sharers_shift_of<View>(task.k);
   const int groups = kWarps >> task.sharers_shift;
   constexpr int kSumsOfGroup = kWarps * kTileRows * 4;
@@ -187,31 +190,41 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   }
   // Rows in shared memory begin in different banks.
   task.x_pitch = in_gaps ? row_bytes * 2 : row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
-  const int beside = kFixed + (in_gaps ? 0 : staged_rows * task.x_pitch);
+  const auto beside = [&](int stages) {
+    return kTable + stages * kStageOfAll + (in_gaps ? 0 : staged_rows * task.x_pitch);
+  };
   const int half = least_shared_bytes(1) - 1;  // leaves room for another block beside it
-  const bool is_half = half - beside >= kSumsOfGroup;
-  const int fits = is_half ? half : most_shared_bytes();
-  if (fits - beside < kSumsOfGroup) return false;
+  const auto is_half = [&](int stages) { return half - beside(stages) >= kSumsOfGroup; };
+  const int fits = is_half(kFewStages) ? half : most_shared_bytes();
+  if (fits - beside(kFewStages) < kSumsOfGroup) return false;
   // One block on each multiprocessor, so that another kernel's has room beside it, or two where there is more to do,
   // and then no third, as others would have one. One that has a table takes more than half where the kernel before may
   // leave some multiprocessors with more room than others: two on one would take twice the time. Weights with fewer
   // rows than columns follow such a block, and stand beside it.
-  const bool one = !is_half || batches <= 8 * launch.processors;
+  const bool one = !is_half(kFewStages) || batches <= 8 * launch.processors;
   const bool alone = View::kHasTable && batches > launch.processors && task.parts[0].weight.n >= task.k;
   const int least = !one ? least_shared_bytes(2) : alone ? least_shared_bytes(1) : 0;
-  const auto launch_kernel = [&]<Place kPlace>(std::integral_constant<Place, kPlace>) {
+  const auto launch_kernel = [&]<Place kPlace, int kStages>() {
     const Division division = divide(task.parts, parts, one ? launch.processors : 2 * launch.processors);
-    const int most = std::min(fits - beside, kSumsBytes) / kSumsOfGroup;
+    const int most = std::min(fits - beside(kStages), kSumsBytes) / kSumsOfGroup;
     task.round = std::min(most, (division.most_tiles + groups - 1) / groups) * groups;
-    constexpr auto kKernel = linear_decode_kernel<Layout, T, kPlace>;
+    constexpr auto kKernel = linear_decode_kernel<Layout, T, kPlace, kStages>;
     allow_shared_memory<kKernel>();
     launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(division.blocks)), kThreads,
-                      std::max(beside + task.round / groups * kSumsOfGroup, least), task);
+                      std::max(beside(kStages) + task.round / groups * kSumsOfGroup, least), task);
+  };
+  const auto launch_in = [&]<Place kPlace>() {
+    // Beside another kernel more of whole bytes is slower (int8 of opt-1.3b 3 %), of pairs of bytes as much faster.
+    constexpr bool kMayBeMore = !View::kHasTable && (kPlace == Place::kBehind || View::kPieces > 1);
+    if constexpr (kMayBeMore) {
+      if (is_half(kMoreStages)) return launch_kernel.template operator()<kPlace, kMoreStages>();
+    }
+    launch_kernel.template operator()<kPlace, kFewStages>();
   };
   if (one && (!task.normed || task.k <= norm_turns(Place::kBeside) * kNormStride)) {
-    launch_kernel(std::integral_constant<Place, Place::kBeside>{});
+    launch_in.template operator()<Place::kBeside>();
   } else {
-    launch_kernel(std::integral_constant<Place, Place::kBehind>{});
+    launch_in.template operator()<Place::kBehind>();
   }
   return true;
 }
