@@ -41,8 +41,8 @@ class Int8DecompTest : public VerbTest {
     std::size_t outlier_count = 0;
   };
 
-  Parts parts_of(std::span<const float> x, const Int8Decomp& weight, int column) const {
-    const Int8Elements elements = decomposed(x);
+  /// Of a row x and its elements in whole numbers.
+  Parts parts_of(std::span<const float> x, const Int8Elements& elements, const Int8Decomp& weight, int column) const {
     const auto view = weight.view();
     std::int64_t sum = 0, magnitudes = 0;
     for (int i = 0; i < view.k; ++i) {
@@ -84,9 +84,10 @@ TEST_P(Int8DecompTest, IsLlmInt8sArithmetic) {
       project(*backend, x.tensor(), {linear, y.tensor()});
       const std::vector<float> given = x.values(), biases = bias.values(), found = y.values();
       for (int row = 0; row < rows; ++row) {
-        const auto elements = std::span(given).subspan(index(row) * index(k), index(k));
+        const auto of_row = std::span(given).subspan(index(row) * index(k), index(k));
+        const Int8Elements elements = decomposed(of_row);
         for (int column = 0; column < n; ++column) {
-          const Parts parts = parts_of(elements, std::get<Int8Decomp>(weight), column);
+          const Parts parts = parts_of(of_row, elements, std::get<Int8Decomp>(weight), column);
           const auto added = static_cast<double>(biases[index(column)]);
           const double value = parts.whole + parts.outliers + added;
           // Whole numbers are exact. The lanes of a CPU's sums are rounded to fp32 and added, five roundings; three
@@ -120,8 +121,10 @@ TEST_P(Int8DecompTest, IsWhatBitsandbytesComputes) {
     backend->linear({backend->prepare(weight), bias.buffer()}, x.tensor(), y.tensor());
     const std::vector<float> found = y.values(), biases = bias.values();
     for (int row = 0; row < rows; ++row) {
+      const auto of_row = std::span(given).subspan(index(row) * index(k), index(k));
+      const Int8Elements elements = decomposed(of_row);
       for (int column = 0; column < n; ++column) {
-        const Parts parts = parts_of(std::span(given).subspan(index(row) * index(k), index(k)), weight, column);
+        const Parts parts = parts_of(of_row, elements, weight, column);
         const auto added = static_cast<double>(biases[index(column)]);
         // bitsandbytes rounds whole numbers and bias before outliers are added to them, and on a CPU takes 6.200124e-5
         // for 1/127^2, which is 1.8e-5 too much.

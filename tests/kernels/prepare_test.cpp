@@ -1,10 +1,13 @@
-// Weights on their way to a device: rounded or quantized there, and made up, to the same bits on every machine.
+// Weights on their way to a device: rounded or quantized there, and made up, to the same bits on every device.
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <bit>
 #include <limits>
 
 #include "nibble/error.h"
-#include "tests/kernels/machines.h"
+#include "tests/devices.h"
+#include "tests/kernels/matrix.h"
 
 namespace nibble {
 namespace {
@@ -77,13 +80,13 @@ std::string trace(const Storage& target, int n, int k) {
          std::to_string(target.blocksize) + ", " + std::to_string(n) + " x " + std::to_string(k);
 }
 
-class PreparedWeight : public testing::TestWithParam<Machine> {};
+/// A CPU makes weights in one way, whatever its instruction set.
+class PreparedWeight : public testing::TestWithParam<Device> {};
 
-INSTANTIATE_TEST_SUITE_P(All, PreparedWeight, testing::ValuesIn(machines()),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, PreparedWeight, testing::ValuesIn(devices()), device_name);
 
 TEST_P(PreparedWeight, HasTheBitsThatStoreMakes) {
-  const auto backend = GetParam().backend(2);
+  const auto backend = make_backend(GetParam(), {.threads = 2});
   ThreadPool pool(2);
   for (const auto& make : {random_dense<float>, random_dense<Half>, random_dense<BFloat16>}) {
     for (const auto& [n, k] : kShapes) {
@@ -98,7 +101,7 @@ TEST_P(PreparedWeight, HasTheBitsThatStoreMakes) {
 }
 
 TEST_P(PreparedWeight, IsMadeUpOfTheSameBitsEverywhere) {
-  const auto backend = GetParam().backend(2);
+  const auto backend = make_backend(GetParam(), {.threads = 2});
   ThreadPool pool(2);
   for (const auto& [n, k] : kShapes) {
     for (const Storage& target : kTargets) {
@@ -111,7 +114,7 @@ TEST_P(PreparedWeight, IsMadeUpOfTheSameBitsEverywhere) {
 }
 
 TEST_P(PreparedWeight, MayHaveARowLargerThanAPiece) {
-  const auto backend = GetParam().backend(2);
+  const auto backend = make_backend(GetParam(), {.threads = 2});
   ThreadPool pool(2);
   constexpr Storage kInt8{Scheme::kInt8, DType::kF32, 0};
   const Weight weight = random_dense<float>(2, (4 << 20) / 4 + 2, 5);
@@ -120,7 +123,7 @@ TEST_P(PreparedWeight, MayHaveARowLargerThanAPiece) {
 }
 
 TEST_P(PreparedWeight, OfZerosStaysZero) {
-  const auto backend = GetParam().backend(2);
+  const auto backend = make_backend(GetParam(), {.threads = 2});
   ThreadPool pool(1);
   const Weight zeros = Dense<float>{buffer_of<float>(std::vector<float>(64 * 64)), 64, 64};
   for (const Storage& target : kTargets) {
@@ -131,7 +134,7 @@ TEST_P(PreparedWeight, OfZerosStaysZero) {
 }
 
 TEST_P(PreparedWeight, IsRefusedWhenItIsNotFinite) {
-  const auto backend = GetParam().backend(2);
+  const auto backend = make_backend(GetParam(), {.threads = 2});
   const auto refusal = [&](const Weight& weight, const Storage& target) -> std::string {
     try {
       backend->prepare(weight, target, "fc1.weight");
