@@ -34,6 +34,9 @@ std::size_t thread_bytes(const Extent& extent) {
 
 std::size_t row_bytes(const Tensor& x) { return static_cast<std::size_t>(x.cols) * size_of(x.dtype); }
 
+/// Nothing is left to do for a row of x. The callers of `project` that pass it share one instance of its code.
+constexpr auto kComplete = [](int) {};
+
 template <class T>
 const T* parameters(const Buffer& buffer) {
   return buffer.size() == 0 ? nullptr : buffer.as<T>();
@@ -166,7 +169,7 @@ void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
 void CpuBackend::do_project(Tensor x, std::span<const Projection> projections) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    project<T>(x, batch().segments, projections, [](int) {});
+    project<T>(x, batch().segments, projections, kComplete);
   });
 }
 
@@ -179,7 +182,7 @@ void CpuBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
 }
 
 void CpuBackend::do_linear(const Projection& projection, Tensor x) {
-  with_dtype(x.dtype, [&](auto tag) { project<typename decltype(tag)::type>(x, {}, {&projection, 1}, [](int) {}); });
+  with_dtype(x.dtype, [&](auto tag) { project<typename decltype(tag)::type>(x, {}, {&projection, 1}, kComplete); });
 }
 
 /// Linears of one x, in runs of one layout. `complete(row)` is called before a row of x is first read. Rows of no
