@@ -28,7 +28,7 @@ constexpr bool kHasScales = !std::is_same_v<View, TileView<Int8Row>>;
 template <class T, class View>
 struct StepOfWeights {
   static constexpr int kTiles = 4 / View::kSteps;
-  typename View::Loaded tiles[kTiles];
+  typename View::Read tiles[kTiles];
   std::uint32_t upper[kTiles], lower[kTiles];
 
   template <class Stream>

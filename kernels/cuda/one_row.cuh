@@ -14,7 +14,7 @@ class OneRow {
  public:
   static constexpr int kSteps = View::kSteps;
   static constexpr bool kDecodesAhead = true;
-  using Batch = typename View::Loaded[kBatch];
+  using Batch = typename View::Read[kBatch];
 
   /// Where column `col` of x stands: pieces of 16 bytes change places in every other tile where lanes have two, so that
   /// those of neighbouring tiles are in different banks.
@@ -112,7 +112,7 @@ class OneRow {
     for (int i = 0; i < kSteps / 2; ++i) x[i] = load_shared(place ^ static_cast<std::uint32_t>(16 * i));
   }
   __device__ __forceinline__ float2 scales_of(const View& view, const Batch& batch, int i) const {
-    const typename View::Loaded own = has_second_half_ ? batch[2 + i] : batch[i];
+    const typename View::Read own = has_second_half_ ? batch[2 + i] : batch[i];
     return view.scales(own);
   }
   /// Number i of the lane's two tiles.

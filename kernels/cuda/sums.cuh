@@ -40,10 +40,10 @@ struct RowsOfX {
 
 /// A tile's factors, step by step.
 template <class T, int Step = 0, class View>
-__device__ __forceinline__ void decode(const View& view, const typename View::Loaded& loaded, std::uint32_t column,
+__device__ __forceinline__ void decode(const View& view, const typename View::Read& tile, std::uint32_t column,
                                        StepFactors<T> (&factors)[View::kSteps]) {
-  view.template factors<T, Step>(loaded, column, factors[Step]);
-  if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, loaded, column, factors);
+  view.template factors<T, Step>(tile, column, factors[Step]);
+  if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, tile, column, factors);
 }
 
 /// Sums of 16 rows of weights and up to kRows rows of x, a warp's share. On the tensor cores there are two of each, of
@@ -186,7 +186,7 @@ __device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums
     for (int begin = 0; begin < kBatch; begin += kAcross) {
       const int left = count - col - begin;
       if (left <= 0) break;
-      typename View::Loaded tiles[kBatch];
+      typename View::Read tiles[kBatch];
       const auto read_column = [&](int i) {
 #pragma unroll
         for (int row = 0; row < kDown; ++row) tiles[row * kAcross + i] = stream.read(row * kAcross + i);

@@ -92,10 +92,10 @@ inline constexpr int kBatch = 4;
 /// what it needs of the tile that is some rows further down and some columns on. Or it goes through shared memory:
 /// lanes begin at their `source`, `pieces` are those of a batch, kPiecesOn from tile to tile, pieces_down() from row to
 /// row; `copy` sends so many of up to kTiles tiles of a row (kPieces times 16 bytes for each lane and tile) to a stage,
-/// `copy_notes` the kNoteBytes that lanes with the same rows share (scales), and `read` makes of them what `load` does,
-/// when all lanes' copies have come. `factors` are those of one step (`column`: column_of the lane), `scales` what
-/// their products with rows g and g + 8 are multiplied by, `row_scale` what a row's sum is at the end. `at` is one
-/// weight, for whom speed is no matter.
+/// `copy_notes` the kNoteBytes that lanes with the same rows share (scales). When a lane's copies have come it makes of
+/// its notes what is read (`settle_notes`), and when all lanes have, `read` gives what `load` does, or what comes of
+/// it. `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g +
+/// 8 are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
 
@@ -106,6 +106,10 @@ __device__ __forceinline__ void copy_tiles(const uint4* pieces, int tiles, std::
   for (int i = 0; i < kTiles; ++i) {
     if (i < tiles) copy_async<16>(stage + static_cast<std::uint32_t>(i * 32 + lane) * 16, pieces + i * 32);
   }
+}
+/// Where a lane finds the 8 bytes that are noted of a tile of a batch: lane 4 g + t wrote those of rows g and tile t.
+__device__ __forceinline__ std::uint32_t note_of(std::uint32_t notes, int tile, int lane) {
+  return notes + static_cast<std::uint32_t>((lane / 4 * 4 + tile) * 8);
 }
 __device__ __forceinline__ uint4 read_tile(int tile, std::uint32_t stage, int lane) {
   return load_shared(stage + static_cast<std::uint32_t>(tile * 32 + lane) * 16);

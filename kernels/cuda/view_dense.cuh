@@ -18,6 +18,7 @@ struct TileView<Dense<Value>> {
   struct Loaded {
     uint4 upper[kWords], lower[kWords];
   };
+  using Read = Loaded;
 
   const Value* values;
   int n, k;

@@ -101,6 +101,7 @@ struct TileView<Int4Group<Zero>> {
     std::uint32_t scales;
     typename ZeroView<Zero>::Loaded zeros;
   };
+  using Read = Loaded;
 
   const std::uint32_t* codes;
   const Half* group_scales;
@@ -140,14 +141,17 @@ struct TileView<Int4Group<Zero>> {
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
     copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
-  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes,
+                                             int lane) const {
     const unsigned pair = pair_of(row, col);
+    notes += static_cast<std::uint32_t>(lane * 8);
     copy_async<4>(notes, place.scales + pair);
     zeros.copy(place.zeros, pair, notes + 4);
   }
+  __device__ __forceinline__ void settle_notes(const Place&, std::uint32_t, int) const {}
   __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
                                          int lane) const {
-    const uint2 v = load_shared_pair(notes);
+    const uint2 v = load_shared_pair(note_of(notes, tile, lane));
     return {read_tile(tile, stage, lane), v.x, zeros.read(place.zeros, v.y)};
   }
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return unpack2<Half>(loaded.scales); }

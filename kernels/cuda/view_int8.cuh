@@ -40,6 +40,7 @@ struct TileView<Int8Row> {
 
   using Place = const uint4*;
   using Loaded = uint4;
+  using Read = Loaded;
 
   const std::int8_t* codes;
   const float* scb;

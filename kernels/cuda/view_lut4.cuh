@@ -83,20 +83,20 @@ struct ScaleView<F32Scale> {
   __device__ __forceinline__ Loaded load(Place place, int row, int blocks, int block) const {
     return load_cached(place + static_cast<unsigned>((row * blocks + block) * 8));
   }
-  __device__ __forceinline__ void copy(Place place, int row, int blocks, int block, std::uint32_t notes) const {
-    copy_async<8>(notes, place + static_cast<unsigned>((row * blocks + block) * 8));
+  __device__ __forceinline__ void copy(Place place, int row, int blocks, int block, std::uint32_t notes,
+                                       int lane) const {
+    copy_async<8>(notes + static_cast<std::uint32_t>(lane * 8),
+                  place + static_cast<unsigned>((row * blocks + block) * 8));
   }
-  __device__ __forceinline__ Loaded read(Place, std::uint32_t notes) const {
-    const uint2 v = load_shared_pair(notes);
-    return {__uint_as_float(v.x), __uint_as_float(v.y)};
-  }
+  __device__ __forceinline__ void settle(Place, std::uint32_t, int) const {}
   __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return loaded; }
   __device__ float at(std::int64_t place, std::int64_t) const { return absmax[place]; }
 };
 
 template <>
 struct ScaleView<NestedScale> {
-  static constexpr int kNoteBytes = 16;  // two codes among four bytes, two nested absmax
+  /// Two scales, and what they are made of: two codes among four bytes, two nested absmax.
+  static constexpr int kNoteBytes = 8 + 3 * 4;
   struct Place {
     const uchar2* codes;
     unsigned first;  ///< block of the lane's upper row, in the file's order, which nested blocks follow
@@ -130,20 +130,29 @@ struct ScaleView<NestedScale> {
     return {__ldg(place.codes + (further + static_cast<unsigned>(block)) * 8),
             {__ldg(nested(upper)), __ldg(nested(upper + 8U * static_cast<unsigned>(blocks)))}};
   }
-  __device__ __forceinline__ void copy(const Place& place, int row, int blocks, int block, std::uint32_t notes) const {
+  // What scales are made of stands by kinds, a word for each lane, so that lanes write to different banks. One lane
+  // makes the scales that four read.
+  __device__ __forceinline__ static std::uint32_t part_at(std::uint32_t notes, int kind, int lane) {
+    return notes + static_cast<std::uint32_t>(32 * 8 + (32 * kind + lane) * 4);
+  }
+  __device__ __forceinline__ void copy(const Place& place, int row, int blocks, int block, std::uint32_t notes,
+                                       int lane) const {
     const auto further = static_cast<unsigned>(row * blocks);
     const unsigned upper = place.first + further * kTileRows + static_cast<unsigned>(block);
-    copy_async<4>(notes, word_of(place.codes + (further + static_cast<unsigned>(block)) * 8));
-    copy_async<4>(notes + 4, nested(upper));
-    copy_async<4>(notes + 8, nested(upper + 8U * static_cast<unsigned>(blocks)));
+    copy_async<4>(part_at(notes, 0, lane), word_of(place.codes + (further + static_cast<unsigned>(block)) * 8));
+    copy_async<4>(part_at(notes, 1, lane), nested(upper));
+    copy_async<4>(part_at(notes, 2, lane), nested(upper + 8U * static_cast<unsigned>(blocks)));
   }
-  __device__ __forceinline__ Loaded read(const Place& place, std::uint32_t notes) const {
-    const uint4 v = load_shared(notes);
-    return {pair_of_word(place.codes, v.x), {__uint_as_float(v.y), __uint_as_float(v.z)}};
+  __device__ __forceinline__ void settle(const Place& place, std::uint32_t notes, int lane) const {
+    const float2 made = scales({pair_of_word(place.codes, load_shared_word(part_at(notes, 0, lane))),
+                                {__uint_as_float(load_shared_word(part_at(notes, 1, lane))),
+                                 __uint_as_float(load_shared_word(part_at(notes, 2, lane)))}});
+    store_shared_pair(notes + static_cast<std::uint32_t>(lane * 8), made.x, made.y);
   }
   __device__ __forceinline__ float2 scales(const Loaded& l) const {
     return {__ldg(table + l.codes.x) * l.nested.x + offset, __ldg(table + l.codes.y) * l.nested.y + offset};
   }
+  __device__ __forceinline__ float2 scales(const float2& made) const { return made; }
   __device__ float at(std::int64_t place, std::int64_t block) const {
     return table[absmax[place]] * nested_absmax[block / NestedScale::kBlocksize] + offset;
   }
@@ -161,10 +170,13 @@ struct TileView<Lut4<Scale>> {
     const uint4* codes;
     typename ScaleView<Scale>::Place scale;
   };
-  struct Loaded {
+  template <class Scales>
+  struct Tile {
     uint4 codes;
-    typename ScaleView<Scale>::Loaded scale;
+    Scales scales;
   };
+  using Loaded = Tile<typename ScaleView<Scale>::Loaded>;
+  using Read = Tile<float2>;
 
   const std::uint8_t* codes;
   ScaleView<Scale> scale;
@@ -200,17 +212,25 @@ struct TileView<Lut4<Scale>> {
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
     copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
-  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes) const {
-    scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes);
+  __device__ __forceinline__ void copy_notes(const Place& place, int row, int col, std::uint32_t notes,
+                                             int lane) const {
+    scale.copy(place.scale, row, blocks, col >> block_tiles_shift, notes, lane);
   }
-  __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
-                                         int lane) const {
-    return {read_tile(tile, stage, lane), scale.read(place.scale, notes)};
+  __device__ __forceinline__ void settle_notes(const Place& place, std::uint32_t notes, int lane) const {
+    scale.settle(place.scale, notes, lane);
   }
-  __device__ __forceinline__ float2 scales(const Loaded& loaded) const { return scale.scales(loaded.scale); }
-  template <class T, int Step>
-  __device__ __forceinline__ void factors(const Loaded& loaded, std::uint32_t column, StepFactors<T>& f) const {
-    const std::uint32_t word = word_at(loaded.codes, Step);
+  __device__ __forceinline__ Read read(const Place&, int tile, std::uint32_t stage, std::uint32_t notes,
+                                       int lane) const {
+    const uint2 scales = load_shared_pair(note_of(notes, tile, lane));
+    return {read_tile(tile, stage, lane), {__uint_as_float(scales.x), __uint_as_float(scales.y)}};
+  }
+  template <class Scales>
+  __device__ __forceinline__ float2 scales(const Tile<Scales>& tile) const {
+    return scale.scales(tile.scales);
+  }
+  template <class T, int Step, class Scales>
+  __device__ __forceinline__ void factors(const Tile<Scales>& tile, std::uint32_t column, StepFactors<T>& f) const {
+    const std::uint32_t word = word_at(tile.codes, Step);
     put<T>(f, 0, look_up<T, 0>(word, column));
     put<T>(f, 1, look_up<T, 1>(word, column));
     put<T>(f, 2, look_up<T, 2>(word, column));

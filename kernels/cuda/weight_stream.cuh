@@ -28,7 +28,7 @@ class WeightStream {
   static constexpr int kTileBytes = View::kPieces * 32 * 16;
   static constexpr int kStageBytes = kBatch * kTileBytes + 32 * View::kNoteBytes;
   static constexpr int kBytes = kStages * kStageBytes;
-  using Batch = typename View::Loaded[kBatch];
+  using Batch = typename View::Read[kBatch];
 
   /// kDown rows of tiles from row_tile + row on, from row_tile + row + step on, ... below row_tile + rows. `room` has
   /// kBytes.
@@ -57,8 +57,7 @@ class WeightStream {
       // Lane t of four has the notes of tile t.
       const int row = lane_ % 4 / kAcross, col = lane_ % kAcross;
       if (col < tiles_of(row)) {
-        view_->copy_notes(place_, row_ + row, col_ + col,
-                          stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_) * View::kNoteBytes);
+        view_->copy_notes(place_, row_ + row, col_ + col, stage + kBatch * kTileBytes, lane_);
       }
     }
     commit_copies();
@@ -77,16 +76,15 @@ class WeightStream {
     __syncwarp();
   }
 
-  /// The same one by one: `read` tiles when `wait` has come back, then meet in the warp and `ask`.
+  /// The same one by one: once `wait` has come back `read` tiles, then meet in the warp and `ask`.
   __device__ __forceinline__ void wait() const {
     wait_for_copies<kStages - 1>();
+    if constexpr (View::kNoteBytes > 0) view_->settle_notes(place_, room_ + stage_ + kBatch * kTileBytes, lane_);
     __syncwarp();
   }
-  __device__ __forceinline__ typename View::Loaded read(int tile) const {
+  __device__ __forceinline__ typename View::Read read(int tile) const {
     const std::uint32_t stage = room_ + stage_;
-    const std::uint32_t notes =
-        stage + kBatch * kTileBytes + static_cast<std::uint32_t>(lane_ / 4) * 4 * View::kNoteBytes;
-    return view_->read(place_, tile, stage, notes + tile * View::kNoteBytes, lane_);
+    return view_->read(place_, tile, stage, stage + kBatch * kTileBytes, lane_);
   }
 
  private:
