@@ -88,79 +88,124 @@ struct Moments {
 __device__ __forceinline__ float sum_of(const float (&v)[8]) {
   return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
 }
-
-/// The moments of all of a warp's columns, of which every lane has `count`, in every lane. Halves are brought together
-/// as in Chan, Golub and LeVeque (1983).
-__device__ __forceinline__ Moments of_warp(Moments m, float count) {
+__device__ __forceinline__ Moments moments_of(const float (&v)[8]) {
+  const float mean = sum_of(v) * 0.125F;
+  float squares[8];
 #pragma unroll
-  for (int lanes = 1; lanes < 32; lanes *= 2, count *= 2) {
-    const float mean = __shfl_xor_sync(0xffffffffU, m.mean, lanes);
-    const float squares = __shfl_xor_sync(0xffffffffU, m.squares, lanes);
-    const float apart = m.mean - mean;
-    m.squares = fmaf(apart * apart, 0.5F * count, m.squares + squares);
-    m.mean = 0.5F * (m.mean + mean);
+  for (int i = 0; i < 8; ++i) {
+    const float apart = v[i] - mean;
+    squares[i] = i < 4 ? apart * apart : fmaf(apart, apart, squares[i - 4]);
+  }
+  return {mean, (squares[4] + squares[5]) + (squares[6] + squares[7])};
+}
+/// The moments of two halves together, `count` columns each (Chan, Golub and LeVeque 1983).
+__device__ __forceinline__ Moments together(Moments a, Moments b, int count) {
+  const float apart = a.mean - b.mean;
+  return {0.5F * (a.mean + b.mean), fmaf(apart * apart, 0.5F * static_cast<float>(count), a.squares + b.squares)};
+}
+/// The moments of all columns of 2 * kLanes lanes, of which every lane has `count`, in every lane.
+template <int kLanes>
+__device__ __forceinline__ Moments of_lanes(Moments m, int count) {
+#pragma unroll
+  for (int lanes = kLanes; lanes > 0; lanes /= 2, count *= 2) {
+    const Moments other{__shfl_xor_sync(0xffffffffU, m.mean, lanes), __shfl_xor_sync(0xffffffffU, m.squares, lanes)};
+    m = together(m, other, count);
   }
   return m;
 }
 
-/// Columns that all lanes of a warp have at once; a row is normalised here that has a multiple of them.
+/// Columns that all lanes of a warp have at once, eight each; a row is normalised here that has a multiple of them. Of
+/// their moments, those of eight columns and of the eight half of them further come together first, then a quarter.
 inline constexpr int kNormColumns = 256;
 
+/// How many times kNormColumns columns of a row a warp has: those from its number on, kNormWarps apart.
+__device__ __forceinline__ int norm_turns_of(int cols, int warp) {
+  return (cols / kNormColumns - warp + kNormWarps - 1) / kNormWarps;
+}
+
+/// The moments of all that a warp has, from those of its up to kTurns turns.
+template <int kTurns, class Of>
+__device__ __forceinline__ Moments of_warp(int turns, const Of& of) {
+  const auto each_turn = [&](const auto& work) {
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      if (i < turns) work(of(i));
+    }
+  };
+  Moments all{};
+  each_turn([&](Moments m) { all.mean += m.mean; });
+  all.mean *= turns > 0 ? __fdividef(1.0F, static_cast<float>(turns)) : 0.0F;
+  each_turn([&](Moments m) {
+    const float apart = m.mean - all.mean;
+    all.squares += fmaf(apart * apart, static_cast<float>(kNormColumns), m.squares);
+  });
+  return all;
+}
+
+/// What the values of a row are normalised with: their mean is taken off, then they are multiplied.
+struct Scaling {
+  float mean, scale;
+};
+
+/// `sum` adds up, by halves, what a function makes of each warp's number and moments. Epsilon as in torch.
+template <class Sum>
+__device__ __forceinline__ Scaling scaling_of(int cols, const Sum& sum) {
+  constexpr float kEpsilon = 1e-5F;
+  const auto count_of = [&](int warp) { return static_cast<float>(norm_turns_of(cols, warp) * kNormColumns); };
+  const float share = __fdividef(1.0F, static_cast<float>(cols));
+  const float mean = sum([&](int warp, Moments m) { return m.mean * count_of(warp); }) * share;
+  const float squares = sum([&](int warp, Moments m) {
+    const float apart = m.mean - mean;
+    return fmaf(count_of(warp), apart * apart, m.squares);
+  });
+  return {mean, rsqrtf(fmaf(squares, share, kEpsilon))};
+}
+
+/// Sixteen or thirty-two bytes.
+template <class T>
+struct Eight {
+  uint4 words[sizeof(T) / 2];
+
+  __device__ __forceinline__ void get(float (&v)[8]) const { load8(reinterpret_cast<const T*>(words), v); }
+};
+
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
-/// with a column and its values. `scratch` has room for kNormWarps. Epsilon and rounding as in torch.
+/// with a column and its values. `scratch` has room for kNormWarps. Rounding as in torch.
 template <int kTurns, class T, class Put>
 __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm, Moments* scratch,
                                               const Put& put) {
-  constexpr float kEpsilon = 1e-5F;
-  struct Eight {
-    uint4 words[sizeof(T) / 2];
-  };
-  Eight eights[kTurns];
-  const auto turns_of = [&](int warp) { return (cols / kNormColumns - warp + kNormWarps - 1) / kNormWarps; };
-  const int turns = turns_of(static_cast<int>(threadIdx.x) / 32);
+  Eight<T> eights[kTurns] = {};
+  const int turns = norm_turns_of(cols, static_cast<int>(threadIdx.x) / 32);
   const auto each_turn = [&](const auto& work) {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
       if (i < turns) work(i, static_cast<int>(threadIdx.x) * 8 + i * kNormStride);
     }
   };
-  each_turn([&](int i, int col) { eights[i] = *reinterpret_cast<const Eight*>(x + col); });
-  const auto values_of = [](const Eight& eight, float(&v)[8]) { load8(reinterpret_cast<const T*>(&eight), v); };
-  const float whole_share = __fdividef(1.0F, static_cast<float>(cols));
-  const float count = static_cast<float>(8 * turns);
-  const float share = turns > 0 ? __fdividef(1.0F, count) : 0.0F;
+  each_turn([&](int i, int col) { eights[i] = *reinterpret_cast<const Eight<T>*>(x + col); });
 
-  Moments moments{};
-  float v[8];
-  each_turn([&](int i, int) { values_of(eights[i], v), moments.mean += sum_of(v); });
-  moments.mean *= share;
-  each_turn([&](int i, int) {
-    values_of(eights[i], v);
+  Moments moments[kTurns];
 #pragma unroll
-    for (float& value : v) value -= moments.mean, value *= value;
-    moments.squares += sum_of(v);
-  });
-  moments = of_warp(moments, count);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = moments;
+  for (int i = 0; i < kTurns; ++i) {
+    float v[8];
+    eights[i].get(v);
+    moments[i] = of_lanes<16>(moments_of(v), 8);
+  }
+  const Moments own = of_warp<kTurns>(turns, [&](int i) { return moments[i]; });
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = own;
   __syncthreads();
 
-  // All warps' together, by halves.
-  const auto count_of = [&](int warp) { return static_cast<float>(turns_of(warp) * kNormColumns); };
-  float parts[kNormWarps];
+  const Scaling scaling = scaling_of(cols, [&](const auto& of) {
+    float parts[kNormWarps];
 #pragma unroll
-  for (int w = 0; w < kNormWarps; ++w) parts[w] = scratch[w].mean * count_of(w);
-  const float mean = sum_of(parts) * whole_share;
-#pragma unroll
-  for (int w = 0; w < kNormWarps; ++w) {
-    const float apart = scratch[w].mean - mean;
-    parts[w] = fmaf(count_of(w), apart * apart, scratch[w].squares);
-  }
-  const float scale = rsqrtf(fmaf(sum_of(parts), whole_share, kEpsilon));
+    for (int w = 0; w < kNormWarps; ++w) parts[w] = of(w, scratch[w]);
+    return sum_of(parts);
+  });
   each_turn([&](int i, int col) {
-    float parameters[8];
-    values_of(eights[i], v);
+    float v[8], parameters[8];
+    eights[i].get(v);
 #pragma unroll
-    for (float& value : v) value = (value - mean) * scale;
+    for (float& value : v) value = (value - scaling.mean) * scaling.scale;
     if (norm.weight != nullptr) {
       load8(column_at(norm.weight, col, norm.gap), parameters);
 #pragma unroll
