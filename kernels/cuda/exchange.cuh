@@ -8,96 +8,92 @@
 
 namespace nibble {
 
-/// Rows of tiles are computed in rounds, one by each group of warps. Each block of the team has a share of the rows of
-/// x, by pairs, and gets from every warp of the team its sums for them, in pieces of 128 bytes: a pair of rows of x for
-/// each of a tile's rows. A block keeps two rounds, so that sums of one are sent while those of the last one are added
-/// up. A warp waits for the last round and adds up its part of it before it sends its sums of this one; so when it
-/// sends, all have done with the round before that, whose room it takes.
+/// Rows of tiles are computed in turns, up to kRowsOfTurn in each. Each block of the team has a share of the rows of x,
+/// by pairs, and gets from every set of warps of the team their sums for them, in pieces of 128 bytes: a pair of rows
+/// of x for each of a tile's rows. There is room for one turn: blocks tell each other when they have added theirs up,
+/// and hear of it behind the tiles of the next one.
 ///
 /// Blocks of a cluster need no fence, which would be one of the whole GPU: a barrier counts bytes. A warp announces to
 /// its own block's as many as it sends, since what it sends to others the same warps of others send to this block.
-template <int kRows, int kWarps, int kApart>
+template <int kRows, int kWarps, int kDown, int kApart>
 class Exchange {
  public:
   static constexpr int kPairs = kRows / 2;
   static constexpr int kPieceBytes = kTileRows * 8;
-  static constexpr int kPieces = 2 * kWarps * kPairs;
-  static constexpr int kBarrierBytes = 16;
+  static constexpr int kPieces = kDown * kWarps * kPairs;
+  static constexpr int kBarrierBytes = 8;
   static constexpr int kMostTeamShift = std::countr_zero(static_cast<unsigned>(kPairs));
 
-  /// `room` has kPieces, kApart bytes from one to the next; `barriers` kBarrierBytes. Of 2^team_shift blocks,
-  /// 2^sharers_shift warps divide a row of tiles among them; a round has `groups` rows of tiles.
-  __device__ __forceinline__ Exchange(std::uint32_t room, std::uint32_t barriers, int team_shift, int sharers_shift,
-                                      int groups)
+  /// `room` has kPieces, kApart bytes from one to the next; `barrier` kBarrierBytes. Of 2^team_shift blocks,
+  /// 2^sets_shift warps divide a row of tiles among them.
+  __device__ __forceinline__ Exchange(std::uint32_t room, std::uint32_t barrier, int team_shift, int sets_shift)
       : room_(room),
-        barriers_(barriers),
+        barrier_(barrier),
         team_shift_(team_shift),
         pairs_shift_(kMostTeamShift - team_shift),
-        sharers_shift_(sharers_shift),
-        groups_(groups) {}
+        sets_shift_(sets_shift) {}
 
   /// log2 of how many pairs of rows of x are this block's.
   __device__ __forceinline__ int pairs_shift() const { return pairs_shift_; }
 
-  /// Sums of row `row` of a round's tiles by one sharer, for pair `pair` of a block's: float2[16].
-  __device__ __forceinline__ std::uint32_t piece(int round, int row, int sharer, int pair) const {
-    const int place = (((round & 1) * groups_ + row) << sharers_shift_) + sharer;
-    return room_ + static_cast<std::uint32_t>(((place << pairs_shift_) + pair) * kApart);
+  /// Sums of row `row` of a turn's tiles by one set, for pair `pair` of a block's: float2[16].
+  __device__ __forceinline__ std::uint32_t piece(int row, int set, int pair) const {
+    return room_ + static_cast<std::uint32_t>(((((row << sets_shift_) + set) << pairs_shift_) + pair) * kApart);
   }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   /// By all threads of a block, which meet before they send.
   __device__ __forceinline__ void open() const {
     if (threadIdx.x == 0) {
-      make_barrier(barrier(0), kWarps);
-      make_barrier(barrier(1), kWarps);
+      make_barrier(barrier_, kWarps);
       publish_barriers();
     }
     if (team_shift_ > 0) come_to_cluster();
   }
-  /// By the same threads, before they send.
+  /// By the same threads: before they send, until all blocks are there; and behind `let_go_on`.
   __device__ __forceinline__ void wait_for_team() const {
     if (team_shift_ > 0) wait_for_blocks();
   }
-  /// Sends a warp's sums, of which lane 4 g + t has the pairs of rows of x t, t + 4, ... for rows g and g + 8.
-  __device__ __forceinline__ void send(int round, int row, int sharer, const float (&sums)[kPairs / 4][4],
-                                       int lane) const {
-    for_each_piece(round, row, sharer, lane, [&](int block, std::uint32_t place, int i) {
+  /// When they have added up a turn's sums, and another one follows. Halves of warps may have parted.
+  __device__ __forceinline__ void let_go_on() const {
+    __syncwarp();
+    if (team_shift_ > 0) return come_to_cluster();
+    __syncthreads();
+  }
+  /// Sends a warp's sums of a row, of which lane 4 g + t has the pairs of rows of x t, t + 4, ... for rows g and g + 8.
+  __device__ __forceinline__ void send(int row, int set, const float (&sums)[kPairs / 4][4], int lane) const {
+    for_each_piece(row, set, lane, [&](int block, std::uint32_t place, int i) {
       if (team_shift_ == 0) return store_shared(place, sums[i]);
-      const std::uint32_t there = in_block(barrier(round), block);
+      const std::uint32_t there = in_block(barrier_, block);
       send_there(in_block(place, block), sums[i][0], sums[i][1], there);
       send_there(in_block(place + 64, block), sums[i][2], sums[i][3], there);
     });
+  }
+  /// By every warp, once a turn: so many rows it has sent.
+  __device__ __forceinline__ void announce(int rows, int lane) const {
     if (team_shift_ == 0) __syncwarp();
-    if (lane == 0) arrive_announcing(barrier(round), team_shift_ == 0 ? 0 : kPairs * kPieceBytes);
+    if (lane == 0) arrive_announcing(barrier_, team_shift_ == 0 ? 0 : rows * kPairs * kPieceBytes);
   }
-  /// By a warp that has no row of tiles in this round.
-  __device__ __forceinline__ void send_nothing(int round, int lane) const {
-    if (lane == 0) arrive(barrier(round));
-  }
-  /// Until all sums of a round have come.
-  __device__ __forceinline__ void wait(int round) const { wait_for_cluster(barrier(round), round / 2 % 2); }
+  /// Until all sums of a turn have come.
+  __device__ __forceinline__ void wait(int turn) const { wait_for_cluster(barrier_, turn % 2); }
 #else
   __device__ void open() const {}
   __device__ void wait_for_team() const {}
-  __device__ __forceinline__ void send(int round, int row, int sharer, const float (&sums)[kPairs / 4][4],
-                                       int lane) const {
-    for_each_piece(round, row, sharer, lane, [&](int, std::uint32_t place, int i) { store_shared(place, sums[i]); });
+  __device__ __forceinline__ void let_go_on() const { __syncthreads(); }
+  __device__ __forceinline__ void send(int row, int set, const float (&sums)[kPairs / 4][4], int lane) const {
+    for_each_piece(row, set, lane, [&](int, std::uint32_t place, int i) { store_shared(place, sums[i]); });
   }
-  __device__ void send_nothing(int, int) const {}
+  __device__ void announce(int, int) const {}
   __device__ __forceinline__ void wait(int) const { __syncthreads(); }
 #endif
 
  private:
-  __device__ __forceinline__ std::uint32_t barrier(int round) const {
-    return barriers_ + static_cast<std::uint32_t>(round % 2 * 8);
-  }
   template <class F>
-  __device__ __forceinline__ void for_each_piece(int round, int row, int sharer, int lane, F&& f) const {
+  __device__ __forceinline__ void for_each_piece(int row, int set, int lane, F&& f) const {
 #pragma unroll
     for (int i = 0; i < kPairs / 4; ++i) {
       const int pair = i * 4 + lane % 4, block = pair >> pairs_shift_;
-      f(block, piece(round, row, sharer, pair - (block << pairs_shift_)) + static_cast<std::uint32_t>(lane / 4 * 8), i);
+      f(block, piece(row, set, pair - (block << pairs_shift_)) + static_cast<std::uint32_t>(lane / 4 * 8), i);
     }
   }
   __device__ __forceinline__ static void store_shared(std::uint32_t place, const float (&sums)[4]) {
@@ -105,8 +101,8 @@ class Exchange {
     store_shared_pair(place + 64, sums[2], sums[3]);
   }
 
-  std::uint32_t room_, barriers_;
-  int team_shift_, pairs_shift_, sharers_shift_, groups_;
+  std::uint32_t room_, barrier_;
+  int team_shift_, pairs_shift_, sets_shift_;
 };
 
 }  // namespace nibble

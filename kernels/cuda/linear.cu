@@ -120,7 +120,11 @@ void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* nor
           if (input.normalise_on_the_way(decode)) return;
           if (linear_decode<T, Layout>(launch, nullptr, input.read(), first_row, some)) return;
         }
-        linear_few<T, Layout>(launch, input.read(), first_row, rows, some);
+        const auto few = [&](const NormView<T>& view) {
+          return linear_few<T, Layout>(launch, &view, x, first_row, rows, some);
+        };
+        if (input.normalise_on_the_way(few)) return;
+        linear_few<T, Layout>(launch, nullptr, input.read(), first_row, rows, some);
       }
     });
     if (taken == 0) {

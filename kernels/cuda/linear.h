@@ -121,8 +121,9 @@ template <class T, class Layout>
 bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int row,
                    std::span<const Projection> projections);
 
-/// The same for up to kDecodeRows rows of x of any width, with the same bits.
+/// The same for up to kDecodeRows rows of x, with the same bits. Without `norm` they may have any width.
 template <class T, class Layout>
-void linear_few(const Launch& launch, Tensor x, int first_row, int rows, std::span<const Projection> projections);
+bool linear_few(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
+                std::span<const Projection> projections);
 
 }  // namespace nibble

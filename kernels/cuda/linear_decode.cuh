@@ -144,15 +144,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     }
     __syncthreads();
 
-    // Half a warp adds up what the first half of the sharers have, the other half the rest.
+    // Half a warp adds up what the first half of the sharers have, the other half the rest, by twos.
     const int half = sharers / 2;
     for (int row = begin + warp; row < end; row += kWarps) {
       const float* const parts = partial + (row - begin) * sharers * kTileRows + lane % kTileRows;
-      float sum = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps / 2; ++w) {
-        if (w < half) sum += parts[(lane / kTileRows * half + w) * kTileRows];
-      }
+      const auto of = [&](int sharer) { return parts[(lane / kTileRows * half + sharer) * kTileRows]; };
+      float sum = of(0) + of(1);
+      if (half > 2) sum += of(2) + of(3);
       sum += __shfl_xor_sync(0xffffffffU, sum, kTileRows);
       const int column_of_it = column_of_y(row);
       if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_it), ahead, column_of_it);

@@ -1,18 +1,20 @@
 // Two to sixteen rows of x: weights stream as for one row (linear_decode.cuh), and a decoded tile serves all rows.
 //
 // Rows of x are too long for one multiprocessor's shared memory, so the blocks of a team divide the columns among them,
-// and each has its part of x. Within a block, warps are dealt out to groups: a group takes a row of tiles at a time, or
-// two that share what is read of x, and its warps divide the block's columns. Over the team, that is the division of
-// columns that linear_decode.cuh has, and sums are added up in its order, so that a row has the same bits whichever
-// kernel it goes through.
+// and each has its part of x. Over the team, the columns of a row of tiles are divided into the shares that
+// linear_decode.cuh gives its warps, the sharers, and sums are added up in its order, so that a row has the same bits
+// whichever kernel it goes through. Which warps do it is another matter: within a block, warps are dealt out to groups;
+// a group takes a row of tiles at a time, or two that share what is read of x, and each of its warps one or more of the
+// block's sharers, one behind the other. So a block can have as few turns as there is work for its warps.
 //
-//   first weights, table of pairs -> wait for the kernel before -> x to shared memory
-//   -> in rounds: a row of tiles; sums of the last round added up and finished; sums sent to the blocks that do so
+//   first weights, table of pairs -> wait for the kernel before -> x (normalised) to shared memory
+//   -> in turns: rows of tiles; sums to the blocks that add them up and finish them
 #pragma once
 
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_parts.cuh"
+#include "kernels/cuda/norm_team.cuh"
 #include "kernels/cuda/sums.cuh"
 #include "kernels/cuda/weight_stream.cuh"
 
@@ -22,12 +24,18 @@ namespace {
 template <class Layout, class T>
 struct FewTask {
   const T* x;
+  NormTask<T> norm;
+  bool normed;
   int rows, k;
   int x_pitch;        ///< bytes of a row of x in shared memory, or of x itself
   int team_shift;     ///< log2 of the blocks of a team
-  int sharers_shift;  ///< log2 of how many warps of a team divide the columns of a row of tiles among them
+  int sharers_shift;  ///< log2 of how many sharers divide the columns of a row of tiles among them
+  int own_shift;      ///< log2 of how many of them, beside each other, a warp takes
   LinearPart<Layout, T> parts[kMostProjections];
 };
+
+/// Most bytes of x that a block has where a larger team can have less, without and with what is between rows.
+constexpr int kMostOfX = 64 * 1024, kMostRoomOfX = kMostOfX + 16 * 128;
 
 /// What a block has. Where x has room in shared memory it is a whole multiprocessor's; where it has not, there is none
 /// for more than half of the warps on GPUs with 99 KiB either, and others have two blocks on a multiprocessor.
@@ -37,13 +45,18 @@ struct FewBlock {
   static constexpr int kThreads = 32 * kWarps, kResident = kStaged ? 1 : 2;
   /// A table of pairs of 16-bit levels has gaps of 128 bytes, which pieces of sums fill.
   static constexpr bool kInGaps = View::kHasTable && sizeof(T) == 2;
-  using SumsExchange = Exchange<kRows, kWarps, kInGaps ? 256 : 128>;
+  using SumsExchange = Exchange<kRows, kWarps, kDown, kInGaps ? 256 : 128>;
   using Stream = WeightStream<View, kStages, kDown>;
   static constexpr int kSums = kInGaps ? 128 : View::kHasTable ? kPairTableBytes : 0;
   static constexpr int kBarriers =
       (View::kHasTable ? kPairTableBytes : 0) + (kInGaps ? 0 : SumsExchange::kPieces * SumsExchange::kPieceBytes);
+  static constexpr int kInbox = kBarriers + SumsExchange::kBarrierBytes;
   static constexpr int kRings = kBarriers + 128;
   static constexpr int kX = kRings + kWarps * Stream::kBytes;
+  /// Places of LayerNorm that a warp has at most.
+  static constexpr int kMostNorm = kMostOfX / (kTeamNormRows * kNormColumns * static_cast<int>(sizeof(T)) * kWarps);
+  /// How many sharers a warp takes at most, as its sums of those before are in registers meanwhile.
+  static constexpr int kMostOwnShift = kRows > 8 && kDown > 1 ? 1 : 2;
   static_assert(!kInGaps || SumsExchange::kPieces <= 256);
 };
 
@@ -70,97 +83,124 @@ struct FewSeat {
   const LinearPart<Layout, T>& part;
   int tile, tiles;           ///< the team's rows of tiles
   int groups, group;         ///< of warps of a block, and the warp's
-  int first_sharer, sharer;  ///< the block's first, and the warp's own number
+  int of_block;              ///< sharers of the block
+  int first_sharer, sharer;  ///< the block's first, and the warp's first
 
   __device__ __forceinline__ FewSeat(const FewTask<Layout, T>& task, int block, int thread)
       : lane(thread % 32),
-        warp(thread / 32),
+        warp(__shfl_sync(0xffffffffU, thread / 32, 0)),
         rank(block & ((1 << task.team_shift) - 1)),
         part(part_of(task.parts, block >> task.team_shift)) {
     const int team = (block >> task.team_shift) - part.first_block;
     tile = team * part.block + min(team, part.longer);
     tiles = part.block + (team < part.longer ? 1 : 0);
-    const int own_shift = task.sharers_shift - task.team_shift;  // of the sharers in this block
-    groups = kWarps >> own_shift, group = warp >> own_shift;
-    first_sharer = rank << own_shift, sharer = first_sharer + warp - (group << own_shift);
+    const int block_shift = task.sharers_shift - task.team_shift, warps_shift = block_shift - task.own_shift;
+    of_block = 1 << block_shift;
+    groups = kWarps >> warps_shift, group = warp >> warps_shift;
+    first_sharer = rank << block_shift, sharer = first_sharer + ((warp - (group << warps_shift)) << task.own_shift);
   }
 };
 
-/// What comes behind a row of tiles: the sums of the round before are finished, those of this round sent.
+/// What comes behind the tiles of a turn: sums are sent, added up and finished.
 template <class Layout, class T, class Block>
 class FewFinish {
  public:
-  using Ahead = typename Finish<T>::Ahead;
-
   __device__ __forceinline__ FewFinish(const FewTask<Layout, T>& task, std::uint32_t room, int block, int thread)
       : task_(task),
         seat_(task, block, thread),
-        exchange_(room + Block::kSums, room + Block::kBarriers, task.team_shift, task.sharers_shift, seat_.groups) {}
+        exchange_(room + Block::kSums, room + Block::kBarriers, task.team_shift, task.sharers_shift - task.own_shift),
+        rows_of_turn_(seat_.groups * Block::kDown) {}
 
   __device__ __forceinline__ const typename Block::SumsExchange& exchange() const { return exchange_; }
 
-  /// What a warp's first results of a round are finished with.
-  __device__ __forceinline__ Ahead fetch(int round) const { return fetch(round, seat_.warp); }
-
-  /// A warp finishes the results of a row of tiles and a pair of rows of x, each half of it those of one. Half a warp
-  /// adds up what the first half of the sharers have, the other half the rest.
-  __device__ __forceinline__ void operator()(int round, Ahead ahead) const {
-    const int half = 1 << task_.sharers_shift >> 1, upper = seat_.lane / kTileRows, shift = exchange_.pairs_shift();
-    exchange_.wait(round);
-#pragma unroll 1
-    for (int pair = seat_.warp; pair < seat_.groups << shift; pair += Block::kWarps) {
-      float first = 0, second = 0;
+  template <class Spread>
+  __device__ __forceinline__ void send(int turn, const Spread (&sums)[Block::kDown]) const {
+    int sent = 0;
+    if (seat_.group < seat_.groups) {
+      const int row = seat_.group * Block::kDown, left = min(rows_of(turn) - row, Block::kDown);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (i >= half) break;
-        const uint2 sums =
-            load_shared_pair(exchange_.piece(round, pair >> shift, upper * half + i, pair & ((1 << shift) - 1)) +
-                             static_cast<std::uint32_t>(seat_.lane % kTileRows * 8));
-        first += __uint_as_float(sums.x), second += __uint_as_float(sums.y);
+      for (int i = 0; i < Block::kDown; ++i) {
+        if (i < left) exchange_.send(row + i, seat_.sharer >> task_.own_shift, sums[i].d, seat_.lane), ++sent;
       }
-      const float other = __shfl_xor_sync(0xffffffffU, upper == 0 ? second : first, kTileRows);
-      const float sum = (upper == 0 ? first : second) + other;
-      const Result result = result_of(round, pair);
-      if (result.there) {
-        seat_.part.finish(sum * seat_.part.weight.row_scale(result.column), ahead, result.place);
-      }
-      if (pair + Block::kWarps < seat_.groups << shift) ahead = fetch(round, pair + Block::kWarps);
     }
+    exchange_.announce(sent, seat_.lane);
   }
 
-  template <class Sums>
-  __device__ __forceinline__ void send(int round, const Sums& sums) const {
-    if (row_of(round, seat_.group) < seat_.tiles) {
-      exchange_.send(round, seat_.group, seat_.sharer, sums.spread(seat_.lane).d, seat_.lane);
-    } else {
-      exchange_.send_nothing(round, seat_.lane);
+  /// Half a warp finishes the results of a row of tiles and a pair of rows of x, a lane those of a column. What the
+  /// next ones are finished with is fetched before.
+  __device__ __forceinline__ void finish(int turn) const {
+    const int pairs = rows_of(turn) << exchange_.pairs_shift(), first = 2 * seat_.warp + seat_.lane / kTileRows;
+    Ahead ahead = fetch(turn, first, pairs), next = fetch(turn, first + kApart, pairs);
+    exchange_.wait(turn);
+#pragma unroll 1
+    for (int pair = first; pair < pairs; pair += kApart) {
+      const Result result = result_of(turn, pair);
+      float2 sums = sums_of(pair);
+#pragma unroll 1
+      for (int row = 0; row < min(result.rows, 2); ++row) {
+        seat_.part.finish(sums.x * ahead.scale, ahead.of_row[0], result.place + row * seat_.part.weight.n);
+        sums.x = sums.y, ahead.of_row[0] = ahead.of_row[1];
+      }
+      ahead = next;
+      next = fetch(turn, pair + 2 * kApart, pairs);
     }
   }
 
  private:
-  struct Result {
-    bool there;
-    int column;
-    std::int64_t place;  ///< in y
+  static constexpr int kApart = 2 * Block::kWarps;
+
+  /// What the results of a column and a pair of rows of x are finished with.
+  struct Ahead {
+    typename Finish<T>::Ahead of_row[2];
+    float scale;
   };
-  __device__ __forceinline__ int row_of(int round, int group) const {
-    return (round / Block::kDown * seat_.groups + group) * Block::kDown + round % Block::kDown;
+  struct Result {
+    int rows;  ///< as many as are there, of two
+    int column;
+    std::int64_t place;  ///< in y, of the first
+  };
+  /// Rows of tiles of a turn.
+  __device__ __forceinline__ int rows_of(int turn) const {
+    return min(seat_.tiles - turn * rows_of_turn_, rows_of_turn_);
   }
-  __device__ __forceinline__ Result result_of(int round, int pair) const {
-    const int shift = exchange_.pairs_shift(), row_of_tiles = row_of(round, pair >> shift);
-    const int row = 2 * ((seat_.rank << shift) + (pair & ((1 << shift) - 1))) + seat_.lane / kTileRows;
-    const int column = (seat_.tile + row_of_tiles) * kTileRows + seat_.lane % kTileRows;
-    return {pair < seat_.groups << shift && row_of_tiles < seat_.tiles && row < task_.rows, column,
-            static_cast<std::int64_t>(row) * seat_.part.weight.n + column};
+  /// What the sets have of a pair, by twos, by fours and together.
+  __device__ __forceinline__ float2 sums_of(int pair) const {
+    const int shift = exchange_.pairs_shift(), sets = 1 << (task_.sharers_shift - task_.own_shift);
+    const auto of = [&](int set) {
+      const uint2 sums = load_shared_pair(exchange_.piece(pair >> shift, set, pair & ((1 << shift) - 1)) +
+                                          static_cast<std::uint32_t>(seat_.lane % kTileRows * 8));
+      return float2{__uint_as_float(sums.x), __uint_as_float(sums.y)};
+    };
+    const auto plus = [](float2 a, float2 b) { return float2{a.x + b.x, a.y + b.y}; };
+    float2 sums = plus(of(0), of(1));
+    if (sets > 2) sums = plus(sums, plus(of(2), of(3)));
+    if (sets > 4) sums = plus(sums, plus(plus(of(4), of(5)), plus(of(6), of(7))));
+    return sums;
   }
-  __device__ __forceinline__ Ahead fetch(int round, int pair) const {
-    const Result result = result_of(round, pair);
-    return result.there ? seat_.part.finish.fetch(result.column, result.place) : Ahead{};
+  __device__ __forceinline__ Result result_of(int turn, int pair) const {
+    const int shift = exchange_.pairs_shift(), row = 2 * ((seat_.rank << shift) + (pair & ((1 << shift) - 1)));
+    const int tile = seat_.tile + turn * rows_of_turn_ + (pair >> shift);
+    const int column = tile * kTileRows + seat_.lane % kTileRows;
+    return {task_.rows - row, column, static_cast<std::int64_t>(row) * seat_.part.weight.n + column};
+  }
+  __device__ __forceinline__ Ahead fetch(int turn, int pair, int pairs) const {
+    Ahead ahead{};
+    if (pair >= pairs) return ahead;
+    const Result result = result_of(turn, pair);
+    ahead.scale = seat_.part.weight.row_scale(result.column);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (i < result.rows) {
+        ahead.of_row[i] = seat_.part.finish.fetch(result.column, result.place + i * seat_.part.weight.n);
+      }
+    }
+    return ahead;
   }
 
   const FewTask<Layout, T>& task_;
   FewSeat<Layout, T, Block::kWarps> seat_;
   typename Block::SumsExchange exchange_;
+  int rows_of_turn_;
 };
 
 /// kStaged: x comes from shared memory. Otherwise a team is one block.
@@ -171,11 +211,11 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   using View = TileView<Layout>;
   using Block = FewBlock<View, T, kRows, kStaged, kDown>;
   using Stream = typename Block::Stream;
-  constexpr int kCols = 16 * View::kSteps;
+  constexpr int kCols = 16 * View::kSteps, kWarps = Block::kWarps;
   extern __shared__ __align__(256) char shared[];
   const std::uint32_t room = shared_address(shared);
   // Where registers are short over a row of tiles, nothing of this is kept in them.
-  constexpr bool kIsShort = kRows > 8 && View::kNoteBytes > 0;
+  constexpr bool kIsShort = View::kNoteBytes > 0;
   const auto after_row = [&] {
     const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
     return FewFinish<Layout, T, Block>(task, room, kIsShort ? kept(block) : block, kIsShort ? kept(thread) : thread);
@@ -184,13 +224,24 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   const int lane = kept(seat.lane);
   const View view = seat.part.weight;
   const int col_tiles = static_cast<int>(static_cast<unsigned>(task.k) / kCols);
-  const Share share(col_tiles, task.sharers_shift, seat.sharer);
+  const Share share(Share(col_tiles, task.sharers_shift, seat.sharer).first,
+                    Share(col_tiles, task.sharers_shift, seat.sharer + (1 << task.own_shift) - 1).last);
 
+  Inbox& inbox = *reinterpret_cast<Inbox*>(shared + Block::kInbox);
+  if (kStaged && task.normed && threadIdx.x == 0) {
+    inbox.open();
+    inbox.announce(static_cast<std::uint32_t>(task.rows * (task.k / kNormColumns) * static_cast<int>(sizeof(Moments))));
+  }
+  after_row().exchange().open();
   Stream stream(view, seat.tile, seat.group * kDown, seat.groups * kDown, seat.tiles, share,
                 room + Block::kRings + seat.warp * Stream::kBytes, lane);
+  // What is asked for in a burst would hold up x; without a table it is there before.
+  constexpr int kAskedFirst = View::kHasTable ? 1 : Block::kStages;
+  const auto ask = [&](int begin, int end) {
 #pragma unroll
-  for (int i = 0; i < Block::kStages; ++i) stream.ask();
-  after_row().exchange().open();
+    for (int i = begin; i < end; ++i) stream.ask();
+  };
+  ask(0, kAskedFirst);
   if constexpr (View::kHasTable) fill_pair_table<T, Block::kThreads>(seat.part.weight.levels, shared);
   let_next_kernel_start();
   constexpr int kStep = kCols * static_cast<int>(sizeof(T));
@@ -201,37 +252,63 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
       (share.first - first) * kStep + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, task.rows,
       task.x_pitch);
 
+  const int last = Share(col_tiles, task.sharers_shift, seat.first_sharer + seat.of_block - 1).last;
+  const auto place_of_x = [&](int row, int col) {
+    return shared + Block::kX + row * task.x_pitch + (col - first * kCols) * static_cast<int>(sizeof(T));
+  };
+  TeamNorm<T, kWarps, Block::kMostNorm> norm(task.rows, task.k, first * kCols, (last - first) * kCols, task.norm);
+  if (kStaged && task.normed) norm.fetch();
+
   wait_for_previous_kernel();
-  if constexpr (kStaged) {
-    const int sharers = 1 << (task.sharers_shift - task.team_shift);
-    const int last = Share(col_tiles, task.sharers_shift, seat.first_sharer + sharers - 1).last;
-    send_columns<Block::kWarps>(task.x + first * kCols, task.rows, task.k, (last - first) * kCols, room + Block::kX,
-                                task.x_pitch);
-    wait_for_copies<0>();
+  if (kStaged && task.normed) {
+    norm.load(task.x);
+    ask(kAskedFirst, Block::kStages);
+    after_row().exchange().wait_for_team();
+    Moments* const moments = reinterpret_cast<Moments*>(shared + Block::kX + task.rows * task.x_pitch);
+    norm.tell(inbox, moments);
+    inbox.wait_for_all();
+    const int team = static_cast<int>(blockIdx.x >> task.team_shift);
+    const int last_team = static_cast<int>(gridDim.x >> task.team_shift) - 1;
+    norm.finish(moments, [&](int row, int col, const float(&v)[8]) {
+      store8(reinterpret_cast<T*>(place_of_x(row, col)), v);
+      if (team == min(row, last_team)) store8(task.norm.y + static_cast<std::int64_t>(row) * task.k + col, v);
+    });
+  } else {
+    if constexpr (kStaged) {
+      send_columns<kWarps>(task.x + first * kCols, task.rows, task.k, (last - first) * kCols,
+                           shared_address(place_of_x(0, first * kCols)), task.x_pitch);
+    }
+    ask(kAskedFirst, Block::kStages);
+    wait_for_copies<Block::kStages - kAskedFirst>();
+    after_row().exchange().wait_for_team();
   }
   __syncthreads();
-  after_row().exchange().wait_for_team();
 
   const int turns = (seat.tiles + seat.groups * kDown - 1) / (seat.groups * kDown);
-  typename Finish<T>::Ahead ahead{};
-  int row = seat.group * kDown;
+  int row = seat.group < seat.groups ? seat.group * kDown : seat.tiles;
 #pragma unroll 1
-  for (int turn = 0; turn < turns; ++turn) {
-    Sums<T, kRows, View::kSteps> sums[kDown];
+  for (int turn = 0;;) {
+    typename Sums<T, kRows, View::kSteps>::Spread whole[kDown];
     if (row < seat.tiles) {
-      add_products<T>(sums, view, stream, x, 0, share.count(), kStep, column);
+      Gathered<typename Sums<T, kRows, View::kSteps>::Spread, kDown, Block::kMostOwnShift> gathered;
+      const int each = share.count() >> task.own_shift;
+#pragma unroll 1
+      for (int sharer = 0; sharer < 1 << task.own_shift; ++sharer) {
+        Sums<T, kRows, View::kSteps> sums[kDown];
+        add_products<T>(sums, view, stream, x, sharer * each, (sharer + 1) * each, kStep, column);
+#pragma unroll
+        for (int i = 0; i < kDown; ++i) whole[i] = sums[i].spread(lane);
+        gathered.add(sharer, whole);
+      }
     }
     const auto after = after_row();
-#pragma unroll
-    for (int i = 0; i < kDown; ++i) {
-      const int round = turn * kDown + i;
-      if (round > 0) after(round - 1, ahead);
-      ahead = after.fetch(round);
-      after.send(round, sums[i]);
-    }
+    if (turn > 0) after.exchange().wait_for_team();
+    after.send(turn, whole);
+    after.finish(turn);
+    if (++turn == turns) break;
+    after.exchange().let_go_on();
     row += seat.groups * kDown;
   }
-  after_row()(turns * kDown - 1, ahead);
 }
 
 /// How many teams of 2^team_shift blocks find room at once, where a block takes a whole multiprocessor.
@@ -241,17 +318,21 @@ int resident_teams(const Launch& launch, int threads, int team_shift) {
                          : resident_clusters<kKernel>(1U << team_shift, threads, most_shared_bytes());
 }
 
-/// Most bytes of x that a block has where a larger team can have less.
-constexpr int kMostOfX = 64 * 1024 + 16 * 128;
-/// How long two rows of tiles at once take for each that one takes, as measured for nf4 (README, 2026-11-28).
-constexpr int kTwoRows = 9, kOneRow = 5;
+/// About how many cycles a turn takes where a warp has so many tiles, `down` rows at once, and so many warps work: with
+/// each other in shared memory's way, or by themselves; and the sums. Measured for nf4 (README, 2026-11-29).
+constexpr int few_cycles(int tiles, int down, int warps) {
+  constexpr int kAlone = 350, kSums = 2500;
+  const int together = (down > 1 ? 39 : 46) * warps;
+  return tiles * std::max(kAlone, together) + kSums;
+}
 
 template <class Layout, class T, int kRows>
-void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
+bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
+  constexpr int kMostDown = View::kHasTable && sizeof(T) == 2 && kRows > 8 ? 2 : 1;
   using Staged = FewBlock<View, T, kRows, true, 1>;
+  using Down = FewBlock<View, T, kRows, true, kMostDown>;
   using Unstaged = FewBlock<View, T, kRows, false, 1>;
-  constexpr int kMostDown = View::kHasTable && sizeof(T) == 2 ? 2 : 1;
   constexpr auto kKernel = linear_few_kernel<Layout, T, kRows, true, 1>;
   constexpr auto kDownKernel = linear_few_kernel<Layout, T, kRows, true, kMostDown>;
   constexpr auto kUnstagedKernel = linear_few_kernel<Layout, T, kRows, false, 1>;
@@ -261,9 +342,9 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
                        threads, shared, task);
   };
 
+  const int col_tiles = task.k / (16 * View::kSteps), sharers = 1 << task.sharers_shift;
   // Rows of x in shared memory begin in banks that those before leave free: lanes read runs of 16 bytes, or of 32.
   const auto pitch_of = [&](int team_shift) {
-    const int col_tiles = task.k / (16 * View::kSteps), sharers = 1 << task.sharers_shift;
     const int of_block = (col_tiles + sharers - 1) / sharers * (sharers >> team_shift);
     const int bytes = of_block * 16 * View::kSteps * static_cast<int>(sizeof(T));
     return (bytes + 127) / 128 * 128 + (View::kSteps == 4 ? 16 : 64);
@@ -271,35 +352,64 @@ void launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   const int most_shift =
       has_clusters<kKernel>() ? std::min(task.sharers_shift, Staged::SumsExchange::kMostTeamShift) : 0;
   int shift = std::min(1, most_shift);  // x comes in half the time, and rows of tiles are dealt out more evenly
-  const int room = std::min(most_shared_bytes() - Staged::kX, kMostOfX);
+  const int room = std::min(most_shared_bytes() - Staged::kX, kMostRoomOfX);
   while (shift < most_shift && pitch_of(shift) * task.rows > room) ++shift;
-  const int staged = Staged::kX + pitch_of(shift) * task.rows;
+  const int behind = task.normed ? team_moments_bytes(task.k) : 0;
+  const int staged = Staged::kX + pitch_of(shift) * task.rows + behind;
+  if (task.normed) {
+    const int places = (task.rows + kTeamNormRows - 1) / kTeamNormRows * ((task.k >> shift) / kNormColumns);
+    const bool is_divided = task.k % (kNormColumns << shift) == 0 && col_tiles % sharers == 0;
+    if (staged > most_shared_bytes() || !is_divided || places > Staged::kMostNorm * Staged::kWarps) return false;
+  }
   if (staged <= most_shared_bytes()) {
     task.team_shift = shift, task.x_pitch = pitch_of(shift);
     allow_shared_memory<kKernel>();
     allow_shared_memory<kDownKernel>();
     const Division division = divide(task.parts, parts, resident_teams<kKernel>(launch, Staged::kThreads, shift));
-    const int groups = Staged::kWarps >> (task.sharers_shift - shift);
-    const auto turns = [&](int down) { return (division.most_tiles + groups * down - 1) / (groups * down); };
-    if (turns(kMostDown) * kTwoRows < turns(1) * kOneRow) {
+    // A warp can take several sharers where all have whole batches; two sets are sent at least.
+    const bool is_even = col_tiles % (kBatch * sharers) == 0;
+    const auto most_own = [&](int most) {
+      return is_even ? std::min({most, task.sharers_shift - shift, task.sharers_shift - 1}) : 0;
+    };
+    const auto cycles = [&](int down, int own) {
+      const int sharing = 1 << (task.sharers_shift - shift - own), groups = Staged::kWarps / sharing;
+      const int full = division.most_tiles / (groups * down), rest = division.most_tiles % (groups * down);
+      const auto turn = [&](int working) {
+        return few_cycles(col_tiles / sharers * (down << own), down, working * sharing);
+      };
+      return full * turn(groups) + (rest > 0 ? turn((rest + down - 1) / down) : 0);
+    };
+    int best_down = 1;
+    int least = cycles(1, 0);
+    const auto consider = [&](int down, int most) {
+      for (int own = 0; own <= most_own(most); ++own) {
+        if (cycles(down, own) < least) least = cycles(down, own), best_down = down, task.own_shift = own;
+      }
+    };
+    consider(1, Staged::kMostOwnShift);
+    if (kMostDown > 1) consider(kMostDown, Down::kMostOwnShift);
+    if (best_down > 1) {
       launch_in_teams(kDownKernel, division.blocks, Staged::kThreads, staged);
     } else {
       launch_in_teams(kKernel, division.blocks, Staged::kThreads, staged);
     }
-    return;
+    return true;
   }
   task.team_shift = 0, task.x_pitch = task.k * static_cast<int>(sizeof(T));
   allow_shared_memory<kUnstagedKernel>();
   const int resident = resident_blocks<kUnstagedKernel>(Unstaged::kThreads, Unstaged::kX);
   const Division division = divide(task.parts, parts, launch.processors * resident);
   launch_in_teams(kUnstagedKernel, division.blocks, Unstaged::kThreads, Unstaged::kX);
+  return true;
 }
 
 }  // namespace
 
 template <class T, class Layout>
-void linear_few(const Launch& launch, Tensor x, int first_row, int rows, std::span<const Projection> projections) {
+bool linear_few(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows,
+                std::span<const Projection> projections) {
   constexpr int kMostRows = sizeof(T) == 2 ? 16 : 8;  // fp32 has no registers for more
+  if (norm != nullptr && (x.cols % kNormColumns != 0 || x.cols > kMostNormColumns)) return false;
   for (int done = 0; done < rows; done += kMostRows) {
     FewTask<Layout, T> task{};
     for (std::size_t i = 0; i < projections.size(); ++i) {
@@ -309,18 +419,24 @@ void linear_few(const Launch& launch, Tensor x, int first_row, int rows, std::sp
     task.rows = std::min(rows - done, kMostRows);
     task.k = x.cols;
     task.x = x.row<T>(first_row + done);
-    const auto parts = static_cast<int>(projections.size());
-    if constexpr (kMostRows > 8) {
-      if (task.rows > 8) {
-        launch_few<Layout, T, 16>(launch, task, parts);
-        continue;
-      }
+    task.normed = norm != nullptr;
+    if (norm != nullptr) {
+      task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row + done) * x.cols, 0};
     }
-    launch_few<Layout, T, 8>(launch, task, parts);
+    const auto parts = static_cast<int>(projections.size());
+    const auto launched = [&] {
+      if constexpr (kMostRows > 8) {
+        if (task.rows > 8) return launch_few<Layout, T, 16>(launch, task, parts);
+      }
+      return launch_few<Layout, T, 8>(launch, task, parts);
+    };
+    if (!launched()) return false;
   }
+  return true;
 }
 
-#define NIBBLE_FEW(T, ...) \
-  template void linear_few<T, __VA_ARGS__>(const Launch&, Tensor, int, int, std::span<const Projection>);
+#define NIBBLE_FEW(T, ...)                                                                      \
+  template bool linear_few<T, __VA_ARGS__>(const Launch&, const NormView<T>*, Tensor, int, int, \
+                                           std::span<const Projection>);
 
 }  // namespace nibble

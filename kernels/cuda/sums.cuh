@@ -46,6 +46,21 @@ __device__ __forceinline__ void decode(const View& view, const typename View::Re
   if constexpr (Step + 1 < View::kSteps) decode<T, Step + 1>(view, tile, column, factors);
 }
 
+/// A warp's sums at the end: lane 4 g + t has rows of x 2t and 2t + 1 of each eight for rows g and g + 8 of weights.
+template <int kRows>
+struct SpreadSums {
+  float d[(kRows + 7) / 8][4];
+
+  /// Adds them to what columns before have.
+  __device__ __forceinline__ void add_to(const SpreadSums& before) {
+#pragma unroll
+    for (int c = 0; c < (kRows + 7) / 8; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) d[c][i] = before.d[c][i] + d[c][i];
+    }
+  }
+};
+
 /// Sums of 16 rows of weights and up to kRows rows of x, a warp's share. On the tensor cores there are two of each, of
 /// the first and of the second half of batches, which come together at the end: so OneRow can have them in two lanes.
 template <class T, int kRows, int kSteps>
@@ -86,10 +101,8 @@ struct Sums {
     }
   }
 
-  /// The warp's sums: lane 4 g + t has rows of x 2t and 2t + 1 of each eight for rows g and g + 8 of weights.
-  struct Spread {
-    float d[kEights][4];
-  };
+  /// The warp's sums.
+  using Spread = SpreadSums<kRows>;
   __device__ __forceinline__ Spread spread(int) const {
     Spread spread;
 #pragma unroll
@@ -137,9 +150,7 @@ struct Sums<float, kRows, kSteps> {
     }
   }
 
-  struct Spread {
-    float d[(kRows + 7) / 8][4];
-  };
+  using Spread = SpreadSums<kRows>;
   __device__ __forceinline__ Spread spread(int lane) const {
     Spread spread;
 #pragma unroll
@@ -153,6 +164,27 @@ struct Sums<float, kRows, kSteps> {
       }
     }
     return spread;
+  }
+};
+
+/// Sums of neighbouring sharers that a warp takes one after another, of kDown rows of tiles: they come together by
+/// twos, by fours and so on, as those of different warps do.
+template <class Spread, int kDown, int kLevels>
+struct Gathered {
+  Spread held[kLevels][kDown];
+
+  /// Makes of the sums of sharer number `i` those of the largest group that it is the last of.
+  __device__ __forceinline__ void add(int i, Spread (&sums)[kDown]) {
+#pragma unroll
+    for (int level = 0; level < kLevels; ++level) {
+      const bool is_last = (i >> level & 1) != 0;
+#pragma unroll
+      for (int row = 0; row < kDown; ++row) {
+        if (is_last) sums[row].add_to(held[level][row]);
+        if (!is_last) held[level][row] = sums[row];
+      }
+      if (!is_last) break;
+    }
   }
 };
 

@@ -174,6 +174,36 @@ TEST_P(ProjectTest, OfANormIsThatOfTheNormedRows) {
   }
 }
 
+TEST_P(ProjectTest, GivesANormedRowTheBitsOfOne) {
+  if (machine().device == Device::kCpu) return;
+  const auto backend = machine().backend(2);
+  const std::array<WeightCase, 1> cases = {kWeightCases[5]};
+  const std::array<int, 1> widths = {48};
+  constexpr int kRows = 16;
+  for (const int k : {768, 1024, 4096, 5120, 12288}) {
+    const Linears made = make_linears(*backend, k, cases, widths);
+    const Matrix weight(*backend, dtype(), 1, k, 30), bias(*backend, dtype(), 1, k, 31);
+    for (const LayerNorm& norm : {LayerNorm{weight.buffer(), bias.buffer(), k}, LayerNorm{{}, {}, k}}) {
+      const Matrix x(*backend, dtype(), kRows, k, 9), normed(*backend, dtype(), kRows, k);
+      const Matrix alone(*backend, dtype(), kRows, widths[0]), together(*backend, dtype(), kRows, widths[0]);
+      const auto project_rows = [&](int first, int rows, const Matrix& y) {
+        begin(*backend, segments_of(std::vector<int>(static_cast<std::size_t>(rows), 1)));
+        const std::vector<Projection> projections = {{made.linears[0], y.rows(first, rows)}};
+        backend->project(norm, x.rows(first, rows), normed.rows(first, rows), projections);
+      };
+      for (int row = 0; row < kRows; ++row) project_rows(row, 1, alone);
+      const std::vector<float> expected = alone.values(), expected_normed = normed.values();
+      for (const int m : {2, 5, 8, 11, 16}) {
+        project_rows(0, m, together);
+        const std::vector<float> found = together.values(), found_normed = normed.values();
+        EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + std::ptrdiff_t{m} * widths[0], found.begin()))
+            << "m " << m << " k " << k;
+        EXPECT_EQ(found_normed, expected_normed) << "m " << m << " k " << k;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, EpilogueTest, machines_and_dtypes(), verb_test_name);
 INSTANTIATE_TEST_SUITE_P(All, ProjectTest, machines_and_dtypes(), verb_test_name);
 

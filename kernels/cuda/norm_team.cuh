@@ -1,0 +1,128 @@
+// LayerNorm of rows whose columns are divided among the blocks of a team, on their way to shared memory.
+#pragma once
+
+#include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/team.cuh"
+
+namespace nibble {
+
+/// A warp takes so many rows at once, eight lanes each, of kNormColumns columns.
+inline constexpr int kTeamNormRows = 4;
+/// Of up to so many rows blocks know the moments: [k / kNormColumns][kMostTeamRows].
+inline constexpr int kMostTeamRows = 16;
+inline constexpr int team_moments_bytes(int cols) {
+  return cols / kNormColumns * kMostTeamRows * static_cast<int>(sizeof(Moments));
+}
+
+/// Each warp has up to kMost places, tells all blocks their moments, and learns those of the others: bits are those of
+/// normalise_row.
+template <class T, int kWarps, int kMost>
+class TeamNorm {
+ public:
+  /// `cols` of k columns, from `first` on, are the block's.
+  __device__ __forceinline__ TeamNorm(int rows, int k, int first, int cols, const NormTask<T>& norm)
+      : norm_(norm), rows_(rows), k_(k), first_(first) {
+    const int down = (rows + kTeamNormRows - 1) / kTeamNormRows, places = cols / kNormColumns * down;
+    const int each = (places + kWarps - 1) / kWarps, begin = static_cast<int>(threadIdx.x) / 32 * each;
+    count_ = min(each, places - begin);
+    group_ = begin / down, row_ = (begin - group_ * down) * kTeamNormRows;
+  }
+
+  /// The first parameters, then x.
+  __device__ __forceinline__ void fetch() {
+    if (count_ > 0) fetch_parameters(group_);
+  }
+  __device__ __forceinline__ void load(const T* x) {
+    each_place([&](int i, int row, int group) {
+      const T* const from = x + static_cast<std::int64_t>(min(row, rows_ - 1)) * k_ + column_of(group);
+#pragma unroll
+      for (int j = 0; j < kEights; ++j) eights_[i][j] = *reinterpret_cast<const Eight<T>*>(from + j * kApart);
+    });
+  }
+
+  __device__ __forceinline__ void tell(const Inbox& inbox, Moments* moments) const {
+    each_place([&](int i, int row, int group) {
+      Moments own[kEights];
+#pragma unroll
+      for (int j = 0; j < kEights; ++j) {
+        float v[8];
+        eights_[i][j].get(v);
+        own[j] = moments_of(v);
+      }
+      const Moments all = of_lanes<4>(together(together(own[0], own[2], 8), together(own[1], own[3], 8), 16), 32);
+      const unsigned block = threadIdx.x % 8;
+      if (block < Team::size() && row < rows_) {
+        inbox.send(moments[(first_ / kNormColumns + group) * kMostTeamRows + row], all, block);
+      }
+    });
+  }
+
+  /// When all moments have come: hands each eight columns of a row to `put`.
+  template <class Put>
+  __device__ __forceinline__ void finish(const Moments* moments, const Put& put) {
+    each_place([&](int i, int row, int group) {
+      const int warp = static_cast<int>(threadIdx.x) % kNormWarps;  // whose part of the row's moments the lane takes
+      const Moments part = of_warp<kNormTurns>(norm_turns_of(k_, warp), [&](int turn) {
+        return moments[(warp + turn * kNormWarps) * kMostTeamRows + min(row, rows_ - 1)];
+      });
+      const Scaling scaling = scaling_of(k_, [&](const auto& of) {
+        float sum = of(warp, part);
+#pragma unroll
+        for (int lanes = 1; lanes < kNormWarps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffU, sum, lanes);
+        return sum;
+      });
+      if (i > 0 && row < kTeamNormRows) fetch_parameters(group);
+      if (row >= rows_) return;
+#pragma unroll
+      for (int j = 0; j < kEights; ++j) {
+        float v[8], parameters[8];
+        eights_[i][j].get(v);
+#pragma unroll
+        for (float& value : v) value = (value - scaling.mean) * scaling.scale;
+        if (norm_.weight != nullptr) {
+          weight_[j].get(parameters);
+#pragma unroll
+          for (int c = 0; c < 8; ++c) v[c] *= parameters[c];
+        }
+        if (norm_.bias != nullptr) {
+          bias_[j].get(parameters);
+#pragma unroll
+          for (int c = 0; c < 8; ++c) v[c] += parameters[c];
+        }
+        put(row, column_of(group) + j * kApart, v);
+      }
+    });
+  }
+
+ private:
+  static constexpr int kEights = kTeamNormRows, kApart = kNormColumns / kEights;
+
+  template <class Work>
+  __device__ __forceinline__ void each_place(const Work& work) const {
+    int row = row_ + static_cast<int>(threadIdx.x) % 32 / 8, group = group_;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i < count_) work(i, row, group);
+      row += kTeamNormRows;
+      if (row - static_cast<int>(threadIdx.x) % 32 / 8 >= rows_) row = static_cast<int>(threadIdx.x) % 32 / 8, ++group;
+    }
+  }
+  __device__ __forceinline__ void fetch_parameters(int group) {
+#pragma unroll
+    for (int j = 0; j < kEights; ++j) {
+      const int col = column_of(group) + j * kApart;
+      if (norm_.weight != nullptr) weight_[j] = *reinterpret_cast<const Eight<T>*>(norm_.weight + col);
+      if (norm_.bias != nullptr) bias_[j] = *reinterpret_cast<const Eight<T>*>(norm_.bias + col);
+    }
+  }
+  __device__ __forceinline__ int column_of(int group) const {
+    return first_ + group * kNormColumns + static_cast<int>(threadIdx.x) % 8 * 8;
+  }
+
+  const NormTask<T>& norm_;
+  int rows_, k_, first_, count_, group_, row_;
+  Eight<T> weight_[kEights], bias_[kEights];  ///< of the columns that the warp is at
+  Eight<T> eights_[kMost][kEights] = {};
+};
+
+}  // namespace nibble
