@@ -53,10 +53,19 @@ void expect_indices(const char* verb, const char* name, std::span<const int> ind
   }
 }
 
-void expect_table(const char* verb, const Weight& table, std::span<const int> indices, int offset, const Tensor& y) {
+/// Fails unless y has a row of the table for each of `count` ids.
+void expect_table(const char* verb, const Weight& table, std::size_t count, const Tensor& y) {
   expect_compute_dtype(verb, y);
-  expect(verb, "y", y, y.dtype, static_cast<int>(indices.size()), cols(table));
-  expect_indices(verb, "ids", indices, -offset, rows(table) - offset);
+  expect(verb, "y", y, y.dtype, static_cast<int>(count), cols(table));
+}
+
+/// Fails unless tokens that the step before chooses are of the outputs that it has.
+void check_tokens(std::span<const int> tokens, std::size_t outputs_before) {
+  for (const int token : tokens) {
+    if (token >= 0 || static_cast<std::size_t>(output_before(token)) < outputs_before) continue;
+    refuse("begin: expected ids, or what one of " + std::to_string(outputs_before) +
+           " outputs of the step before chooses, found " + std::to_string(token));
+  }
 }
 
 /// Fails unless the segments are consecutive, cover `rows` rows and name each sequence once.
@@ -173,9 +182,12 @@ void Backend::begin(const Batch& batch) {
     refuse("begin: expected " + std::to_string(rows) + " positions, one a token, found " +
            std::to_string(batch.positions.size()));
   }
+  check_tokens(batch.tokens, batch_.choices.size());
   check_segments(batch.segments, rows);
   expect_indices("begin", "outputs", batch.outputs, 0, rows);
   check_choices(batch);
+  largest_token_ = 0;
+  for (const int token : batch.tokens) largest_token_ = std::max(largest_token_, token < 0 ? vocabulary_ - 1 : token);
   tokens_.assign(batch.tokens.begin(), batch.tokens.end());
   positions_.assign(batch.positions.begin(), batch.positions.end());
   segments_.assign(batch.segments.begin(), batch.segments.end());
@@ -185,13 +197,21 @@ void Backend::begin(const Batch& batch) {
   do_begin();
 }
 
+void Backend::fill_in_tokens(std::span<const int> chosen) {
+  for (int& token : tokens_) {
+    if (token < 0) token = chosen[static_cast<std::size_t>(output_before(token))];
+  }
+}
+
 void Backend::embed(const Weight& table, Tensor y) {
-  expect_table("embed", table, batch_.tokens, 0, y);
+  expect_table("embed", table, batch_.tokens.size(), y);
+  expect_indices("embed", "ids", {&largest_token_, 1}, 0, rows(table));
   if (y.rows > 0) do_embed(table, y);
 }
 
 void Backend::add_positions(const Weight& table, int offset, Tensor y) {
-  expect_table("add_positions", table, batch_.positions, offset, y);
+  expect_table("add_positions", table, batch_.positions.size(), y);
+  expect_indices("add_positions", "ids", batch_.positions, -offset, rows(table) - offset);
   if (y.rows > 0) do_add_positions(table, offset, y);
 }
 
@@ -246,6 +266,7 @@ void Backend::choose(Tensor logits) {
            std::to_string(batch_.choices.size()) + " choices, found " + shape(logits.rows, logits.cols));
   }
   for (const Choice& choice : batch_.choices) expect_indices("choose", "seen ids", choice.seen, 0, logits.cols);
+  vocabulary_ = logits.cols;
   do_choose(logits);
 }
 

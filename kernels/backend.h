@@ -52,9 +52,14 @@ struct Segment {
   int past;
 };
 
+/// In place of a token that is not known yet: the one that output `output` of the step before chooses.
+constexpr int chosen_before(std::size_t output) { return ~static_cast<int>(output); }
+/// The output that such a token comes from.
+NIBBLE_HD int output_before(int token) { return ~token; }
+
 /// The tokens of one step, in rows, grouped by sequence.
 struct Batch {
-  std::span<const int> tokens;           ///< [rows]
+  std::span<const int> tokens;           ///< [rows]; may be chosen_before
   std::span<const int> positions;        ///< [rows], from 0 in each sequence
   std::span<const Segment> segments;     ///< cover the rows in order
   std::span<const int> outputs = {};     ///< the rows whose results are wanted, see gather_outputs
@@ -86,8 +91,8 @@ struct LinearWay {
   std::string name;
 };
 
-/// One instance serves one thread at a time; it owns the threads or the stream that do its work. Verbs may return
-/// before their work is done; wait, copy_to_host and last_chosen wait for it.
+/// One instance serves one thread at a time; it owns the threads or the streams that do its work. Verbs may return
+/// before their work is done; wait, copy_to_host and chosen wait for it.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -113,9 +118,11 @@ class Backend {
   virtual std::size_t scratch_bytes() const = 0;
   /// Waits until everything asked for is done. Throws when something went wrong on the way.
   virtual void wait() = 0;
+  /// Whether verbs return before their work is done, so that the next step can be asked for while this one is computed.
+  virtual bool works_in_background() const = 0;
 
   /// Begins a step: embed, add_positions, project, attend, gather_outputs and choose are about this batch until the
-  /// next call.
+  /// next call. Where it has tokens that the step before chooses, that one must have called choose.
   void begin(const Batch& batch);
 
   /// y[r] = table[tokens[r]]
@@ -137,8 +144,9 @@ class Backend {
   void gather_outputs(Tensor x, Tensor y);
   /// Chooses a token for each of the batch's choices from its row of logits, as kernels/sampling.h says.
   void choose(Tensor logits);
-  /// What the last choose chose.
-  virtual std::span<const int> last_chosen() = 0;
+  /// What choose chose in the step that was begun `steps_back` before the last one, 0 or 1. Waits for that step, not
+  /// for one behind it. Valid until the second step behind it begins.
+  virtual std::span<const int> chosen(int steps_back) = 0;
   /// Copies x to the host, widened to fp32.
   void copy_to_host(Tensor x, std::span<float> values);
 
@@ -155,6 +163,8 @@ class Backend {
  protected:
   /// The batch of this step; the backend's own copy.
   const Batch& batch() const { return batch_; }
+  /// Puts in its tokens what the step before chose, where the backend knows that.
+  void fill_in_tokens(std::span<const int> chosen);
 
  private:
   virtual void do_begin() = 0;
@@ -171,6 +181,8 @@ class Backend {
   virtual void do_copy_to_host(Tensor x, std::span<float> values) = 0;
 
   Batch batch_;
+  int vocabulary_ = 0;     // logits of a row that choose chose from
+  int largest_token_ = 0;  // that the batch may have
   std::vector<int> tokens_, positions_, outputs_;
   std::vector<Segment> segments_;
   std::vector<Choice> choices_;

@@ -38,21 +38,33 @@ class Sequence {
 
   bool running() const { return !finish_; }
   int number() const { return number_; }
-  std::span<const int> last_token() const { return std::span(history_).last(1); }
 
-  /// How the next token is to be chosen.
-  Choice choice() const {
+  /// Tokens that are being chosen and have not been accepted yet.
+  int asked() const { return asked_; }
+  /// Whether it goes on behind those, as far as is known without them.
+  bool wants_more() const { return running() && !reason_to_finish_behind(asked_); }
+  /// What is to be read next; valid until the next call.
+  std::span<const int> next_token() {
+    if (asked_ == 0) return std::span(history_).last(1);
+    unknown_ = chosen_before(output_);
+    return {&unknown_, 1};
+  }
+  /// Asks for the token behind it, as output `output` of a step, and says how it is to be chosen.
+  Choice ask(std::size_t output) {
+    output_ = output;
+    const int count = static_cast<int>(completion_.tokens.size()) + asked_++;
     return {.temperature = options_.temperature,
             .top_k = options_.top_k,
             .top_p = options_.top_p,
             .min_p = options_.min_p,
             .repetition_penalty = options_.repetition_penalty,
-            .random = random_bits(options_.seed, number_, static_cast<int>(completion_.tokens.size())),
+            .random = random_bits(options_.seed, number_, count),
             .seen = options_.repetition_penalty == 1.0F ? std::span<const int>() : history_};
   }
 
   /// Takes `id` as the next token, tells the caller, and decides whether it was the last.
   void accept(int id, std::vector<TokenLogprob> logprobs, const OnStep& on_step) {
+    --asked_;
     history_.push_back(id);
     completion_.tokens.push_back(id);
     const std::string text = take_text(id);
@@ -84,8 +96,13 @@ class Sequence {
     if (!options_.ignore_eos && std::ranges::find(options_.eos_tokens, id) != options_.eos_tokens.end()) {
       return FinishReason::kEndOfText;
     }
-    if (static_cast<int>(completion_.tokens.size()) >= options_.max_tokens) return FinishReason::kMaxTokens;
-    if (static_cast<int>(history_.size()) >= context_) return FinishReason::kContextFull;
+    return reason_to_finish_behind(0);
+  }
+
+  /// The same for `more` tokens, whatever they are.
+  std::optional<FinishReason> reason_to_finish_behind(int more) const {
+    if (static_cast<int>(completion_.tokens.size()) + more >= options_.max_tokens) return FinishReason::kMaxTokens;
+    if (static_cast<int>(history_.size()) + more >= context_) return FinishReason::kContextFull;
     return std::nullopt;
   }
 
@@ -97,6 +114,9 @@ class Sequence {
   std::vector<int> history_;
   Completion completion_;
   std::optional<FinishReason> finish_;
+  int asked_ = 0;
+  std::size_t output_ = 0;  // of the step that was asked last
+  int unknown_ = 0;
 };
 
 }  // namespace
@@ -171,30 +191,37 @@ void Session::Impl::hold(const Batch& batch) {
   }
 }
 
-void Session::Impl::read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want) {
+void Session::Impl::start(std::span<const Choice> choices) {
   const OptModel& model = engine->model;
+  Batch batch = packer.next(held);
+  batch.choices = choices.first(batch.outputs.size());
+  const auto step = [&] {
+    const Tensor hidden = model.forward(*backend, batch, cache, activations);
+    if (batch.outputs.empty()) return;
+    backend->choose(model.logits(*backend, model.outputs(*backend, batch, hidden, results), results));
+  };
+  backend->begin(batch);
+  constexpr std::uint64_t kKey = 0;
+  backend->repeat(kKey, std::ref(step));  // not a copy, which would need memory
+  hold(batch);
+}
+
+void Session::Impl::take(int steps_back, Want want) {
+  const auto found = backend->chosen(steps_back);
+  if (want == Want::kTokensAndLogits) {
+    const std::size_t vocabulary = index(engine->info.vocab_size);
+    backend->copy_to_host(engine->model.logits_in(results, found.size()),
+                          std::span(logits).subspan(chosen.size() * vocabulary, found.size() * vocabulary));
+  }
+  chosen.insert(chosen.end(), found.begin(), found.end());
+}
+
+void Session::Impl::read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want) {
   chosen.clear();
   packer.start(feeds);
   while (!packer.done()) {
-    Batch batch = packer.next(held);
-    batch.choices = choices.subspan(chosen.size(), batch.outputs.size());
-    const auto step = [&] {
-      const Tensor hidden = model.forward(*backend, batch, cache, activations);
-      if (batch.outputs.empty()) return;
-      backend->choose(model.logits(*backend, model.outputs(*backend, batch, hidden, results), results));
-    };
-    backend->begin(batch);
-    constexpr std::uint64_t kKey = 0;
-    backend->repeat(kKey, std::ref(step));  // not a copy, which would need memory
-    hold(batch);
-    if (batch.outputs.empty()) continue;
-    if (want == Want::kTokensAndLogits) {
-      const std::size_t vocabulary = index(engine->info.vocab_size);
-      backend->copy_to_host(model.logits_in(results, batch.outputs.size()),
-                            std::span(logits).subspan(chosen.size() * vocabulary, batch.outputs.size() * vocabulary));
-    }
-    const auto found = backend->last_chosen();
-    chosen.insert(chosen.end(), found.begin(), found.end());
+    start(choices.subspan(chosen.size()));
+    take(0, want);
   }
 }
 
@@ -227,12 +254,11 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   sequences.reserve(prompts.size());
   std::vector<Feed> feeds;
   std::vector<Choice> choices;
-  std::vector<Sequence*> stepping;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto number = static_cast<int>(i);
     sequences.emplace_back(number, prompts[i], options, impl_->engine->tokenizer.get(), impl_->plan.context);
     feeds.push_back({number, impl_->keep_prefix(number, prompts[i])});
-    choices.push_back(sequences.back().choice());
+    choices.push_back(sequences.back().ask(i));
     stats.prompt_tokens += static_cast<int>(prompts[i].size());
     stats.prefill_tokens += static_cast<int>(feeds.back().tokens.size());
   }
@@ -244,6 +270,7 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
                     want == Impl::Want::kTokens ? std::vector<TokenLogprob>()
                                                 : logprobs(impl_->logits_row(output), id, options.logprobs),
                     on_step);
+    if (sequence.running() && sequence.asked() > 0) impl_->held[index(sequence.number())].back() = id;
   };
   impl_->read(feeds, choices, want);
   stats.prefill_seconds = seconds_since(start);
@@ -251,19 +278,38 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   stats.first_token_seconds = seconds_since(start);
 
   const auto decode_start = Clock::now();
-  while (std::ranges::any_of(sequences, &Sequence::running)) {
+  const auto start_step = [&](std::vector<Sequence*>& step) {
     feeds.clear();
     choices.clear();
-    stepping.clear();
+    step.clear();
     for (Sequence& sequence : sequences) {
-      if (!sequence.running()) continue;
-      stepping.push_back(&sequence);
-      feeds.push_back({sequence.number(), sequence.last_token()});
-      choices.push_back(sequence.choice());
+      if (!sequence.wants_more()) continue;
+      feeds.push_back({sequence.number(), sequence.next_token()});
+      choices.push_back(sequence.ask(step.size()));
+      step.push_back(&sequence);
     }
-    impl_->read(feeds, choices, want);
-    for (std::size_t i = 0; i < stepping.size(); ++i) advance(*stepping[i], i);
-    stats.decode_tokens += static_cast<int>(stepping.size());
+    impl_->packer.start(feeds);
+    if (!feeds.empty()) impl_->start(choices);
+  };
+  // A step may be started before the one in front of it has ended, unless more than its tokens is wanted for that.
+  const bool ahead =
+      impl_->backend->works_in_background() && want == Impl::Want::kTokens && options.repetition_penalty == 1.0F;
+  std::vector<Sequence*> step, next;
+  step.reserve(sequences.size());
+  next.reserve(sequences.size());
+  start_step(step);
+  while (std::ranges::any_of(sequences, &Sequence::running)) {
+    if (ahead) start_step(next);
+    impl_->chosen.clear();
+    impl_->take(next.empty() ? 0 : 1, want);
+    for (std::size_t i = 0; i < step.size(); ++i) {
+      if (!step[i]->running()) continue;  // it ended when this step was under way already
+      advance(*step[i], i);
+      ++stats.decode_tokens;
+    }
+    if (!ahead) start_step(next);
+    step.swap(next);
+    next.clear();
   }
   stats.decode_seconds = seconds_since(decode_start);
 

@@ -17,22 +17,31 @@ namespace nibble {
 struct Session::Impl {
   std::shared_ptr<const Engine::Impl> engine;
   SessionPlan plan;
-  std::unique_ptr<Backend> backend;
   KvCache cache;
   Buffer activations, results;  ///< what OptModel works in
   std::vector<float> logits;    ///< [outputs, vocab_size]
   std::vector<int> chosen;
   Packer packer;
-  std::vector<std::vector<int>> held;  ///< a sequence's tokens in the cache
+  /// A sequence's tokens in the cache. One that was read before it was known is chosen_before(i) until it is accepted,
+  /// and stays so where it never is: no prompt has it.
+  std::vector<std::vector<int>> held;
   GenerateStats stats;
+  std::unique_ptr<Backend> backend;  ///< goes first: it waits for what is still done with the others
 
   Impl(std::shared_ptr<const Engine::Impl> engine, const SessionOptions& options);
 
-  /// What is wanted of the step behind each feed's last token.
+  /// What is wanted of a step's outputs.
   enum class Want : std::uint8_t {
-    kTokens,           ///< element i of `chosen`
-    kTokensAndLogits,  ///< and row i of `logits`
+    kTokens,           ///< elements of `chosen`
+    kTokensAndLogits,  ///< and rows of `logits`
   };
+
+  /// Starts the packer's next step. Its outputs take the first of the choices.
+  void start(std::span<const Choice> choices);
+
+  /// Waits for the step that was started `steps_back` before the last one, 0 or 1, and puts what is wanted of it behind
+  /// what is in `chosen` and `logits`. Logits are those of the last one.
+  void take(int steps_back, Want want);
 
   /// Reads the feeds and chooses a token behind each, as its choice says.
   void read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want);

@@ -127,6 +127,12 @@ void CpuBackend::for_rows(int rows, int cols, F&& f) {
   });
 }
 
+void CpuBackend::do_begin() {
+  std::swap(chosen_, chosen_before_);
+  fill_in_tokens(chosen_before_);
+  chosen_.assign(batch().choices.size(), 0);
+}
+
 void CpuBackend::do_embed(const Weight& table, Tensor y) {
   with_dtype(y.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -321,7 +327,6 @@ void CpuBackend::do_gather_outputs(Tensor x, Tensor y) {
 
 void CpuBackend::do_choose(Tensor logits) {
   grow_scratch(0, whole_lines(choose_scratch_bytes(logits.cols)));
-  chosen_.resize(batch().choices.size());
   with_dtype(logits.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     pool_.run(logits.rows, [&](int row, int thread) {

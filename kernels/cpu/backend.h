@@ -21,13 +21,14 @@ class CpuBackend final : public Backend {
   void reserve(const Extent& extent) override;
   std::size_t scratch_bytes() const override;
   void wait() override {}
-  std::span<const int> last_chosen() override { return chosen_; }
+  bool works_in_background() const override { return false; }
+  std::span<const int> chosen(int steps_back) override { return steps_back == 0 ? chosen_ : chosen_before_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
   std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
 
  private:
-  void do_begin() override {}
+  void do_begin() override;
   void do_embed(const Weight& table, Tensor y) override;
   void do_add_positions(const Weight& table, int offset, Tensor y) override;
   void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) override;
@@ -75,7 +76,7 @@ class CpuBackend final : public Backend {
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread
   std::size_t thread_bytes_ = 0;  // of that stretch
-  std::vector<int> chosen_;
+  std::vector<int> chosen_, chosen_before_;
 };
 
 }  // namespace nibble

@@ -25,9 +25,15 @@ std::size_t choices_place(int rows) {
   return (batch_bytes(rows) + alignof(DeviceChoice) - 1) / alignof(DeviceChoice) * alignof(DeviceChoice);
 }
 
-std::size_t batch_and_choices_bytes(const Extent& e) {
+/// Where what is chosen from them begins.
+std::size_t chosen_place(const Extent& e) {
   return choices_place(e.rows) +
          choices_bytes(static_cast<std::size_t>(e.sequences), static_cast<std::size_t>(e.context));
+}
+
+std::size_t slot_bytes(const Extent& e) {
+  const std::size_t bytes = chosen_place(e) + static_cast<std::size_t>(e.sequences) * sizeof(int);
+  return (bytes + 255) / 256 * 256;
 }
 
 Extent larger(const Extent& a, const Extent& b) {
@@ -41,7 +47,7 @@ Extent larger(const Extent& a, const Extent& b) {
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, batch, bytes;
+  std::size_t workspace, expand, slots, bytes;
 
   explicit Scratch(const Extent& extent) {
     bytes = 0;
@@ -52,7 +58,7 @@ struct Scratch {
     };
     workspace = place(Matmul::kWorkspaceBytes);
     expand = place(expand_bytes(extent.cols));
-    batch = place(batch_and_choices_bytes(extent));
+    slots = place(2 * slot_bytes(extent));
   }
 };
 
@@ -63,7 +69,7 @@ CudaBackend::CudaBackend(int threads) {
   require_usable(gpu);
   name_ = gpu.name;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
-  check(cudaEventCreateWithFlags(&taken_, cudaEventDisableTiming), "creating an event");
+  for (Slot& slot : slots_) check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "creating an event");
   launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
   memory_ = std::make_unique<DeviceMemory>(stream_, threads);
 }
@@ -71,9 +77,8 @@ CudaBackend::CudaBackend(int threads) {
 CudaBackend::~CudaBackend() {
   cudaStreamSynchronize(stream_);
   forget_graphs();
-  if (pinned_ != nullptr) cudaFreeHost(pinned_);
   memory_.reset();
-  cudaEventDestroy(taken_);
+  for (const Slot& slot : slots_) cudaEventDestroy(slot.done);
   cudaStreamDestroy(stream_);
 }
 
@@ -90,27 +95,36 @@ Buffer CudaBackend::upload(Buffer buffer) { return memory_->upload(buffer); }
 Buffer CudaBackend::allocate(std::size_t bytes) { return memory_->allocate(bytes); }
 
 void CudaBackend::reserve(const Extent& extent) {
+  if (grow(extent) && !batch().tokens.empty()) send_batch();  // what the device knew of the batch has gone
+}
+
+bool CudaBackend::grow(const Extent& extent) {
   const Extent wanted = larger(extent_, extent);
-  if (wanted == extent_) return;
-  check(cudaStreamSynchronize(stream_), "waiting for the device");
+  if (wanted == extent_) return false;
+  wait();
   forget_graphs();
   scratch_ = {};
   extent_ = {};
   const Scratch places(wanted);
   scratch_ = memory_->allocate(places.bytes);
   auto* base = scratch_.mutable_as<std::byte>();
-  room_ = {base + places.expand, places.batch - places.expand};
-  batch_memory_ = base + places.batch;
+  room_ = {base + places.expand, places.slots - places.expand};
   matmul_.use_workspace(base + places.workspace);
 
-  if (pinned_ != nullptr) check(cudaFreeHost(pinned_), "releasing pinned memory");
-  pinned_ = nullptr;
-  check(cudaMallocHost(reinterpret_cast<void**>(&pinned_),
-                       batch_and_choices_bytes(wanted) + static_cast<std::size_t>(wanted.sequences) * sizeof(int)),
-        "allocating pinned memory");
-  chosen_ = reinterpret_cast<int*>(pinned_ + batch_and_choices_bytes(wanted));
+  Buffer pinned = pinned_memory(2 * slot_bytes(wanted));
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
+    const Chosen before = slot.chosen;
+    slot.memory = base + places.slots + i * slot_bytes(wanted);
+    slot.pinned = pinned.mutable_as<std::byte>() + i * slot_bytes(wanted);
+    slot.chosen = {reinterpret_cast<int*>(slot.memory + chosen_place(wanted)),
+                   reinterpret_cast<int*>(slot.pinned + chosen_place(wanted))};
+    std::copy_n(before.on_host, slot.choices, slot.chosen.on_host);
+  }
+  pinned_ = std::move(pinned);
   extent_ = wanted;
-  if (!batch().tokens.empty()) do_begin();  // what the device knew of the batch has gone
+  fill_in_tokens({slot(1).chosen.on_host, slot(1).choices});  // the device does not have them any more
+  return true;
 }
 
 std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
@@ -125,28 +139,36 @@ void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for th
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
 
 void CudaBackend::forget_graphs() {
-  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  for (auto& [key, graphs] : graphs_) {
+    for (cudaGraphExec_t graph : graphs) {
+      if (graph != nullptr) cudaGraphExecDestroy(graph);
+    }
+  }
   graphs_.clear();
-  seen_.clear();
 }
 
 void CudaBackend::do_begin() {
-  const auto rows = static_cast<int>(batch().tokens.size());
+  check(cudaEventRecord(slot(0).done, stream_), "ending a step");
+  turn_ ^= 1U;
+  check(cudaEventSynchronize(slot(0).done), "waiting for the device");  // may still read what stands there
   std::size_t most_seen = 0;
   for (const Choice& choice : batch().choices) most_seen = std::max(most_seen, choice.seen.size());
-  reserve({.rows = rows,
-           .context = static_cast<int>(most_seen),
-           .sequences = static_cast<int>(std::max(batch().segments.size(), batch().choices.size()))});
-  check(cudaEventSynchronize(taken_), "waiting for the device");  // pinned memory may still be on its way
+  grow({.rows = static_cast<int>(batch().tokens.size()),
+        .context = static_cast<int>(most_seen),
+        .sequences = static_cast<int>(std::max(batch().segments.size(), batch().choices.size()))});
+  send_batch();
+}
 
+void CudaBackend::send_batch() {
+  const auto rows = static_cast<int>(batch().tokens.size());
   shape_ = {rows, static_cast<int>(batch().segments.size()), 0, 1, false, false};
   runs_.clear();
-  auto* values = reinterpret_cast<int*>(pinned_);
+  auto* values = reinterpret_cast<int*>(slot(0).pinned);
   const auto put = [&](auto&& fill) {
-    const std::size_t place = static_cast<std::size_t>(values - reinterpret_cast<int*>(pinned_));
+    const int* const place = values;
     fill(values);
     values += rows;
-    return reinterpret_cast<const int*>(batch_memory_) + place;
+    return slot(0).on_device(place);
   };
   device_batch_.tokens = put([&](int* p) { std::ranges::copy(batch().tokens, p); });
   device_batch_.positions = put([&](int* p) { std::ranges::copy(batch().positions, p); });
@@ -163,8 +185,11 @@ void CudaBackend::do_begin() {
   device_batch_.segments = reinterpret_cast<const Segment*>(
       put([&](int* p) { std::memcpy(p, batch().segments.data(), batch().segments.size_bytes()); }));
   const std::size_t bytes = put_choices(choices_place(rows));
-  check(cudaMemcpyAsync(batch_memory_, pinned_, bytes, cudaMemcpyHostToDevice, stream_), "sending a batch");
-  check(cudaEventRecord(taken_, stream_), "sending a batch");
+  check(cudaMemcpyAsync(slot(0).memory, slot(0).pinned, bytes, cudaMemcpyHostToDevice, sending_.stream()),
+        "sending a batch");
+  sending_.mark();
+  sending_.join(stream_);
+  slot(0).choices = batch().choices.size();
 
   for (const Segment& segment : batch().segments) {
     const Length length = length_of(segment.rows);
@@ -180,7 +205,7 @@ void CudaBackend::do_begin() {
 }
 
 std::size_t CudaBackend::put_choices(std::size_t place) {
-  auto* const choices = reinterpret_cast<DeviceChoice*>(pinned_ + place);
+  auto* const choices = reinterpret_cast<DeviceChoice*>(slot(0).pinned + place);
   auto* const seen = reinterpret_cast<int*>(choices + batch().choices.size());
   int count = 0;
   for (std::size_t i = 0; i < batch().choices.size(); ++i) {
@@ -190,23 +215,21 @@ std::size_t CudaBackend::put_choices(std::size_t place) {
     count += static_cast<int>(choice.seen.size());
     choices[i] = {Draw(choice), begin, count};
   }
-  const auto on_device = [&](const auto* p) {
-    return reinterpret_cast<decltype(p)>(batch_memory_ + (reinterpret_cast<const std::byte*>(p) - pinned_));
-  };
-  choices_ = on_device(choices);
-  seen_ids_ = on_device(seen);
-  return static_cast<std::size_t>(reinterpret_cast<std::byte*>(seen + count) - pinned_);
+  choices_ = slot(0).on_device(choices);
+  seen_ids_ = slot(0).on_device(seen);
+  return static_cast<std::size_t>(reinterpret_cast<std::byte*>(seen + count) - slot(0).pinned);
 }
 
 void CudaBackend::do_embed(const Weight& table, Tensor y) {
   with_dtype(y.dtype, [&](auto tag) {
-    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.tokens, 0, false, y);
+    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.tokens, slot(1).chosen.on_device, 0, false,
+                                               y);
   });
 }
 
 void CudaBackend::do_add_positions(const Weight& table, int offset, Tensor y) {
   with_dtype(y.dtype, [&](auto tag) {
-    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.positions, offset, true, y);
+    look_up_rows<typename decltype(tag)::type>(launch_, table, device_batch_.positions, nullptr, offset, true, y);
   });
 }
 
@@ -256,13 +279,19 @@ void CudaBackend::do_gather_outputs(Tensor x, Tensor y) { gather_rows(launch_, x
 void CudaBackend::do_choose(Tensor logits) {
   if (logits.rows == 0) return;
   with_dtype(logits.dtype, [&](auto tag) {
-    choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, chosen_);
+    choose_tokens<typename decltype(tag)::type>(launch_, logits, choices_, seen_ids_, slot(0).chosen);
   });
 }
 
-std::span<const int> CudaBackend::last_chosen() {
-  check(cudaStreamSynchronize(stream_), "waiting for the device");
-  return {chosen_, batch().choices.size()};
+std::span<const int> CudaBackend::chosen(int steps_back) {
+  const Slot& step = slot(steps_back);
+  if (step.choices == 0) return {};
+  if (steps_back == 0) {
+    wait();
+  } else {
+    check(cudaEventSynchronize(step.done), "waiting for the device");
+  }
+  return {step.chosen.on_host, step.choices};
 }
 
 void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {
@@ -284,10 +313,11 @@ void CudaBackend::repeat(std::uint64_t key, const std::function<void()>& verbs) 
   // what working memory they need, and may stay the only one.
   if (shape_.any_longer || shape_.rows == 0) return verbs();
   const GraphKey step{key, shape_, static_cast<int>(batch().outputs.size())};
-  if (seen_.insert(step).second) return verbs();
-  auto place = graphs_.find(step);
-  if (place == graphs_.end()) place = graphs_.emplace(step, record(verbs)).first;
-  check(cudaGraphLaunch(place->second, stream_), "launching a step");
+  const auto [place, is_new] = graphs_.try_emplace(step);
+  if (is_new) return verbs();
+  cudaGraphExec_t& graph = place->second[turn_];
+  if (graph == nullptr) graph = record(verbs);
+  check(cudaGraphLaunch(graph, stream_), "launching a step");
 }
 
 cudaGraphExec_t CudaBackend::record(const std::function<void()>& verbs) {

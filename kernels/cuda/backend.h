@@ -1,13 +1,14 @@
-// The CUDA backend: one stream, working memory, and recorded steps. Weights stand in tiles, see tiles.cuh.
+// The CUDA backend: a stream of steps, working memory, and recorded steps. Weights stand in tiles, see tiles.cuh.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
-#include <set>
 #include <tuple>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/lane.h"
 #include "kernels/cuda/linears.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/memory.h"
@@ -30,7 +31,8 @@ class CudaBackend final : public Backend {
   void reserve(const Extent& extent) override;
   std::size_t scratch_bytes() const override;
   void wait() override;
-  std::span<const int> last_chosen() override;
+  bool works_in_background() const override { return true; }
+  std::span<const int> chosen(int steps_back) override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
   std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
   std::string description() const override;
@@ -52,32 +54,50 @@ class CudaBackend final : public Backend {
   void project(const Normed* norm, Tensor x, std::span<const RowRun> runs, std::span<const Projection> projections);
   cudaGraphExec_t record(const std::function<void()>& verbs);
   void forget_graphs();
+  /// Whether working memory had to be made anew for calls of that extent.
+  bool grow(const Extent& extent);
+  void send_batch();
   /// Puts the choices behind the batch; where they end.
   std::size_t put_choices(std::size_t place);
+
+  /// What a step has for itself. There are two, used in turn, so that a step is sent while the one before is computed.
+  struct Slot {
+    std::byte* memory = nullptr;  // the batch, then what choose chose
+    std::byte* pinned = nullptr;  // the same on the host
+    Chosen chosen{};
+    std::size_t choices = 0;
+    cudaEvent_t done{};  // when the device has nothing more to do for the step; noted when the next one begins
+
+    /// Where something in pinned memory is on the device.
+    template <class T>
+    const T* on_device(const T* pinned_value) const {
+      return reinterpret_cast<const T*>(memory + (reinterpret_cast<const std::byte*>(pinned_value) - pinned));
+    }
+  };
+  Slot& slot(int steps_back) { return slots_[turn_ ^ static_cast<unsigned>(steps_back)]; }
 
   using GraphKey = std::tuple<std::uint64_t, BatchShape, int>;  // key, shape, outputs
 
   std::string name_;
   cudaStream_t stream_{};
-  cudaEvent_t taken_{};  // when the device has the batch
+  Lane sending_;  // of batches
   Launch launch_{};
   std::unique_ptr<DeviceMemory> memory_;
   Matmul matmul_;
 
   Extent extent_;  // what the working memory is made for
   Buffer scratch_;
-  std::span<std::byte> room_;          // for expanded weights
-  std::byte* batch_memory_ = nullptr;  // the batch on the device
-  std::byte* pinned_ = nullptr;        // the batch, then what choose chose, on the host
-  int* chosen_ = nullptr;              // what choose chose; kernels write there themselves
+  std::span<std::byte> room_;  // for expanded weights
+  Buffer pinned_;
+  std::array<Slot, 2> slots_;
+  unsigned turn_ = 0;  // the slot of this step
 
   BatchShape shape_{};
   std::vector<RowRun> runs_;
   DeviceBatch device_batch_{};
   const DeviceChoice* choices_ = nullptr;  // on the device
   const int* seen_ids_ = nullptr;
-  std::set<GraphKey> seen_;  // steps that have been done before
-  std::map<GraphKey, cudaGraphExec_t> graphs_;
+  std::map<GraphKey, std::array<cudaGraphExec_t, 2>> graphs_;  // of steps that have been done before, for each slot
 };
 
 }  // namespace nibble

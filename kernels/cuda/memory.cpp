@@ -5,6 +5,8 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/cuda/lane.h"
+
 namespace nibble {
 namespace {
 
@@ -34,53 +36,14 @@ Buffer allocate_alone(std::size_t bytes) {
                         Device::kCuda);
 }
 
-Buffer allocate_pinned(std::size_t bytes) {
+}  // namespace
+
+Buffer pinned_memory(std::size_t bytes) {
   void* data = nullptr;
   check(cudaMallocHost(&data, bytes), "allocating pinned memory");
   return Buffer::borrow({static_cast<const std::byte*>(data), bytes},
                         std::shared_ptr<void>(data, [](void* memory) { cudaFreeHost(memory); }));
 }
-
-/// Work that goes on beside the stream of the backend, which waits for it.
-class Lane {
- public:
-  Lane() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
-    if (const cudaError_t status = cudaEventCreateWithFlags(&done_, cudaEventDisableTiming); status != cudaSuccess) {
-      cudaStreamDestroy(stream_);
-      check(status, "creating an event");
-    }
-  }
-  ~Lane() {
-    cudaStreamSynchronize(stream_);
-    cudaEventDestroy(done_);
-    cudaStreamDestroy(stream_);
-  }
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
-
-  cudaStream_t stream() const { return stream_; }
-  /// Notes what has been asked for so far.
-  void mark() {
-    check(cudaEventRecord(done_, stream_), "copying to the device");
-    marked_ = true;
-  }
-  /// Until what was noted is done.
-  void wait() const { check(cudaEventSynchronize(done_), "copying to the device"); }
-  /// The same for another stream, once.
-  void join(cudaStream_t stream) {
-    if (!marked_) return;
-    check(cudaStreamWaitEvent(stream, done_, 0), "copying to the device");
-    marked_ = false;
-  }
-
- private:
-  cudaStream_t stream_{};
-  cudaEvent_t done_{};
-  bool marked_ = false;
-};
-
-}  // namespace
 
 /// Threads with two lanes each: while one piece is on its way, the next one is copied into pinned memory.
 class Transfers {
@@ -89,7 +52,7 @@ class Transfers {
       : pool_(std::min(resolve_threads(threads), kMostThreads)),
         lanes_(2 * static_cast<std::size_t>(pool_.threads())),
         turns_(static_cast<std::size_t>(pool_.threads())),
-        pinned_(allocate_pinned(lanes_.size() * DeviceMemory::kPiece)),
+        pinned_(pinned_memory(lanes_.size() * DeviceMemory::kPiece)),
         staging_(allocate_alone(lanes_.size() * DeviceMemory::kPiece)) {}
 
   ThreadPool& pool() { return pool_; }

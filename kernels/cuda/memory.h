@@ -66,6 +66,9 @@ class DeviceMemory {
   std::unique_ptr<Transfers> transfers_;
 };
 
+/// Host memory that the device reads and writes itself, not initialised.
+Buffer pinned_memory(std::size_t bytes);
+
 /// Bytes that this process has on the device in stretches and working memory.
 std::uint64_t allocated_device_bytes();
 

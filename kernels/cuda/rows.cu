@@ -11,10 +11,12 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class View, class T>
-__global__ void look_up_kernel(View table, const int* indices, int offset, bool add, int cols, T* y) {
+__global__ void look_up_kernel(View table, const int* indices, const int* chosen, int offset, bool add, int cols,
+                               T* y) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const int row = indices[blockIdx.y] + offset;
+  const int index = indices[blockIdx.y];
+  const int row = (chosen != nullptr && index < 0 ? chosen[output_before(index)] : index) + offset;
   const int col = blockIdx.x * blockDim.x + threadIdx.x;
   if (col >= cols) return;
   T& place = y[static_cast<std::int64_t>(blockIdx.y) * cols + col];
@@ -72,11 +74,12 @@ dim3 grid_for(int cols, int rows) {
 }  // namespace
 
 template <class T>
-void look_up_rows(const Launch& launch, const Weight& table, const int* indices, int offset, bool add, Tensor y) {
+void look_up_rows(const Launch& launch, const Weight& table, const int* indices, const int* chosen, int offset,
+                  bool add, Tensor y) {
   with_layout(table, [&](const auto& layout) {
     with_view(layout, [&](const auto& view) {
       launch_overlapped(launch, look_up_kernel<std::decay_t<decltype(view)>, T>, grid_for(y.cols, y.rows), kThreads, 0,
-                        view, indices, offset, add, y.cols, y.row<T>(0));
+                        view, indices, chosen, offset, add, y.cols, y.row<T>(0));
     });
   });
 }
@@ -103,8 +106,8 @@ void gather_rows(const Launch& launch, Tensor x, const int* rows, Tensor y) {
   }
 }
 
-#define NIBBLE_ROWS(T)                                                                        \
-  template void look_up_rows<T>(const Launch&, const Weight&, const int*, int, bool, Tensor); \
+#define NIBBLE_ROWS(T)                                                                                    \
+  template void look_up_rows<T>(const Launch&, const Weight&, const int*, const int*, int, bool, Tensor); \
   template void normalise_rows<T>(const Launch&, const LayerNorm&, Tensor, Tensor);
 
 NIBBLE_ROWS(float)

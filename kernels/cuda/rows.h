@@ -6,9 +6,10 @@
 
 namespace nibble {
 
-/// y[r] = table[indices[r] + offset], added to y where `add`.
+/// y[r] = table[indices[r] + offset], added to y where `add`. Where there is `chosen`, chosen_before(i) is chosen[i].
 template <class T>
-void look_up_rows(const Launch& launch, const Weight& table, const int* indices, int offset, bool add, Tensor y);
+void look_up_rows(const Launch& launch, const Weight& table, const int* indices, const int* chosen, int offset,
+                  bool add, Tensor y);
 
 template <class T>
 void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tensor y);

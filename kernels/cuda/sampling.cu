@@ -61,7 +61,7 @@ __device__ Best find_best(const Part& part, float (&values)[kAtOnce], Shared& sh
 /// One row a cluster, or a block. All blocks look at their part of it; the first one draws.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    choose_kernel(const T* logits, int cols, const DeviceChoice* choices, const int* seen, int* chosen) {
+    choose_kernel(const T* logits, int cols, const DeviceChoice* choices, const int* seen, Chosen chosen) {
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<Shared*>(memory);
   shared.open();
@@ -97,13 +97,13 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (Team::rank() == 0 && threadIdx.x == 0) chosen[blockIdx.y] = token;
+  if (Team::rank() == 0 && threadIdx.x == 0) chosen.on_device[blockIdx.y] = chosen.on_host[blockIdx.y] = token;
 }
 
 }  // namespace
 
 template <class T>
-void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, int* chosen) {
+void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, Chosen chosen) {
   constexpr auto kKernel = choose_kernel<T>;
   if (logits.cols > kMostTokens) {
     throw Error(ErrorKind::kUnsupported, "device cuda: expected a vocabulary of at most " +
@@ -119,8 +119,8 @@ void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choi
                      logits.row<T>(0), logits.cols, choices, seen, chosen);
 }
 
-template void choose_tokens<float>(const Launch&, Tensor, const DeviceChoice*, const int*, int*);
-template void choose_tokens<Half>(const Launch&, Tensor, const DeviceChoice*, const int*, int*);
-template void choose_tokens<BFloat16>(const Launch&, Tensor, const DeviceChoice*, const int*, int*);
+template void choose_tokens<float>(const Launch&, Tensor, const DeviceChoice*, const int*, Chosen);
+template void choose_tokens<Half>(const Launch&, Tensor, const DeviceChoice*, const int*, Chosen);
+template void choose_tokens<BFloat16>(const Launch&, Tensor, const DeviceChoice*, const int*, Chosen);
 
 }  // namespace nibble

@@ -11,8 +11,14 @@ struct DeviceChoice {
   int seen_begin, seen_end;
 };
 
-/// chosen[r] = the token that choices[r] chooses from row r of the logits; in device memory, or pinned on the host.
+/// What has been chosen, for the next step and for the host.
+struct Chosen {
+  int* on_device;
+  int* on_host;  ///< pinned
+};
+
+/// chosen[r] = the token that choices[r] chooses from row r of the logits.
 template <class T>
-void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, int* chosen);
+void choose_tokens(const Launch& launch, Tensor logits, const DeviceChoice* choices, const int* seen, Chosen chosen);
 
 }  // namespace nibble

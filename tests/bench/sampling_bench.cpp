@@ -64,7 +64,7 @@ void run_choose(benchmark::State& state, const MakeBackend& make, DType dtype, i
   };
   for (auto _ : state) {
     backend->repeat(0, calls);
-    benchmark::DoNotOptimize(backend->last_chosen().front());
+    benchmark::DoNotOptimize(backend->chosen(0).front());
   }
   using benchmark::Counter;
   state.counters["each"] = Counter(kCalls, Counter::kIsIterationInvariantRate | Counter::kInvert);

@@ -84,7 +84,7 @@ class RepeatTest : public LayoutVerbTest {
       } else {
         decoder.step(rows);
       }
-      const auto chosen = backend->last_chosen();
+      const auto chosen = backend->chosen(0);
       std::copy(chosen.begin(), chosen.end(), next.begin());
       left.push_back(decoder.logits(rows));
       left.emplace_back(chosen.begin(), chosen.end());
@@ -92,6 +92,38 @@ class RepeatTest : public LayoutVerbTest {
     return left;
   }
 };
+
+TEST_P(RepeatTest, ChoosesTheSameAheadOfWhatIsKnown) {
+  // Two sequences that go on with each other's tokens.
+  const auto choose = [&](bool ahead) {
+    const auto backend = machine().backend(2);
+    Decoder decoder(*backend, dtype(), 2, weight_case());
+    const std::vector<int> outputs = {0, 1};
+    std::vector<int> tokens = {5, 17}, all;
+    const auto take = [&](int steps_back) {
+      const auto chosen = backend->chosen(steps_back);
+      all.insert(all.end(), chosen.begin(), chosen.end());
+      tokens = {chosen[1], chosen[0]};
+    };
+    for (int step = 0; step < 9; ++step) {
+      const std::vector<Segment> segments = {{0, 0, 1, step}, {1, 1, 1, step}};
+      const std::vector<int> positions(2, step);
+      std::vector<Choice> choices;
+      for (unsigned i = 0; i < 2; ++i) {
+        choices.push_back(
+            {.temperature = 0.8F, .random = 0x9e3779b97f4a7c15ULL * (2 * static_cast<unsigned>(step) + i)});
+      }
+      backend->begin({tokens, positions, segments, outputs, choices});
+      backend->repeat(1, [&] { decoder.step(2); });
+      if (!ahead) take(0);
+      if (ahead && step > 0) take(1);
+      if (ahead) tokens = {chosen_before(1), chosen_before(0)};
+    }
+    if (ahead) take(0);
+    return all;
+  };
+  EXPECT_EQ(choose(true), choose(false));
+}
 
 TEST_P(RepeatTest, LeavesWhatTheVerbsLeave) {
   const std::vector<std::vector<float>> called = run(false), repeated = run(true);

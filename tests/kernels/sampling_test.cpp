@@ -44,7 +44,7 @@ std::vector<int> choose(Backend& backend, const Matrix& logits, std::span<const 
   const std::vector<Segment> segments = segments_of({rows});
   backend.begin({ids, ids, segments, outputs, choices});
   backend.choose(logits.tensor());
-  const std::span<const int> chosen = backend.last_chosen();
+  const std::span<const int> chosen = backend.chosen(0);
   return {chosen.begin(), chosen.end()};
 }
 
