@@ -270,6 +270,7 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
                     want == Impl::Want::kTokens ? std::vector<TokenLogprob>()
                                                 : logprobs(impl_->logits_row(output), id, options.logprobs),
                     on_step);
+    // The step behind this one reads it already.
     if (sequence.running() && sequence.asked() > 0) impl_->held[index(sequence.number())].back() = id;
   };
   impl_->read(feeds, choices, want);
@@ -291,7 +292,7 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
     impl_->packer.start(feeds);
     if (!feeds.empty()) impl_->start(choices);
   };
-  // A step may be started before the one in front of it has ended, unless more than its tokens is wanted for that.
+  // A step is started while the one in front of it is computed, unless the host has to know first what came of that.
   const bool ahead =
       impl_->backend->works_in_background() && want == Impl::Want::kTokens && options.repetition_penalty == 1.0F;
   std::vector<Sequence*> step, next;

@@ -70,6 +70,7 @@ CudaBackend::CudaBackend(int threads) {
   name_ = gpu.name;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
   for (Slot& slot : slots_) check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "creating an event");
+  sending_.emplace();
   launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
   memory_ = std::make_unique<DeviceMemory>(stream_, threads);
 }
@@ -185,10 +186,15 @@ void CudaBackend::send_batch() {
   device_batch_.segments = reinterpret_cast<const Segment*>(
       put([&](int* p) { std::memcpy(p, batch().segments.data(), batch().segments.size_bytes()); }));
   const std::size_t bytes = put_choices(choices_place(rows));
-  check(cudaMemcpyAsync(slot(0).memory, slot(0).pinned, bytes, cudaMemcpyHostToDevice, sending_.stream()),
+  // Beside the steps; where none is under way, in front of this one, which takes 3 us less.
+  const bool beside = cudaStreamQuery(stream_) != cudaSuccess;
+  check(cudaMemcpyAsync(slot(0).memory, slot(0).pinned, bytes, cudaMemcpyHostToDevice,
+                        beside ? sending_->stream() : stream_),
         "sending a batch");
-  sending_.mark();
-  sending_.join(stream_);
+  if (beside) {
+    sending_->mark();
+    sending_->join(stream_);
+  }
   slot(0).choices = batch().choices.size();
 
   for (const Segment& segment : batch().segments) {

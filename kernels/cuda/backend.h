@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 
 #include "kernels/backend.h"
@@ -80,7 +81,7 @@ class CudaBackend final : public Backend {
 
   std::string name_;
   cudaStream_t stream_{};
-  Lane sending_;  // of batches
+  std::optional<Lane> sending_;  // of batches
   Launch launch_{};
   std::unique_ptr<DeviceMemory> memory_;
   Matmul matmul_;
