@@ -46,10 +46,8 @@ struct Step {
   std::span<const TokenLogprob> logprobs;  ///< the chosen token first, then the likeliest
 };
 
-/// Returns false to end that sequence. Called by the thread that called generate, sequence by sequence. On a GPU the
-/// step behind is computed meanwhile; what it has of a sequence that ends here is dropped. It may throw, which ends
-/// generate and leaves the session as usable as before; it may not use the session itself.
-using OnStep = std::function<bool(const Step&)>;
+/// Called on generate's thread while a GPU is at the next step already. May throw; may not use the session.
+using OnStep = std::function<bool(const Step&)>;  ///< returns false to end that sequence
 
 enum class FinishReason : std::uint8_t { kMaxTokens, kEndOfText, kStopString, kContextFull, kCancelled };
 std::string_view to_string(FinishReason reason);
