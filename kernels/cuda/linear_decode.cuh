@@ -2,8 +2,9 @@
 //
 // A block owns some rows of tiles. Its warps divide the columns, always in the same way for a number of columns, and
 // what they have is added up in their order, so a row's result does not depend on the rows beside it or on the GPU. A
-// warp computes four tiles at once, which hide each other's latencies, while the next eight are on their way to its own
-// part of shared memory: copies have a counter of their own, where loads into registers would wait for the newest.
+// warp computes four tiles at once, which hide each other's latencies, while the next eight or twelve are on their way
+// to its own part of shared memory: copies have a counter of their own, where loads into registers would wait for the
+// newest.
 // 16-bit factors go through the tensor cores with the weights as the larger operand; sums are fp32, and the absmax of a
 // block multiplies its fp32 sum.
 //
