@@ -56,7 +56,7 @@ struct FewBlock {
   /// Places of LayerNorm that a warp has at most.
   static constexpr int kMostNorm = kMostOfX / (kTeamNormRows * kNormColumns * static_cast<int>(sizeof(T)) * kWarps);
   /// How many sharers a warp takes at most, as its sums of those before are in registers meanwhile.
-  static constexpr int kMostOwnShift = kRows > 8 && kDown > 1 ? 1 : 2;
+  static constexpr int kMostOwnShift = (kRows > 8 && kDown > 1) || View::kPieces > 1 ? 1 : 2;
   static_assert(!kInGaps || SumsExchange::kPieces <= 256);
 };
 
@@ -113,17 +113,23 @@ class FewFinish {
 
   __device__ __forceinline__ const typename Block::SumsExchange& exchange() const { return exchange_; }
 
+  /// Whether the team has rows of tiles in a turn.
+  __device__ __forceinline__ bool has_rows(int turn) const { return turn * rows_of_turn_ < seat_.tiles; }
+  /// How many the warp has, or none.
+  __device__ __forceinline__ int rows_of_warp(int turn) const {
+    if (seat_.group >= seat_.groups) return 0;
+    return max(0, min(rows_of(turn) - seat_.group * Block::kDown, Block::kDown));
+  }
+
   template <class Spread>
   __device__ __forceinline__ void send(int turn, const Spread (&sums)[Block::kDown]) const {
-    int sent = 0;
-    if (seat_.group < seat_.groups) {
-      const int row = seat_.group * Block::kDown, left = min(rows_of(turn) - row, Block::kDown);
+    const int rows = rows_of_warp(turn);
 #pragma unroll
-      for (int i = 0; i < Block::kDown; ++i) {
-        if (i < left) exchange_.send(row + i, seat_.sharer >> task_.own_shift, sums[i].d, seat_.lane), ++sent;
-      }
+    for (int i = 0; i < Block::kDown; ++i) {
+      if (i >= rows) break;
+      exchange_.send(seat_.group * Block::kDown + i, seat_.sharer >> task_.own_shift, sums[i].d, seat_.lane);
     }
-    exchange_.announce(sent, seat_.lane);
+    exchange_.announce(rows, seat_.lane);
   }
 
   /// Half a warp finishes the results of a row of tiles and a pair of rows of x, a lane those of a column. What the
@@ -214,11 +220,10 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   constexpr int kCols = 16 * View::kSteps, kWarps = Block::kWarps;
   extern __shared__ __align__(256) char shared[];
   const std::uint32_t room = shared_address(shared);
-  // Where registers are short over a row of tiles, nothing of this is kept in them.
-  constexpr bool kIsShort = View::kNoteBytes > 0;
+  // Registers are short over a row of tiles: nothing of this is kept in them.
   const auto after_row = [&] {
-    const int block = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
-    return FewFinish<Layout, T, Block>(task, room, kIsShort ? kept(block) : block, kIsShort ? kept(thread) : thread);
+    return FewFinish<Layout, T, Block>(task, room, kept(static_cast<int>(blockIdx.x)),
+                                       kept(static_cast<int>(threadIdx.x)));
   };
   const FewSeat<Layout, T, Block::kWarps> seat(task, static_cast<int>(blockIdx.x), static_cast<int>(threadIdx.x));
   const int lane = kept(seat.lane);
@@ -235,13 +240,12 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   after_row().exchange().open();
   Stream stream(view, seat.tile, seat.group * kDown, seat.groups * kDown, seat.tiles, share,
                 room + Block::kRings + seat.warp * Stream::kBytes, lane);
-  // What is asked for in a burst would hold up x; without a table it is there before.
-  constexpr int kAskedFirst = View::kHasTable ? 1 : Block::kStages;
-  const auto ask = [&](int begin, int end) {
+  // What is asked for in a burst would hold up x.
+  stream.ask();
+  const auto ask_for_the_rest = [&] {
 #pragma unroll
-    for (int i = begin; i < end; ++i) stream.ask();
+    for (int i = 1; i < Block::kStages; ++i) stream.ask();
   };
-  ask(0, kAskedFirst);
   if constexpr (View::kHasTable) fill_pair_table<T, Block::kThreads>(seat.part.weight.levels, shared);
   let_next_kernel_start();
   constexpr int kStep = kCols * static_cast<int>(sizeof(T));
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   wait_for_previous_kernel();
   if (kStaged && task.normed) {
     norm.load(task.x);
-    ask(kAskedFirst, Block::kStages);
+    ask_for_the_rest();
     after_row().exchange().wait_for_team();
     Moments* const moments = reinterpret_cast<Moments*>(shared + Block::kX + task.rows * task.x_pitch);
     norm.tell(inbox, moments);
@@ -278,20 +282,18 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
       send_columns<kWarps>(task.x + first * kCols, task.rows, task.k, (last - first) * kCols,
                            shared_address(place_of_x(0, first * kCols)), task.x_pitch);
     }
-    ask(kAskedFirst, Block::kStages);
-    wait_for_copies<Block::kStages - kAskedFirst>();
+    ask_for_the_rest();
+    wait_for_copies<Block::kStages - 1>();
     after_row().exchange().wait_for_team();
   }
   __syncthreads();
 
-  const int turns = (seat.tiles + seat.groups * kDown - 1) / (seat.groups * kDown);
-  int row = seat.group < seat.groups ? seat.group * kDown : seat.tiles;
+  const int each = share.count() >> task.own_shift;
 #pragma unroll 1
   for (int turn = 0;;) {
     typename Sums<T, kRows, View::kSteps>::Spread whole[kDown];
-    if (row < seat.tiles) {
+    if (after_row().rows_of_warp(turn) > 0) {
       Gathered<typename Sums<T, kRows, View::kSteps>::Spread, kDown, Block::kMostOwnShift> gathered;
-      const int each = share.count() >> task.own_shift;
 #pragma unroll 1
       for (int sharer = 0; sharer < 1 << task.own_shift; ++sharer) {
         Sums<T, kRows, View::kSteps> sums[kDown];
@@ -305,9 +307,8 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
     if (turn > 0) after.exchange().wait_for_team();
     after.send(turn, whole);
     after.finish(turn);
-    if (++turn == turns) break;
+    if (!after.has_rows(++turn)) break;
     after.exchange().let_go_on();
-    row += seat.groups * kDown;
   }
 }
 
