@@ -48,7 +48,7 @@ typedef struct {
   int ignore_eos;
 } nibble_generate_options;
 
-/* Receives whole characters as they come, not NUL-terminated; return 0 to stop. */
+/* Receives whole characters as they come, not NUL-terminated, on nibble_generate's thread; return 0 to stop. */
 typedef int (*nibble_on_text)(const char* text, size_t bytes, void* user);
 
 /* The sentence of the calling thread's last failure; valid until its next call. */
