@@ -109,7 +109,8 @@ NIBBLE_HD void multiply_chunks(const Int8Row::View& w, std::int64_t first, const
       for (int n = 0; n < N; ++n) total[m][n] = accumulate(total[m][n], weights[n], factors);
     }
   };
-  Ahead<Int8Row, N> ahead(w, first);
+  Ahead<Int8Row, N> ahead(w);
+  ahead.begin(w, first);
   const std::int8_t* codes = w.codes + first * w.k;
   int column = 0;
   for (; column + kChunk <= w.k; column += kChunk) {

@@ -19,6 +19,12 @@ NIBBLE_HD void prefetch(const void* first) {
   }
 }
 
+/// The same for elements up to `last`, whose line the next call may ask for.
+template <class T>
+NIBBLE_HD void prefetch(const T* first, const T* last) {
+  for (; first < last; first += 64 / sizeof(T)) __builtin_prefetch(first, 0, 2);
+}
+
 /// Groups whose scales are made ready at once.
 constexpr int kScalesAhead = 16;
 
@@ -187,8 +193,7 @@ struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
   }
   NIBBLE_HD static void prefetch_scales(const View& w, std::int64_t row, int group) {
     const auto* absmax = w.absmax.absmax + ((row * w.k + group * kGroup) >> w.block_shift);
-    const auto* end = absmax + ((kScalesAhead * kGroup) >> w.block_shift);
-    for (; absmax < end; absmax += 64 / sizeof *absmax) __builtin_prefetch(absmax, 0, 2);
+    prefetch(absmax, absmax + ((kScalesAhead * kGroup) >> w.block_shift));
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? w.levels[w.code(row * w.k + col)] : w.decode(row, col);
@@ -221,6 +226,12 @@ struct GroupDecoder<Int4Group<Zero>> : CodeDecoder<Int4Group<Zero>, 2> {
   template <class Operand>
   NIBBLE_HD static auto prepared(const View& w) {
     return Base::template with_table<Operand>(w, kSymmetric ? kSymmetricCodes : kInt4Codes);
+  }
+  NIBBLE_HD static void prefetch_scales(const View& w, std::int64_t row, int group) {
+    const std::int64_t first = w.group(row, group * kGroup);
+    const int count = ((kScalesAhead * kGroup - 1) >> w.group_shift) + 1;
+    prefetch(w.scales + first, w.scales + first + count);
+    if constexpr (!kSymmetric) prefetch(w.zeros.zeros + first, w.zeros.zeros + first + count);
   }
   NIBBLE_HD static float factor(const View& w, std::int64_t row, int col) {
     return scaled_by_group(w) ? static_cast<float>(code4(w.codes, row * w.k + col)) - w.zeros[w.group(row, col)]
@@ -270,9 +281,13 @@ struct Halves : ScalesAhead<Layout> {
   using View = typename Layout::View;
   static bool fit(const View& w) { return 1 << w.block_shift >= kGroup / 2 && w.k % kGroup == 0; }
   NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
-    const auto& absmax = w.absmax;
     const std::int64_t first = row * w.k + group * kGroup;
-    const std::int64_t block = first >> w.block_shift, next = (first + kGroup / 2) >> w.block_shift;
+    return of_blocks(w, first >> w.block_shift, (first + kGroup / 2) >> w.block_shift);
+  }
+
+ protected:
+  NIBBLE_HD static F32x16 of_blocks(const View& w, std::int64_t block, std::int64_t next) {
+    const auto& absmax = w.absmax;
     if constexpr (std::is_same_v<Layout, Lut4<NestedScale>>) {
       // No group is in two nested blocks. Looked up one at a time, beside the vectors' work: gathers and permutes of
       // the table are slower.
@@ -282,6 +297,17 @@ struct Halves : ScalesAhead<Layout> {
     } else {
       return halves(absmax[block], absmax[next]);
     }
+  }
+};
+
+/// Of blocks of half a group, two for each: places that need no shifts.
+template <class Layout>
+struct TwoEach : Halves<Layout> {
+  using View = typename Layout::View;
+  static bool fit(const View& w) { return 1 << w.block_shift == kGroup / 2 && w.k % kGroup == 0; }
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t row, int group) const {
+    const std::int64_t block = row * (w.k / (kGroup / 2)) + 2 * group;
+    return Halves<Layout>::of_blocks(w, block, block + 1);
   }
 };
 
@@ -347,7 +373,7 @@ struct Alike<Int4Group<Zero>> {
                                   int part) {
     auto taken = w;
     if constexpr (!Decoder::kSymmetric) {
-      taken.table = subtract(w.table, broadcast(w.zeros[w.group(row, group * kGroup)]));
+      taken.table = subtract(w.table, w.zeros.zeros[w.group(row, group * kGroup)]);
     }
     return Decoder::template decode<Operand>(taken, row, group, part);
   }
@@ -360,6 +386,7 @@ struct Alike<Int4Group<Zero>> {
 template <class Layout, class F>
 NIBBLE_HD void with_scales(const typename Layout::View& w, F&& f) {
   if constexpr (requires { w.absmax; }) {
+    if (TwoEach<Layout>::fit(w)) return f(std::type_identity<TwoEach<Layout>>{});
     if (Halves<Layout>::fit(w)) return f(std::type_identity<Halves<Layout>>{});
   } else if constexpr (requires { w.group_shift; }) {
     if (Alike<Layout>::fit(w)) return f(std::type_identity<Alike<Layout>>{});

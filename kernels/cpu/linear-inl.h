@@ -17,11 +17,11 @@ inline Turn turn_of_lanes(int left) {
   return {rows, rows <= kFusedRows ? INT_MAX : kTaskRows};
 }
 
-/// Calls `f` with the type of operands for rows of k columns.
-template <class Layout, class T, class F>
+/// Calls `f` with the type of operands for rows of k columns: CodeOperand where factors are codes.
+template <class Layout, class T, class CodeOperand, class F>
 NIBBLE_HD void with_operand([[maybe_unused]] int k, F&& f) {
   if constexpr (GroupDecoder<Layout>::kUnit != 0) {
-    if (GroupDecoder<Layout>::are_codes(k)) return f(std::type_identity<CodeOperandOf<T>>{});
+    if (GroupDecoder<Layout>::are_codes(k)) return f(std::type_identity<CodeOperand>{});
   }
   f(std::type_identity<OperandOf<T>>{});
 }
@@ -35,7 +35,7 @@ constexpr int kPackedBlock = Operand::kGroupElements* kBlockGroups;
 /// kPackedBlock].
 template <class Layout, class T>
 void pack_row(const T* x, int k, int rows, int row, void* packed) {
-  with_operand<Layout, T>(k, [&](auto operand) {
+  const auto pack = [&](auto operand) {
     using Operand = typename decltype(operand)::type;
     for (int group = 0; group < groups_of(k); ++group) {
       float values[kGroup] = {};
@@ -49,7 +49,9 @@ void pack_row(const T* x, int k, int rows, int row, void* packed) {
                                 group % kBlockGroups * Operand::kGroupElements,
                             values, unit_of<Operand, Layout>());
     }
-  });
+  };
+  if (rows == 1) return with_operand<Layout, T, CodeOperandOfOne<Layout, T>>(k, pack);
+  with_operand<Layout, T, CodeOperandOf<T>>(k, pack);
 }
 
 /// Whether a group is summed apart and then added to its row's total: where that multiplies it, and where codes of one
@@ -60,9 +62,10 @@ constexpr bool kGroupsApart = GroupDecoder<Layout>::kScaled || Operand::kWhole |
 
 /// What the sum over a group begins with, and the row's total after it; x is the packed group.
 template <class Layout, class Operand>
-NIBBLE_HD typename Operand::Sums begin_group([[maybe_unused]] const F32x16& total) {
+NIBBLE_HD typename Operand::Sums begin_group([[maybe_unused]] const F32x16& total,
+                                             [[maybe_unused]] const typename Operand::Element* x) {
   if constexpr (kGroupsApart<Layout, Operand>) {
-    return typename Operand::Sums{};
+    return first_sums<Operand>(x);
   } else {
     return total;
   }
@@ -82,10 +85,15 @@ NIBBLE_HD F32x16 end_group(const F32x16& total, const typename Operand::Sums& su
 template <class Layout, int N>
 class Ahead {
  public:
-  NIBBLE_HD Ahead(const typename Layout::View& w, std::int64_t first)
-      : row_(first + N + padded_to(kAheadBytes / (groups_of(w.k) * kGroupBytes + 1) + 1, N)),
-        codes_(GroupDecoder<Layout>::row_codes(w, row_)) {}
+  using View = typename Layout::View;
+  NIBBLE_HD explicit Ahead(const View& w)
+      : rows_(N + padded_to(kAheadBytes / (groups_of(w.k) * kGroupBytes + 1) + 1, N)) {}
 
+  /// Goes to what is asked for while the N rows from `first` on are read.
+  NIBBLE_HD void begin(const View& w, std::int64_t first) {
+    row_ = first + rows_;
+    codes_ = GroupDecoder<Layout>::row_codes(w, row_);
+  }
   /// The row that the first of the N stands for.
   NIBBLE_HD std::int64_t row() const { return row_; }
   /// As many codes as a group of N rows has.
@@ -98,67 +106,94 @@ class Ahead {
   static constexpr int kAheadBytes = 3 << 10;
   static constexpr int kGroupBytes = GroupDecoder<Layout>::kGroupBytes;
 
-  std::int64_t row_;
-  const void* codes_;
+  int rows_;
+  std::int64_t row_ = 0;
+  const void* codes_ = nullptr;
 };
 
-/// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way. Scales: one of
-/// those with_scales chooses among.
-template <class Layout, class Operand, class Scales, int M, int N>
-void multiply_fused(const typename Layout::View& weight, std::int64_t first, const typename Operand::Element* x,
-                    F32x16 (*totals)[16]) {
-  using Decoder = GroupDecoder<Layout>;
-  const auto& w = Decoder::template prepared<Operand>(weight);
-  const int groups = groups_of(w.k);
-  const int fast = Decoder::fast_groups(w, first + N - 1);
-  Ahead<Layout, N> ahead(w, first);
+/// Adds the products of a group to total[n][m] for M rows of x and N rows of w; `part_of(n, part)` decodes. x is the
+/// packed group and becomes the next.
+template <class Layout, class Operand, class Scales, int M, int N, class Weight, class Part>
+NIBBLE_HD void add_group(const Weight& w, std::int64_t first, int group, const typename Operand::Element*& x,
+                         const Scales (&scales)[N], F32x16 (&total)[N][M], Part&& part_of) {
+  typename Operand::Sums partial[N][M];
+  for (int n = 0; n < N; ++n) {
+    for (int m = 0; m < M; ++m) {
+      partial[n][m] = begin_group<Layout, Operand>(total[n][m], x + m * kPackedBlock<Operand>);
+    }
+  }
+  for (int part = 0; part < kGroup / kPartOf<Operand>; ++part) {
+    Operand weights[N];
+    for (int n = 0; n < N; ++n) weights[n] = part_of(n, part);
+    for (int m = 0; m < M; ++m) {
+      const auto row = load_factors<Operand>(x + m * kPackedBlock<Operand>, part);
+      for (int n = 0; n < N; ++n) partial[n][m] = accumulate(partial[n][m], weights[n], row);
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    const F32x16 scale = scales[n].of(w, first + n, group);
+    for (int m = 0; m < M; ++m) {
+      total[n][m] = end_group<Layout, Operand>(total[n][m], partial[n][m], scale, x + m * kPackedBlock<Operand>);
+    }
+  }
+  x += Operand::kGroupElements + ((group + 1) % kBlockGroups == 0 ? (M - 1) * kPackedBlock<Operand> : 0);
+}
+
+/// Adds the groups from `fast` on, which have no fast path, to totals[m][n]; x is the first of them. Not inlined, which
+/// leaves the registers to the others.
+template <class Layout, class Operand, class Scales, int M, int N, class Weight>
+[[gnu::noinline]] void add_slow_groups(const Weight& w, std::int64_t first, int fast,
+                                       const typename Operand::Element* x, F32x16 (*totals)[16]) {
   F32x16 total[N][M];
   for (int n = 0; n < N; ++n) {
-    for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
+    for (int m = 0; m < M; ++m) total[n][m] = totals[m][n];
   }
   Scales scales[N];
-  const auto* factors = x;
-  const auto add_group = [&](int group, auto&& part_of) __attribute__((always_inline)) {
+  for (int n = 0; n < N; ++n) scales[n].read(w, first + n, fast / kScalesAhead * kScalesAhead);
+  for (int group = fast; group < groups_of(w.k); ++group) {
     if (group % kScalesAhead == 0) {
-      for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, group);
       for (int n = 0; n < N; ++n) scales[n].read(w, first + n, group);
     }
-    typename Operand::Sums partial[N][M];
-    for (int n = 0; n < N; ++n) {
-      for (int m = 0; m < M; ++m) partial[n][m] = begin_group<Layout, Operand>(total[n][m]);
-    }
-    for (int part = 0; part < kParts; ++part) {
-      Operand weights[N];
-      for (int n = 0; n < N; ++n) weights[n] = part_of(n, part);
-      for (int m = 0; m < M; ++m) {
-        const Operand row = load_operand<Operand>(factors + m * kPackedBlock<Operand> + part * kPart);
-        for (int n = 0; n < N; ++n) partial[n][m] = accumulate(partial[n][m], weights[n], row);
-      }
-    }
-    for (int n = 0; n < N; ++n) {
-      const F32x16 scale = scales[n].of(w, first + n, group);
-      for (int m = 0; m < M; ++m) {
-        const auto* here = factors + m * kPackedBlock<Operand>;
-        total[n][m] = end_group<Layout, Operand>(total[n][m], partial[n][m], scale, here);
-      }
-    }
-    factors += Operand::kGroupElements + ((group + 1) % kBlockGroups == 0 ? (M - 1) * kPackedBlock<Operand> : 0);
-  };
-  for (int group = 0; group < fast; ++group) {
-    ahead.ask();
-    add_group(
-        group, [&](int n, int part) __attribute__((always_inline)) {
-          return scales[n].template decode<Operand>(w, first + n, group, part);
-        });
-  }
-  for (int group = fast; group < groups; ++group) {
     typename Operand::Element packed[N][kGroup];
     for (int n = 0; n < N; ++n) decode_slowly<Operand, Layout>(w, first + n, group, packed[n]);
-    add_group(group, [&](int n, int part) { return load_operand<Operand>(packed[n] + part * kPart); });
+    add_group<Layout, Operand>(w, first, group, x, scales, total, [&](int n, int part) {
+      return load_operand<Operand>(packed[n] + part * kPartOf<Operand>);
+    });
   }
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) totals[m][n] = total[n][m];
   }
+}
+
+/// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way. Scales: one of
+/// those with_scales chooses among. Weight: as its decoder prepared it.
+template <class Layout, class Operand, class Scales, int M, int N, class Weight>
+NIBBLE_HD void multiply_fused(const Weight& w, std::int64_t first, const typename Operand::Element* x,
+                              Ahead<Layout, N>& ahead, F32x16 (*totals)[16]) {
+  using Decoder = GroupDecoder<Layout>;
+  const int fast = Decoder::fast_groups(w, first + N - 1);
+  ahead.begin(w, first);
+  F32x16 total[N][M];
+  for (int n = 0; n < N; ++n) {
+    for (int m = 0; m < M; ++m) total[n][m] = broadcast(0);
+  }
+  for (int begin = 0; begin < fast; begin += kScalesAhead) {
+    Scales scales[N];
+    for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, begin);
+    for (int n = 0; n < N; ++n) scales[n].read(w, first + n, begin);
+    const int end = fast - begin < kScalesAhead ? fast : begin + kScalesAhead;
+    for (int group = begin; group < end; ++group) {
+      ahead.ask();
+      add_group<Layout, Operand>(
+          w, first, group, x, scales, total, [&](int n, int part) __attribute__((always_inline)) {
+            return scales[n].template decode<Operand>(w, first + n, group, part);
+          });
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    for (int m = 0; m < M; ++m) totals[m][n] = total[n][m];
+  }
+  if (fast < groups_of(w.k)) add_slow_groups<Layout, Operand, Scales, M, N>(w, first, fast, x, totals);
 }
 
 /// The steps after the products, each rounding to T, for columns [first, first + count) of one row of y, at most 16: a
@@ -185,15 +220,18 @@ template <int M, class Operand, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
   constexpr int N = kFusedColumns[M - 1];
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
+  const auto& w = GroupDecoder<Layout>::template prepared<Operand>(task.weight);
+  Ahead<Layout, N> ahead(w);
+  Ahead<Layout, 1> ahead_of_one(w);
   F32x16 totals[M][16] = {};
   for (int begin = first; begin < last; begin += 16) {
     const int count = last - begin < 16 ? last - begin : 16;
     int c = 0;
     for (; c + N <= count; c += N) {
-      multiply_fused<Layout, Operand, Scales, M, N>(task.weight, begin + c, x, columns_from(totals, c));
+      multiply_fused<Layout, Operand, Scales, M, N>(w, begin + c, x, ahead, columns_from(totals, c));
     }
-    for (; c < count; ++c) {
-      multiply_fused<Layout, Operand, Scales, M, 1>(task.weight, begin + c, x, columns_from(totals, c));
+    for (; N > 1 && c < count; ++c) {
+      multiply_fused<Layout, Operand, Scales, M, 1>(w, begin + c, x, ahead_of_one, columns_from(totals, c));
     }
     for (int m = 0; m < M; ++m) finish(task, totals[m], m, begin, count);
   }
@@ -246,7 +284,9 @@ template <class Layout, class Operand, int M, int N>
                                      int columns, const float (*scales)[kBlockGroups][16], float (*totals)[N][16]) {
   typename Operand::Sums partial[M][N];
   for (int m = 0; m < M; ++m) {
-    for (int n = 0; n < N; ++n) partial[m][n] = begin_group<Layout, Operand>(load(totals[m][n]));
+    for (int n = 0; n < N; ++n) {
+      partial[m][n] = begin_group<Layout, Operand>(load(totals[m][n]), x + m * kPackedBlock<Operand>);
+    }
   }
   for (int i = 0; i < columns; i += kPart) {
     Operand weights[N];
@@ -325,10 +365,10 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
   }
 }
 
-/// Chooses the loop for M rows of x, or else for fewer.
+/// Chooses the loop for M rows of x, or else for fewer, but no less than 2.
 template <int M, class Operand, class Layout, class T>
 void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
-  if constexpr (M > 1) {
+  if constexpr (M > 2) {
     if (task.rows < M) return multiply_at_most<M - 1, Operand>(task, first, last);
   }
   with_scales<Layout>(
@@ -337,7 +377,14 @@ void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
 
 template <class Layout, class T>
 void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  with_operand<Layout, T>(task.weight.k, [&](auto operand) {
+  if (task.rows == 1) {
+    return with_operand<Layout, T, CodeOperandOfOne<Layout, T>>(task.weight.k, [&](auto operand) {
+      with_scales<Layout>(task.weight, [&](auto scales) {
+        multiply_few<1, typename decltype(operand)::type, typename decltype(scales)::type>(task, first, last);
+      });
+    });
+  }
+  with_operand<Layout, T, CodeOperandOf<T>>(task.weight.k, [&](auto operand) {
     using Operand = typename decltype(operand)::type;
     if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows, Operand>(task, first, last);
     multiply_many<Operand>(task, first, last, scratch);

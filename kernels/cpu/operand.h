@@ -8,6 +8,9 @@ namespace {
 /// Parts of a group.
 constexpr int kPart = 32;
 constexpr int kParts = kGroup / kPart;
+/// Factors in a part of an operand's.
+template <class Operand>
+constexpr int kPartOf = kPart;
 
 struct F32x32 {
   using Element = float;
@@ -68,13 +71,25 @@ NIBBLE_HD F32x32 load_bytes<F32x32>(const std::int8_t* bytes, int part) {
   return {load(bytes + part * kPart), load(bytes + part * kPart + 16)};
 }
 
-/// Takes a number off both factors of each lane; `subtract` of a table takes one number off all its levels.
+/// Takes a number off the factors of each lane; `subtract` of a table takes one number off all its levels.
 NIBBLE_HD F32x32 subtract(const F32x32& v, const F32x16& lanes) { return {v.first - lanes, v.second - lanes}; }
-NIBBLE_HD F32x16 subtract(const F32x16& table, const F32x16& number) { return table - number; }
+NIBBLE_HD F32x16 subtract(const F32x16& table, int number) { return table - broadcast(static_cast<float>(number)); }
 
 /// Adds the 32 products to the lanes of `total`, two a lane.
 NIBBLE_HD F32x16 accumulate(const F32x16& total, const F32x32& w, const F32x32& x) {
   return fma(w.second, x.second, fma(w.first, x.first, total));
+}
+
+/// A part of a packed group of x.
+template <class Operand>
+NIBBLE_HD auto load_factors(const typename Operand::Element* group, int part) {
+  return load_operand<Operand>(group + part * kPart);
+}
+
+/// What the sums of a group's lanes begin with; x is the packed group.
+template <class Operand>
+NIBBLE_HD typename Operand::Sums first_sums(const typename Operand::Element*) {
+  return typename Operand::Sums{};
 }
 
 /// Packs the factors of a group.

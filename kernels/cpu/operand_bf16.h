@@ -85,8 +85,9 @@ NIBBLE_HD Bf16x32 subtract(const Bf16x32& v, const F32x16& lanes) {
   return {reinterpret_cast<__m512bh>(
       _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(lower), 16), _mm512_castps_si512(upper)))};
 }
-NIBBLE_HD Bf16x32::Table subtract(const Bf16x32::Table& table, const F32x16& number) {
-  return {reinterpret_cast<__m512i>(subtract(Bf16x32{reinterpret_cast<__m512bh>(table.levels)}, number).pairs)};
+NIBBLE_HD Bf16x32::Table subtract(const Bf16x32::Table& table, int number) {
+  const Bf16x32 levels{reinterpret_cast<__m512bh>(table.levels)};
+  return {reinterpret_cast<__m512i>(subtract(levels, broadcast(static_cast<float>(number))).pairs)};
 }
 
 NIBBLE_HD F32x16 accumulate(const F32x16& total, const Bf16x32& w, const Bf16x32& x) {

@@ -56,18 +56,17 @@ NIBBLE_HD I16x32 load_bytes<I16x32>(const std::int8_t* bytes, int part) {
 NIBBLE_HD I16x32 subtract(const I16x32& v, const F32x16& lanes) {
   return {_mm512_sub_epi16(v.words, make_operand<I16x32>(lanes, lanes).words)};
 }
-NIBBLE_HD I16x32::Table subtract(const I16x32::Table& table, const F32x16& number) {
-  return {subtract(I16x32{table.levels}, number).words};
+NIBBLE_HD I16x32::Table subtract(const I16x32::Table& table, int number) {
+  return {_mm512_sub_epi16(table.levels, _mm512_set1_epi16(static_cast<short>(number)))};
 }
 
 NIBBLE_HD I32x16 accumulate(const I32x16& total, const I16x32& w, const I16x32& x) {
   return {_mm512_dpwssd_epi32(total.lanes, w.words, x.words)};
 }
 
-/// A lane's eight factors are multiplied by a power of two that gives the largest of them 15 bits: with factors of w of
-/// up to 2^13 eight products have 31. What is not finite makes its lane NaN.
-template <>
-NIBBLE_HD void pack_factors<I16x32>(std::int16_t* packed, const float* values, float unit) {
+/// A lane's eight factors times a power of two that gives the largest of them 15 bits: with factors of w of up to 2^13
+/// eight products have 31. Returns what the lanes' sums are multiplied by. What is not finite makes its lane NaN.
+NIBBLE_HD __m512 make_whole(const float* values, float unit, float* factors) {
   __m512i magnitudes = _mm512_setzero_si512();
   for (int i = 0; i < kGroup; i += 16) {
     const __m512 magnitude = _mm512_abs_ps(_mm512_loadu_ps(values + i));
@@ -76,13 +75,19 @@ NIBBLE_HD void pack_factors<I16x32>(std::int16_t* packed, const float* values, f
   const __m512 largest = _mm512_castsi512_ps(magnitudes);
   const __m512 least = _mm512_set1_ps(0x1p-90F);  // below it scales would be subnormal
   const __m512 bits = _mm512_sub_ps(_mm512_set1_ps(14), _mm512_getexp_ps(_mm512_max_ps(largest, least)));
-  float factors[kGroup];
   for (int i = 0; i < kGroup; i += 16) {
     _mm512_storeu_ps(factors + i, _mm512_scalef_ps(_mm512_loadu_ps(values + i), bits));
   }
-  store_group<I16x32>(packed, factors);
   const __m512 scales = _mm512_scalef_ps(_mm512_set1_ps(1 / unit), _mm512_sub_ps(_mm512_setzero_ps(), bits));
-  _mm512_storeu_ps(packed + kGroup, _mm512_add_ps(scales, _mm512_sub_ps(largest, largest)));
+  return _mm512_add_ps(scales, _mm512_sub_ps(largest, largest));
+}
+
+template <>
+NIBBLE_HD void pack_factors<I16x32>(std::int16_t* packed, const float* values, float unit) {
+  float factors[kGroup];
+  const __m512 scales = make_whole(values, unit, factors);
+  store_group<I16x32>(packed, factors);
+  _mm512_storeu_ps(packed + kGroup, scales);
 }
 
 /// What the sums of a group's lanes are multiplied by.

@@ -10,6 +10,8 @@
 #include "kernels/cpu/operand.h"
 #include "kernels/cpu/operand_bf16.h"
 #include "kernels/cpu/operand_words.h"
+
+#include "kernels/cpu/operand_digits.h"
 #include "kernels/cpu/tiles_amx.h"
 
 namespace nibble {
@@ -24,6 +26,17 @@ using OperandOf = F32x32;
 /// Of weights whose factors are codes or levels.
 template <class T>
 using CodeOperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, I16x32, F32x32>;
+/// Of one row of x; its sums are those of CodeOperandOf, to the bit.
+template <class Layout, class T>
+struct OfOne {
+  using CodeOperand = CodeOperandOf<T>;
+};
+template <class Zero>
+struct OfOne<Int4Group<Zero>, BFloat16> {
+  using CodeOperand = Digits64;
+};
+template <class Layout, class T>
+using CodeOperandOfOne = typename OfOne<Layout, T>::CodeOperand;
 
 }  // namespace
 }  // namespace nibble

@@ -20,6 +20,8 @@ template <class T>
 using OperandOf = F32x32;
 template <class T>
 using CodeOperandOf = OperandOf<T>;
+template <class Layout, class T>
+using CodeOperandOfOne = OperandOf<T>;
 
 }  // namespace
 }  // namespace nibble

@@ -22,6 +22,8 @@ template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
 template <class T>
 using CodeOperandOf = OperandOf<T>;
+template <class Layout, class T>
+using CodeOperandOfOne = OperandOf<T>;
 
 }  // namespace
 }  // namespace nibble
