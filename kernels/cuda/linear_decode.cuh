@@ -4,9 +4,8 @@
 // what they have is added up in their order, so a row's result does not depend on the rows beside it or on the GPU. A
 // warp computes four tiles at once, which hide each other's latencies, while the next eight or twelve are on their way
 // to its own part of shared memory: copies have a counter of their own, where loads into registers would wait for the
-// newest.
-// 16-bit factors go through the tensor cores with the weights as the larger operand; sums are fp32, and the absmax of a
-// block multiplies its fp32 sum.
+// newest. 16-bit factors go through the tensor cores with the weights as the larger operand; sums are fp32, and the
+// absmax of a block multiplies its fp32 sum.
 //
 // A block takes half a multiprocessor. Where there is not much to do there is one, and beside it a block of the next
 // kernel makes its table and decodes its first weights meanwhile.

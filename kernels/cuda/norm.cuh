@@ -161,6 +161,25 @@ __device__ __forceinline__ Scaling scaling_of(int cols, const Sum& sum) {
   return {mean, rsqrtf(fmaf(squares, share, kEpsilon))};
 }
 
+/// Normalises eight values. `get_weight` and `get_bias` bring the parameters of their columns, where there are any.
+template <class T, class GetWeight, class GetBias>
+__device__ __forceinline__ void normalise(float (&v)[8], const Scaling& scaling, const NormTask<T>& norm,
+                                          const GetWeight& get_weight, const GetBias& get_bias) {
+  float parameters[8];
+#pragma unroll
+  for (float& value : v) value = (value - scaling.mean) * scaling.scale;
+  if (norm.weight != nullptr) {
+    get_weight(parameters);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
+  }
+  if (norm.bias != nullptr) {
+    get_bias(parameters);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] += parameters[i];
+  }
+}
+
 /// Sixteen or thirty-two bytes.
 template <class T>
 struct Eight {
@@ -202,20 +221,12 @@ __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTa
     return sum_of(parts);
   });
   each_turn([&](int i, int col) {
-    float v[8], parameters[8];
+    float v[8];
     eights[i].get(v);
-#pragma unroll
-    for (float& value : v) value = (value - scaling.mean) * scaling.scale;
-    if (norm.weight != nullptr) {
-      load8(column_at(norm.weight, col, norm.gap), parameters);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) v[j] *= parameters[j];
-    }
-    if (norm.bias != nullptr) {
-      load8(column_at(norm.bias, col, norm.gap), parameters);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) v[j] += parameters[j];
-    }
+    const auto get = [&](const T* row) {
+      return [=, &norm](float(&parameters)[8]) { load8(column_at(row, col, norm.gap), parameters); };
+    };
+    normalise(v, scaling, norm, get(norm.weight), get(norm.bias));
     put(col, v);
   });
 }

@@ -75,20 +75,11 @@ class TeamNorm {
       if (row >= rows_) return;
 #pragma unroll
       for (int j = 0; j < kEights; ++j) {
-        float v[8], parameters[8];
+        float v[8];
         eights_[i][j].get(v);
-#pragma unroll
-        for (float& value : v) value = (value - scaling.mean) * scaling.scale;
-        if (norm_.weight != nullptr) {
-          weight_[j].get(parameters);
-#pragma unroll
-          for (int c = 0; c < 8; ++c) v[c] *= parameters[c];
-        }
-        if (norm_.bias != nullptr) {
-          bias_[j].get(parameters);
-#pragma unroll
-          for (int c = 0; c < 8; ++c) v[c] += parameters[c];
-        }
+        normalise(
+            v, scaling, norm_, [&](float(&parameters)[8]) { weight_[j].get(parameters); },
+            [&](float(&parameters)[8]) { bias_[j].get(parameters); });
         put(row, column_of(group) + j * kApart, v);
       }
     });
