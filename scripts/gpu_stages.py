@@ -9,6 +9,7 @@ Without stages all of them run. A stage that finds nothing to run has failed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -40,15 +41,25 @@ SANITIZED_TESTS = ":".join(
     ]
 )
 SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
-# What `nibble bench` measures for each file of scripts/figures/cuda, and of which models alone.
+# What `nibble bench` measures for each file of scripts/figures/cuda, call by call, and of which models alone.
 FIGURES = {
-    "decode.json": ("--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3", None),
-    "prefill.json": ("--scheme none,int8,nf4 --dtype fp16 -p 128,512,1900 -n 0 -r 3", None),
-    "speed.json": ("--scheme none,int8,nf4,nf4-dq,fp4,fp4-dq --dtype fp32,bf16,fp16 -p 0 -n 64 -r 3", ["350m", "1.3b"]),
+    "decode.json": (["--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3"], None),
+    "prefill.json": (["--scheme none,int8,nf4 --dtype fp16 -p 128,512,1900 -n 0 -r 3"], None),
+    "speed.json": (
+        ["--scheme none,int8,nf4,nf4-dq,fp4,fp4-dq --dtype fp32,bf16,fp16 -p 0 -n 64 -r 3"],
+        ["350m", "1.3b"],
+    ),
+    "scaling.json": (
+        [
+            "--scheme none,int8,nf4 --dtype fp16 -p 0 -n 32 -d 128 -b 1-64*2 -r 3",
+            "--scheme none,int8,nf4 --dtype fp16 -p 0 -n 32 -d 512,1024,1536,2000 -r 3",
+        ],
+        ["6.7b"],
+    ),
 }
 # What scripts/peers/compare.py does; both go into peers.json.
 PEERS = [
-    "models --schemes none int8 nf4 int4 --generate 32 --repeats 2",
+    "models --schemes none int8 nf4 nf4-dq fp4 fp4-dq int4 --generate 32 --repeats 2",
     "products --schemes none int8 nf4 int4 --rows 1 16",
 ]
 
@@ -203,12 +214,13 @@ def benches(check: Check) -> None:
 def figures(check: Check) -> None:
     """A model that cannot be measured is a sentence, and the others are measured."""
     failed = check.results["figures"] = {}
-    for name, (tests, models) in FIGURES.items():
+    for name, (calls, models) in FIGURES.items():
         rows = []
-        for size in check.sizes if models is None else [size for size in check.sizes if size in models]:
+        sizes = check.sizes if models is None else [size for size in check.sizes if size in models]
+        for size, call in itertools.product(sizes, calls):
             command = [check.require("nibble"), "bench", "--device", "cuda", "-m", f"synthetic:opt-{size}"]
             start = time.monotonic()
-            code, text = check.run([*command, *tests.split(), "-o", "json"])
+            code, text = check.run([*command, *call.split(), "-o", "json"])
             if code != 0:
                 failed[f"{name} {size}"] = text.strip().splitlines()[-1]
                 continue
