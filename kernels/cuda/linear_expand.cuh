@@ -9,83 +9,92 @@ namespace nibble {
 
 namespace {
 
-/// The runs of as many neighbouring lanes as a run has pieces of 16 bytes, one behind the other; `p` is the lane's
-/// piece of the first of them. Lanes change pieces first, so that each store writes whole sectors.
+// A warp makes 16 rows plain, 256 bytes of each at a time. What its lanes hold goes through shared memory, where rows
+// stand apart so that they begin in different banks, so that memory is written in whole lines.
+inline constexpr int kExpandThreads = 256, kExpandRowBytes = 256, kExpandPitch = kExpandRowBytes + 16;
+inline constexpr int kExpandWarpBytes = kTileRows * kExpandPitch;
+inline constexpr int kExpandBytes = kExpandThreads / 32 * kExpandWarpBytes;
+
+/// A lane's run of a row, to where the row stands.
 template <class T, int kRun>
-__device__ __forceinline__ void store_runs(const float (&run)[kRun], int lane, T* p) {
+__device__ __forceinline__ void put_run(const float (&run)[kRun], char* p) {
   constexpr int kPieces = kRun * static_cast<int>(sizeof(T)) / 16;
-  uint4 pieces[kPieces];
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) pieces[i] = pack16<T>(run + i * kRun / kPieces);
-#pragma unroll
-  for (int bit = 1; bit < kPieces; bit *= 2) {
-    const bool odd = (lane & bit) != 0;
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      if ((i & bit) != 0) continue;
-      uint4 &here = pieces[i], &there = pieces[i | bit];
-      const uint4 mine = odd ? here : there;
-      const uint4 its = {__shfl_xor_sync(0xffffffffU, mine.x, bit), __shfl_xor_sync(0xffffffffU, mine.y, bit),
-                         __shfl_xor_sync(0xffffffffU, mine.z, bit), __shfl_xor_sync(0xffffffffU, mine.w, bit)};
-      (odd ? here : there) = its;
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kPieces; ++i) *reinterpret_cast<uint4*>(p + i * kRun) = pieces[i];
+  for (int i = 0; i < kPieces; ++i) reinterpret_cast<uint4*>(p)[i] = pack16<T>(run + i * kRun / kPieces);
 }
 
-inline constexpr int kExpandThreads = 512;
+/// A lane's two runs of a tile; `p` is where the upper one goes.
+template <class T, class View>
+__device__ __forceinline__ void put_tile(const View& weight, const typename View::Loaded& tile, float2 row_scales,
+                                         std::uint32_t column, char* p) {
+  float2 scale = weight.scales(tile);
+  scale.x *= row_scales.x, scale.y *= row_scales.y;
+  float upper[4 * View::kSteps], lower[4 * View::kSteps];
+  const auto take = [&]<int kStep>(std::integral_constant<int, kStep>) {
+    Factors32 f;
+    weight.template factors<float, kStep>(tile, column, f);
+    float *u = upper + 4 * kStep, *l = lower + 4 * kStep;
+    u[0] = f.v[0].x * scale.x, u[1] = f.v[0].y * scale.x, u[2] = f.v[2].x * scale.x, u[3] = f.v[2].y * scale.x;
+    l[0] = f.v[1].x * scale.y, l[1] = f.v[1].y * scale.y, l[2] = f.v[3].x * scale.y, l[3] = f.v[3].y * scale.y;
+  };
+  [&]<int... kStep>(std::integer_sequence<int, kStep...>) { (take(std::integral_constant<int, kStep>{}), ...); }
+  (std::make_integer_sequence<int, View::kSteps>{});
+  put_run<T>(upper, p);
+  put_run<T>(lower, p + 8 * kExpandPitch);
+}
 
-/// One warp for each tile.
 template <class Layout, class T>
-__global__ void __launch_bounds__(kExpandThreads)
+__global__ void __launch_bounds__(kExpandThreads, 2)
     expand_tiles_kernel(TileView<Layout> weight, int first_tile, int tiles, T* out) {
   using View = TileView<Layout>;
-  constexpr int kRun = 4 * View::kSteps, kPieces = kRun * static_cast<int>(sizeof(T)) / 16;
+  constexpr int kCols = 16 * View::kSteps, kTileRowBytes = kCols * static_cast<int>(sizeof(T));
+  constexpr int kAcross = kExpandRowBytes / kTileRowBytes;                   // tiles
+  constexpr int kPieces = kExpandRowBytes / 16, kRowsAtOnce = 32 / kPieces;  // of what is written
   let_next_kernel_start();
-  extern __shared__ __align__(256) char table[];
+  extern __shared__ __align__(256) char shared[];
   if constexpr (View::kHasTable) {
-    fill_pair_table<float, kExpandThreads>(weight.levels, table);
+    fill_pair_table<float, kExpandThreads>(weight.levels, shared);
     __syncthreads();
   }
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const std::uint32_t column = column_of<float>(lane);
-  const auto col_tiles = static_cast<unsigned>(weight.k / (16 * View::kSteps));
-  const unsigned count = static_cast<unsigned>(tiles) * col_tiles;
-  const unsigned warps = gridDim.x * (blockDim.x / 32);
-  const auto load = [&](unsigned i) {
-    return weight.load(weight.place(first_tile + static_cast<int>(i / col_tiles), lane), 0,
-                       static_cast<int>(i % col_tiles));
+  char* const rows = shared + (View::kHasTable ? kPairTableBytes : 0) + warp * kExpandWarpBytes;
+  char* const runs = rows + lane / 4 * kExpandPitch + lane % 4 * (kTileRowBytes / 4);
+  const char* const pieces = rows + lane / kPieces * kExpandPitch + lane % kPieces * 16;
+
+  const int col_tiles = weight.k / kCols, cols = (col_tiles + kAcross - 1) / kAcross;
+  const int warps = static_cast<int>(gridDim.x * (kExpandThreads / 32));
+  const int first = static_cast<int>(blockIdx.x * (kExpandThreads / 32)) + warp;
+  const int rows_on = warps / cols, cols_on = warps % cols;
+  int row = first / cols, col = first % cols;
+  typename View::Loaded loaded[kAcross];
+  const auto load = [&](int i) {  // behind the end the last one again
+    const auto place = weight.place(first_tile + min(row, tiles - 1), lane);
+    loaded[i] = weight.load(place, 0, min(col * kAcross + i, col_tiles - 1));
   };
-  unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  typename View::Loaded next;
-  if (i < count) next = load(i);
+#pragma unroll
+  for (int i = 0; i < kAcross; ++i) load(i);
   wait_for_previous_kernel();
-  for (; i < count; i += warps) {
-    const auto loaded = next;
-    if (i + warps < count) next = load(i + warps);
-    const int row_tile = static_cast<int>(i / col_tiles), col_tile = static_cast<int>(i % col_tiles);
-    const int row = (first_tile + row_tile) * kTileRows + lane / 4;
-    float2 scale = weight.scales(loaded);
-    scale.x *= weight.row_scale(row), scale.y *= weight.row_scale(row + 8);
-    float upper[kRun], lower[kRun];
-    const auto keep = [&](int step, const Factors32& f) {
-      upper[4 * step] = f.v[0].x * scale.x, upper[4 * step + 1] = f.v[0].y * scale.x;
-      upper[4 * step + 2] = f.v[2].x * scale.x, upper[4 * step + 3] = f.v[2].y * scale.x;
-      lower[4 * step] = f.v[1].x * scale.y, lower[4 * step + 1] = f.v[1].y * scale.y;
-      lower[4 * step + 2] = f.v[3].x * scale.y, lower[4 * step + 3] = f.v[3].y * scale.y;
-    };
-    Factors32 f;
-    weight.template factors<float, 0>(loaded, column, f), keep(0, f);
-    weight.template factors<float, 1>(loaded, column, f), keep(1, f);
-    if constexpr (View::kSteps == 4) {
-      weight.template factors<float, 2>(loaded, column, f), keep(2, f);
-      weight.template factors<float, 3>(loaded, column, f), keep(3, f);
+  while (row < tiles) {
+    const int weight_row = (first_tile + row) * kTileRows + lane / 4;
+    const float2 row_scales = {weight.row_scale(weight_row), weight.row_scale(weight_row + 8)};
+    const int out_row = row * kTileRows + lane / kPieces;
+    const int out_col = (col * kExpandRowBytes + lane % kPieces * 16) / static_cast<int>(sizeof(T));
+    row += rows_on, col += cols_on;
+    if (col >= cols) ++row, col -= cols;
+    __syncwarp();  // what was written before has been read
+#pragma unroll
+    for (int i = 0; i < kAcross; ++i) {
+      put_tile<T>(weight, loaded[i], row_scales, column, runs + i * kTileRowBytes);
+      load(i);
     }
-    T* p = out + (static_cast<std::int64_t>(row_tile) * kTileRows + lane / 4) * weight.k +
-           col_tile * 16 * View::kSteps + lane % 4 / kPieces * kPieces * kRun + lane % kPieces * (16 / sizeof(T));
-    store_runs(upper, lane, p);
-    store_runs(lower, lane, p + std::int64_t{8} * weight.k);
+    __syncwarp();
+    if (out_col >= weight.k) continue;
+    T* const p = out + static_cast<std::int64_t>(out_row) * weight.k + out_col;
+#pragma unroll
+    for (int i = 0; i < kTileRows; i += kRowsAtOnce) {
+      *reinterpret_cast<uint4*>(p + i * weight.k) = *reinterpret_cast<const uint4*>(pieces + i * kExpandPitch);
+    }
   }
 }
 
@@ -93,9 +102,11 @@ template <class T, class Layout>
 void expand(const Launch& launch, const Layout& weight, int first_row, int rows, T* out) {
   if (is_tiled(weight)) {
     constexpr auto kKernel = expand_tiles_kernel<Layout, T>;
-    constexpr int kShared = TileView<Layout>::kHasTable ? kPairTableBytes : 0;
+    constexpr int kShared = (TileView<Layout>::kHasTable ? kPairTableBytes : 0) + kExpandBytes;
+    static_assert(kShared <= 99 << 10);
     allow_shared_memory<kKernel>();
-    const int most = rows / kTileRows * (weight.k / (16 * TileView<Layout>::kSteps)) / (kExpandThreads / 32) + 1;
+    const int across = kExpandRowBytes / static_cast<int>(sizeof(T));
+    const int most = rows / kTileRows * ((weight.k + across - 1) / across) / (kExpandThreads / 32) + 1;
     const int blocks = std::min(most, resident_blocks<kKernel>(kExpandThreads, kShared) * launch.processors);
     launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), kExpandThreads, kShared,
                       TileView<Layout>(weight), first_row / kTileRows, rows / kTileRows, out);
