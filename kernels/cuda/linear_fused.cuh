@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using Finisher = FusedFinish<T, View, Room::kScratchApart>;
   // Steps of x that are on their way: the thread that asks for them does not wait for the last ones' readers.
   constexpr int kAhead = Tile::kLineStages - 2;
-  static_assert(kAhead <= kStepsAtOnce && Tile::kRows == kFusedRows &&
+  static_assert(kAhead <= kStepsAtOnce && Tile::kRows == kFusedTileRows &&
                 kFusedColumns % (kStepsAtOnce * kLineColumns) == 0);
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t room = shared_address(shared);

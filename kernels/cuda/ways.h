@@ -24,7 +24,7 @@ inline Length length_of(int rows) {
 
 // The fused way: a tile has 256 rows of w and 64 or 128 of x, and the blocks of a cluster divide the columns, 256 or
 // more each.
-inline constexpr int kFusedRows = 256, kFusedColumns = 256, kMostSplit = 8;
+inline constexpr int kFusedTileRows = 256, kFusedColumns = 256, kMostSplit = 8;
 inline constexpr int kNarrow = 64, kWide = 128;
 
 /// Whether tiles of so many rows of x can be divided so: a block has room for its share of all blocks' sums, by eights.
@@ -48,7 +48,7 @@ struct FusedTiling {
 };
 inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) {
   const auto us = [&](int columns) {
-    const int row_tiles = (n + kFusedRows - 1) / kFusedRows, column_tiles = (rows + columns - 1) / columns;
+    const int row_tiles = (n + kFusedTileRows - 1) / kFusedTileRows, column_tiles = (rows + columns - 1) / columns;
     return fused_us(linears * row_tiles * column_tiles, k, columns, split);
   };
   const bool wide = fused_takes(kWide, split) && us(kWide) < us(kNarrow);

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/cuda/ways.h"
 #include "tests/kernels/int8_rows.h"
 #include "tests/kernels/machines.h"
 
@@ -185,15 +186,26 @@ TEST_P(LinearTest, GivesFewRowsOfAnyWidthTheBitsOfOne) {
   }
 }
 
+/// Rows of x by a weight that the fused way takes, and how: tiles of so many of the rows, columns in so many parts.
+struct FusedCase {
+  int n, k, rows, tile_rows, split;
+};
+// Whole tiles and a part of one; every division there is; and clusters that take turns.
+constexpr FusedCase kFusedCases[] = {
+    {272, 256, 17, kNarrow, 1},    {4880, 768, 33, kNarrow, 2},  {2768, 768, 64, kNarrow, 3},
+    {7952, 768, 513, kNarrow, 1},  {2128, 1024, 65, kNarrow, 4}, {1680, 1280, 100, kNarrow, 5},
+    {1424, 1536, 17, kNarrow, 6},  {3856, 3328, 65, kNarrow, 6}, {1232, 1792, 17, kNarrow, 7},
+    {1104, 2048, 100, kNarrow, 8}, {1808, 256, 1025, kWide, 1},  {7568, 1536, 513, kWide, 1},
+    {4048, 2304, 300, kWide, 2},   {4880, 1280, 65, kWide, 4},   {2832, 2304, 100, kWide, 8},
+};
+
 TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfTheFusedWay) {
   if (machine().device == Device::kCpu) return;
-  // Whole tiles and a part of one; rows for each of the tiles; columns divided in five, in eight, and, where clusters
-  // take turns, in six. Then tiles of 128 rows of x, divided in four and in eight.
-  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 2064, 2048, {17, 33, 65, 129, 300, 513}));
-  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 272, 16384, {20, 100}));
-  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 1024, 8192, {300, 512}));
-  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 1280, 6656, {512}));
-  ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), 512, 16384, {512}));
+  for (const auto [n, k, rows, tile_rows, split] : kFusedCases) {
+    ASSERT_EQ(fused_split(n, k, length_of(rows)), split) << n << " x " << k << " with " << rows << " rows";
+    ASSERT_EQ(fused_tiling(1, n, k, rows, split).columns, tile_rows) << n << " x " << k << " with " << rows << " rows";
+    ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), n, k, {rows}));
+  }
 }
 
 TEST_P(LinearTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
