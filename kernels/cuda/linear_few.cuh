@@ -320,17 +320,20 @@ int resident_teams(const Launch& launch, int threads, int team_shift) {
 }
 
 /// About how many cycles a turn takes where a warp has so many tiles, `down` rows at once, and so many warps work: with
-/// each other in shared memory's way, or by themselves; and the sums. Measured for nf4 (README, 2026-11-29).
+/// each other in the way of shared memory, where a table is in it, or else of memory; or by themselves; and the sums.
+/// Measured for nf4 (README, 2026-11-29); of 4.55 TB/s a multiprocessor has 18 bytes a cycle.
+template <class View>
 constexpr int few_cycles(int tiles, int down, int warps) {
-  constexpr int kAlone = 350, kSums = 2500;
-  const int together = (down > 1 ? 39 : 46) * warps;
-  return tiles * std::max(kAlone, together) + kSums;
+  constexpr int kAlone = 350, kSums = 2500, kOfMemory = 18;
+  const int tile = View::kHasTable ? (down > 1 ? 39 : 46) : WeightStream<View, 1>::kTileBytes / kOfMemory;
+  return tiles * std::max(kAlone, tile * warps) + kSums;
 }
 
 template <class Layout, class T, int kRows>
 bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  constexpr int kMostDown = View::kHasTable && sizeof(T) == 2 && kRows > 8 ? 2 : 1;
+  // Of two rows at once of int4 too much would be spilled.
+  constexpr int kMostDown = sizeof(T) == 2 && kRows > 8 && (View::kHasTable || View::kNoteBytes == 0) ? 2 : 1;
   using Staged = FewBlock<View, T, kRows, true, 1>;
   using Down = FewBlock<View, T, kRows, true, kMostDown>;
   using Unstaged = FewBlock<View, T, kRows, false, 1>;
@@ -355,8 +358,8 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   int shift = std::min(1, most_shift);  // x comes in half the time, and rows of tiles are dealt out more evenly
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostRoomOfX);
   while (shift < most_shift && pitch_of(shift) * task.rows > room) ++shift;
-  const int behind = task.normed ? team_moments_bytes(task.k) : 0;
-  const int staged = Staged::kX + pitch_of(shift) * task.rows + behind;
+  const int of_x = pitch_of(shift) * task.rows + (task.normed ? team_moments_bytes(task.k) : 0);
+  const int staged = Staged::kX + of_x, down_staged = Down::kX + of_x;
   if (task.normed) {
     const int places = (task.rows + kTeamNormRows - 1) / kTeamNormRows * ((task.k >> shift) / kNormColumns);
     const bool is_divided = task.k % (kNormColumns << shift) == 0 && col_tiles % sharers == 0;
@@ -376,7 +379,7 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
       const int sharing = 1 << (task.sharers_shift - shift - own), groups = Staged::kWarps / sharing;
       const int full = division.most_tiles / (groups * down), rest = division.most_tiles % (groups * down);
       const auto turn = [&](int working) {
-        return few_cycles(col_tiles / sharers * (down << own), down, working * sharing);
+        return few_cycles<View>(col_tiles / sharers * (down << own), down, working * sharing);
       };
       return full * turn(groups) + (rest > 0 ? turn((rest + down - 1) / down) : 0);
     };
@@ -388,9 +391,9 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
       }
     };
     consider(1, Staged::kMostOwnShift);
-    if (kMostDown > 1) consider(kMostDown, Down::kMostOwnShift);
+    if (kMostDown > 1 && down_staged <= most_shared_bytes()) consider(kMostDown, Down::kMostOwnShift);
     if (best_down > 1) {
-      launch_in_teams(kDownKernel, division.blocks, Staged::kThreads, staged);
+      launch_in_teams(kDownKernel, division.blocks, Down::kThreads, down_staged);
     } else {
       launch_in_teams(kKernel, division.blocks, Staged::kThreads, staged);
     }

@@ -90,12 +90,13 @@ inline constexpr int kBatch = 4;
 
 /// What kernels need to know of a weight in tiles. A Place is where a lane stands in a row of tiles; `load` fetches
 /// what it needs of the tile that is some rows further down and some columns on. Or it goes through shared memory:
-/// lanes begin at their `source`, `pieces` are those of a batch, kPiecesOn from tile to tile, pieces_down() from row to
-/// row; `copy` sends so many of up to kTiles tiles of a row (kPieces times 16 bytes for each lane and tile) to a stage,
-/// `copy_notes` the kNoteBytes that lanes with the same rows share (scales). When a lane's copies have come it makes of
-/// its notes what is read (`settle_notes`), and when all lanes have, `read` gives what `load` does, or what comes of
-/// it. `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows g and g +
-/// 8 are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no matter.
+/// lanes begin at their `source`, `pieces` are those of a batch, kTiles in each row, kPiecesOn from tile to tile,
+/// pieces_down() from row to row; `copy` sends so many of a row (kPieces times 16 bytes for each lane and tile) to a
+/// stage, `copy_notes` the kNoteBytes that lanes with the same rows share (scales). When a lane's copies have come it
+/// makes of its notes what is read (`settle_notes`), and when all lanes have, `read` gives what `load` does, or what
+/// comes of it. `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows
+/// g and g + 8 are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no
+/// matter.
 template <class Layout>
 struct TileView;
 

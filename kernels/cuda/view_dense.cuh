@@ -38,16 +38,19 @@ struct TileView<Dense<Value>> {
     return loaded;
   }
 
-  // Rows of a batch stand one behind the other in shared memory, as lines of memory are asked for whole. Where a row's
-  // number is odd its pieces change places, so that lanes of neighbouring rows find theirs in different banks.
-  static constexpr int kRowPieces = kBatch * kPiecesOn, kRowsAtOnce = 32 / kRowPieces;
+  // Rows of a batch, of kTiles beside each other, stand one behind the other in shared memory, as lines of memory are
+  // asked for whole. Where a row's number is odd its pieces change places, so that lanes of neighbouring rows find
+  // theirs in different banks.
+  static constexpr int row_pieces(int tiles) { return tiles * kPiecesOn; }
+  template <int kTiles>
   __device__ __forceinline__ static std::uint32_t place_of_piece(int row, int piece) {
     const int moved = piece ^ (row % 2 * (kWords == 1 ? 4 : 1));
-    return static_cast<std::uint32_t>((row * kRowPieces + moved) * 16);
+    return static_cast<std::uint32_t>((row * row_pieces(kTiles) + moved) * 16);
   }
+  template <int kTiles>
   __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
-    const std::int64_t row = static_cast<std::int64_t>(row_tile) * kTileRows + lane / kRowPieces;
-    return reinterpret_cast<const uint4*>(values + row * k) + lane % kRowPieces;
+    const std::int64_t row = static_cast<std::int64_t>(row_tile) * kTileRows + lane / row_pieces(kTiles);
+    return reinterpret_cast<const uint4*>(values + row * k) + lane % row_pieces(kTiles);
   }
   __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
     return source + static_cast<unsigned>(row * kTileRows * (k / 32) + col) * kPiecesOn;
@@ -55,20 +58,22 @@ struct TileView<Dense<Value>> {
   __device__ __forceinline__ int pieces_down() const { return kTileRows * (k / 32) * kPiecesOn; }
   template <int kTiles>
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
-    static_assert(kTiles == kBatch);
-    if (lane % kRowPieces >= tiles * kPiecesOn) return;
+    constexpr int kPiecesOfRow = row_pieces(kTiles), kRowsAtOnce = 32 / kPiecesOfRow;
+    if (lane % kPiecesOfRow >= tiles * kPiecesOn) return;
 #pragma unroll
     for (int row = 0; row < kTileRows; row += kRowsAtOnce, pieces += kRowsAtOnce * (k / 32) * kPiecesOn) {
-      copy_async<16>(stage + place_of_piece(row + lane / kRowPieces, lane % kRowPieces), pieces);
+      copy_async<16>(stage + place_of_piece<kTiles>(row + lane / kPiecesOfRow, lane % kPiecesOfRow), pieces);
     }
   }
+  template <int kTiles>
   __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
     Loaded loaded;
+    stage += static_cast<std::uint32_t>(tile / kTiles * (kTileRows * row_pieces(kTiles) * 16));
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      const int piece = tile * kPiecesOn + lane % 4 * kWords + i;
-      loaded.upper[i] = load_shared(stage + place_of_piece(lane / 4, piece));
-      loaded.lower[i] = load_shared(stage + place_of_piece(lane / 4 + 8, piece));
+      const int piece = tile % kTiles * kPiecesOn + lane % 4 * kWords + i;
+      loaded.upper[i] = load_shared(stage + place_of_piece<kTiles>(lane / 4, piece));
+      loaded.lower[i] = load_shared(stage + place_of_piece<kTiles>(lane / 4 + 8, piece));
     }
     return loaded;
   }

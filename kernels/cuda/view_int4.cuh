@@ -125,7 +125,10 @@ struct TileView<Int4Group<Zero>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             reinterpret_cast<const std::uint32_t*>(group_scales) + pair, zeros.place(pair)};
   }
-  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  template <int>
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
+    return place(row_tile, lane).codes;
+  }
   __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
     return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
   }
@@ -149,6 +152,7 @@ struct TileView<Int4Group<Zero>> {
     zeros.copy(place.zeros, pair, notes + 4);
   }
   __device__ __forceinline__ void settle_notes(const Place&, std::uint32_t, int) const {}
+  template <int>
   __device__ __forceinline__ Loaded read(const Place& place, int tile, std::uint32_t stage, std::uint32_t notes,
                                          int lane) const {
     const uint2 v = load_shared_pair(note_of(notes, tile, lane));

@@ -52,7 +52,10 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ Place place(int row_tile, int lane) const {
     return reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * k + lane;
   }
-  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane); }
+  template <int>
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
+    return place(row_tile, lane);
+  }
   __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
     return source + static_cast<unsigned>(row * k + col * kPiecesOn);
   }
@@ -64,6 +67,7 @@ struct TileView<Int8Row> {
   __device__ __forceinline__ void copy(const uint4* pieces, int tiles, std::uint32_t stage, int lane) const {
     copy_tiles<kTiles>(pieces, tiles, stage, lane);
   }
+  template <int>
   __device__ __forceinline__ Loaded read(Place, int tile, std::uint32_t stage, std::uint32_t, int lane) const {
     return read_tile(tile, stage, lane);
   }

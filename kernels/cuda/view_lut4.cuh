@@ -200,7 +200,10 @@ struct TileView<Lut4<Scale>> {
     return {reinterpret_cast<const uint4*>(codes) + static_cast<std::int64_t>(row_tile) * (k / 2) + lane,
             scale.place(row_tile, blocks, lane)};
   }
-  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const { return place(row_tile, lane).codes; }
+  template <int>
+  __device__ __forceinline__ const uint4* source(int row_tile, int lane) const {
+    return place(row_tile, lane).codes;
+  }
   __device__ __forceinline__ const uint4* pieces(const uint4* source, int row, int col) const {
     return source + static_cast<unsigned>(row * (k / 2) + col * kPiecesOn);
   }
@@ -219,6 +222,7 @@ struct TileView<Lut4<Scale>> {
   __device__ __forceinline__ void settle_notes(const Place& place, std::uint32_t notes, int lane) const {
     scale.settle(place.scale, notes, lane);
   }
+  template <int>
   __device__ __forceinline__ Read read(const Place&, int tile, std::uint32_t stage, std::uint32_t notes,
                                        int lane) const {
     const uint2 scales = load_shared_pair(note_of(notes, tile, lane));

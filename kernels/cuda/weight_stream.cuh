@@ -41,7 +41,7 @@ class WeightStream {
         rows_(rows),
         step_(step),
         col_(share.first),
-        pieces_(view.pieces(view.source(row_tile, lane), row, share.first)),
+        pieces_(view.pieces(view.template source<kAcross>(row_tile, lane), row, share.first)),
         lane_(lane),
         room_(room) {}
 
@@ -84,7 +84,7 @@ class WeightStream {
   }
   __device__ __forceinline__ typename View::Read read(int tile) const {
     const std::uint32_t stage = room_ + stage_;
-    return view_->read(place_, tile, stage, stage + kBatch * kTileBytes, lane_);
+    return view_->template read<kAcross>(place_, tile, stage, stage + kBatch * kTileBytes, lane_);
   }
 
  private:

@@ -158,9 +158,9 @@ TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfModels) {
 
 // For two to sixteen rows: columns that two, four and eight blocks divide, in eighths and in quarters that do not come
 // out even; too many for shared memory; and more rows of w than a block takes at once, which several share what they
-// read of x.
-constexpr std::pair<int, int> kFewRowsShapes[] = {{48, 4160},  {80, 8192},   {32, 16384},
-                                                  {16, 32768}, {16880, 192}, {8464, 1024}};
+// read of x, also whole batches of any layout.
+constexpr std::pair<int, int> kFewRowsShapes[] = {{48, 4160},   {80, 8192},   {32, 16384}, {16, 32768},
+                                                  {16880, 192}, {8464, 1024}, {17952, 512}};
 
 TEST_P(LinearTest, MatchesAPlainSumForFewRowsOfAnyWidth) {
   if (machine().device == Device::kCpu) return;
