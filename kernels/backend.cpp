@@ -149,12 +149,15 @@ void expect_batch_rows(const char* verb, const Tensor& x, const Batch& batch) {
   }
 }
 
-void expect_norm(const char* verb, const LayerNorm& norm, const Tensor& x, const Tensor& y) {
+void expect_norm(const char* verb, const LayerNorm& norm, const Tensor& x, const Tensor& normed) {
   expect_compute_dtype(verb, x);
   expect(verb, "x", x, x.dtype, x.rows, norm.cols);
-  expect(verb, "y", y, x.dtype, x.rows, norm.cols);
+  expect(verb, "normed", normed, x.dtype, x.rows, norm.cols);
   expect_parameters(verb, "weight", norm.weight, norm.cols, x.dtype);
   expect_parameters(verb, "bias", norm.bias, norm.cols, x.dtype);
+  if (x.rows > 0 && x.data == normed.data) {
+    refuse(std::string(verb) + ": expected normed apart from x, found one inside the other");
+  }
 }
 
 void expect_projection(const char* verb, const Projection& projection, const Tensor& x) {
@@ -215,11 +218,6 @@ void Backend::add_positions(const Weight& table, int offset, Tensor y) {
   if (y.rows > 0) do_add_positions(table, offset, y);
 }
 
-void Backend::layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
-  expect_norm("layer_norm", norm, x, y);
-  if (x.rows > 0) do_layer_norm(norm, x, y);
-}
-
 void Backend::project(Tensor x, std::span<const Projection> projections) {
   expect_batch_rows("project", x, batch_);
   for (const Projection& projection : projections) expect_projection("project", projection, x);
@@ -237,6 +235,13 @@ void Backend::linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& e
   const Projection projection{linear, y, epilogue};
   expect_projection("linear", projection, x);
   if (x.rows > 0) do_linear(projection, x);
+}
+
+void Backend::linear(const LayerNorm& norm, const Linear& linear, Tensor x, Tensor normed, Tensor y) {
+  const Projection projection{linear, y};
+  expect_norm("linear", norm, x, normed);
+  expect_projection("linear", projection, normed);
+  if (x.rows > 0) do_norm_linear(norm, projection, x, normed);
 }
 
 void Backend::attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {

@@ -129,14 +129,14 @@ class Backend {
   void embed(const Weight& table, Tensor y);
   /// y[r] += table[positions[r] + offset]
   void add_positions(const Weight& table, int offset, Tensor y);
-  /// y may be x.
-  void layer_norm(const LayerNorm& norm, Tensor x, Tensor y);
   /// Several linears of one x, whose rows are the batch's.
   void project(Tensor x, std::span<const Projection> projections);
   /// The same of normed = norm(x).
   void project(const LayerNorm& norm, Tensor x, Tensor normed, std::span<const Projection> projections);
   /// One linear of any rows, each computed as in a step of one token.
   void linear(const Linear& linear, Tensor x, Tensor y, const Epilogue& epilogue = {});
+  /// The same of normed = norm(x).
+  void linear(const LayerNorm& norm, const Linear& linear, Tensor x, Tensor normed, Tensor y);
   /// Appends k and v [rows, heads * head_dim] to the cache and lets every row of q see its sequence up to itself:
   /// y = softmax(q k^T) v a head, softmax in fp32. q is scaled already.
   void attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y);
@@ -170,11 +170,11 @@ class Backend {
   virtual void do_begin() = 0;
   virtual void do_embed(const Weight& table, Tensor y) = 0;
   virtual void do_add_positions(const Weight& table, int offset, Tensor y) = 0;
-  virtual void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) = 0;
   virtual void do_project(Tensor x, std::span<const Projection> projections) = 0;
   virtual void do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
                                std::span<const Projection> projections) = 0;
   virtual void do_linear(const Projection& projection, Tensor x) = 0;
+  virtual void do_norm_linear(const LayerNorm& norm, const Projection& projection, Tensor x, Tensor normed) = 0;
   virtual void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) = 0;
   virtual void do_gather_outputs(Tensor x, Tensor y) = 0;
   virtual void do_choose(Tensor logits) = 0;

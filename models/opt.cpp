@@ -301,16 +301,14 @@ Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Bu
 
 Tensor OptModel::logits(Backend& backend, Tensor hidden, Buffer& results) const {
   const Results r(config_, compute_dtype_, hidden.rows, results.mutable_as<std::byte>());
-  Tensor x = hidden;
+  const Linear& first = project_out_ ? *project_out_ : head_;
+  const Tensor y = project_out_ ? r.projected : r.logits;
   if (last_norm_) {
-    backend.layer_norm(*last_norm_, x, r.normed);
-    x = r.normed;
+    backend.linear(*last_norm_, first, hidden, r.normed, y);
+  } else {
+    backend.linear(first, hidden, y);
   }
-  if (project_out_) {
-    backend.linear(*project_out_, x, r.projected);
-    x = r.projected;
-  }
-  backend.linear(head_, x, r.logits);
+  if (project_out_) backend.linear(head_, r.projected, r.logits);
   return r.logits;
 }
 

@@ -165,13 +165,6 @@ void CpuBackend::normalise(const LayerNorm& norm, Tensor x, Tensor y, int row) {
   loops<T>().layer_norm(x.row<T>(row), parameters<T>(norm.weight), parameters<T>(norm.bias), x.cols, y.row<T>(row));
 }
 
-void CpuBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
-  with_dtype(x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    for_rows(x.rows, x.cols, [&](int row) { normalise<T>(norm, x, y, row); });
-  });
-}
-
 void CpuBackend::do_project(Tensor x, std::span<const Projection> projections) {
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -189,6 +182,13 @@ void CpuBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
 
 void CpuBackend::do_linear(const Projection& projection, Tensor x) {
   with_dtype(x.dtype, [&](auto tag) { project<typename decltype(tag)::type>(x, {}, {&projection, 1}, kComplete); });
+}
+
+void CpuBackend::do_norm_linear(const LayerNorm& norm, const Projection& projection, Tensor x, Tensor normed) {
+  with_dtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    project<T>(normed, {}, {&projection, 1}, [&](int row) { normalise<T>(norm, x, normed, row); });
+  });
 }
 
 /// Linears of one x, in runs of one layout. `complete(row)` is called before a row of x is first read. Rows of no

@@ -239,10 +239,6 @@ void CudaBackend::do_add_positions(const Weight& table, int offset, Tensor y) {
   });
 }
 
-void CudaBackend::do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) {
-  with_dtype(x.dtype, [&](auto tag) { normalise_rows<typename decltype(tag)::type>(launch_, norm, x, y); });
-}
-
 void CudaBackend::project(const Normed* norm, Tensor x, std::span<const RowRun> runs,
                           std::span<const Projection> projections) {
   reserve({.cols = x.cols});
@@ -264,6 +260,12 @@ void CudaBackend::do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed
 void CudaBackend::do_linear(const Projection& projection, Tensor x) {
   const RowRun all{0, x.rows, Length::kFew};
   project(nullptr, x, {&all, 1}, {&projection, 1});
+}
+
+void CudaBackend::do_norm_linear(const LayerNorm& norm, const Projection& projection, Tensor x, Tensor normed) {
+  const Normed by{norm, normed};
+  const RowRun all{0, x.rows, Length::kFew};
+  project(&by, x, {&all, 1}, {&projection, 1});
 }
 
 void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {

@@ -42,11 +42,11 @@ class CudaBackend final : public Backend {
   void do_begin() override;
   void do_embed(const Weight& table, Tensor y) override;
   void do_add_positions(const Weight& table, int offset, Tensor y) override;
-  void do_layer_norm(const LayerNorm& norm, Tensor x, Tensor y) override;
   void do_project(Tensor x, std::span<const Projection> projections) override;
   void do_norm_project(const LayerNorm& norm, Tensor x, Tensor normed,
                        std::span<const Projection> projections) override;
   void do_linear(const Projection& projection, Tensor x) override;
+  void do_norm_linear(const LayerNorm& norm, const Projection& projection, Tensor x, Tensor normed) override;
   void do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) override;
   void do_gather_outputs(Tensor x, Tensor y) override;
   void do_choose(Tensor logits) override;

@@ -73,7 +73,7 @@ TEST_P(CheckTest, ProjectRefusesRowsThatAreNotTheBatchsAndLinearsThatDoNotFit) {
       [&] {
         backend_->project({{}, {}, 6}, x.tensor(), y.tensor(), {});
       },
-      "project: expected y to be fp32 [2, 6], found fp32 [2, 4]");
+      "project: expected normed to be fp32 [2, 6], found fp32 [2, 4]");
   begin(*backend_, {1, 2});
   expect_refused(
       [&] {
@@ -118,22 +118,15 @@ TEST_P(CheckTest, TokensComeFromOutputsOfTheStepBefore) {
 }
 
 TEST_P(CheckTest, LayerNormRefusesShapesThatDoNotFit) {
-  const Matrix x = matrix(2, 6), y = matrix(2, 6);
-  expect_refused(
-      [&] {
-        backend_->layer_norm({{}, {}, 5}, x.tensor(), y.tensor());
-      },
-      "layer_norm: expected x to be fp32 [2, 5]");
-  expect_refused(
-      [&] {
-        backend_->layer_norm({parameters(5), {}, 6}, x.tensor(), y.tensor());
-      },
-      "layer_norm: expected weight to have 6 fp32 values, found 20 bytes");
-  expect_refused(
-      [&] {
-        backend_->layer_norm({{}, {}, 6}, x.tensor(), matrix(1, 6).tensor());
-      },
-      "layer_norm: expected y to be fp32 [2, 6], found fp32 [1, 6]");
+  const Matrix x = matrix(2, 6), normed = matrix(2, 6), y = matrix(2, 4);
+  const Linear linear{backend_->prepare(random_dense<float>(4, 6, 1)), {}};
+  const auto refused = [&](const LayerNorm& norm, Tensor to, const std::string& sentence) {
+    expect_refused([&] { backend_->linear(norm, linear, x.tensor(), to, y.tensor()); }, sentence);
+  };
+  refused({{}, {}, 5}, normed.tensor(), "linear: expected x to be fp32 [2, 5]");
+  refused({parameters(5), {}, 6}, normed.tensor(), "linear: expected weight to have 6 fp32 values, found 20 bytes");
+  refused({{}, {}, 6}, matrix(1, 6).tensor(), "linear: expected normed to be fp32 [2, 6], found fp32 [1, 6]");
+  refused({{}, {}, 6}, x.tensor(), "linear: expected normed apart from x, found one inside the other");
 }
 
 TEST_P(CheckTest, BeginRefusesABatchThatDoesNotFit) {
@@ -198,7 +191,6 @@ TEST_P(CheckTest, EmptyCallsDoNothing) {
   begin(*backend_, {});
   backend_->linear(linear, none.tensor(), none.tensor());
   project(*backend_, none.tensor(), {linear, none.tensor()});
-  backend_->layer_norm({{}, {}, 4}, none.tensor(), none.tensor());
   backend_->embed(linear.weight, none.tensor());
   backend_->attend(none.tensor(), none.tensor(), none.tensor(), 0, cache, none.tensor());
   backend_->gather_outputs(none.tensor(), none.tensor());

@@ -91,6 +91,14 @@ inline void project(Backend& backend, Tensor x, const Projection& projection) {
   backend.project(x, std::span(&projection, 1));
 }
 
+/// y = norm(x), which a linear that nobody looks at leaves.
+inline void normalise(Backend& backend, const LayerNorm& norm, Tensor x, Tensor y) {
+  const Linear linear{backend.prepare(random_dense<float>(1, x.cols, 1)), {}};
+  const Matrix result(backend, x.dtype, x.rows, 1);
+  backend.linear(norm, linear, x, y, result.tensor());
+  backend.wait();  // for what ends here
+}
+
 /// A cache that holds no numbers yet.
 inline KvCache make_cache(Backend& backend, DType dtype, int layers, int sequences, int heads, int context,
                           int head_dim) {

@@ -55,7 +55,7 @@ TEST_P(LayerNormTest, MatchesTheFormulaWithAndWithoutParameters) {
     const Matrix x(*backend, dtype(), 5, cols, 3);
     const auto normed = [&](const LayerNorm& norm) {
       Matrix y(*backend, dtype(), 5, cols);
-      backend->layer_norm(norm, x.tensor(), y.tensor());
+      normalise(*backend, norm, x.tensor(), y.tensor());
       return y;
     };
     expect_normalised(x, normed({{}, {}, cols}), {}, {});
@@ -70,21 +70,19 @@ TEST_P(LayerNormTest, KeepsItsPrecisionFarFromZero) {
   std::vector<float> values = random_values(256, 4);
   for (float& value : values) value += 100.0F;
   const Matrix x(*backend, dtype(), 1, 256, values), y(*backend, dtype(), 1, 256);
-  backend->layer_norm({{}, {}, 256}, x.tensor(), y.tensor());
+  normalise(*backend, {{}, {}, 256}, x.tensor(), y.tensor());
   expect_normalised(x, y, {}, {});
 }
 
-TEST_P(LayerNormTest, GivesARowTheSameBitsAloneInAnyBatchAndInPlace) {
+TEST_P(LayerNormTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
   const auto backend = machine().backend(2);
   constexpr int kRows = 70;
   for (const int cols : {83, 128}) {
     const Matrix x(*backend, dtype(), kRows, cols, 5);
     const Matrix alone(*backend, dtype(), kRows, cols), together(*backend, dtype(), kRows, cols);
-    for (int row = 0; row < kRows; ++row) backend->layer_norm({{}, {}, cols}, x.rows(row, 1), alone.rows(row, 1));
-    backend->layer_norm({{}, {}, cols}, x.tensor(), together.tensor());
+    for (int row = 0; row < kRows; ++row) normalise(*backend, {{}, {}, cols}, x.rows(row, 1), alone.rows(row, 1));
+    normalise(*backend, {{}, {}, cols}, x.tensor(), together.tensor());
     EXPECT_EQ(together.values(), alone.values());
-    backend->layer_norm({{}, {}, cols}, x.tensor(), x.tensor());
-    EXPECT_EQ(x.values(), alone.values());
   }
 }
 
