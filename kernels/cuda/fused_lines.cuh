@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kNormThreads)
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(x + first, cols, norm, scratch, [&](int col, const float(&v)[8]) {
+  normalise_row<kNormTurns>(x + first, cols, norm, norm, scratch, [&](int col, const float(&v)[8]) {
     uint4 piece;
     store8(reinterpret_cast<T*>(&piece), v);
     *reinterpret_cast<uint4*>(norm.y + first + col) = piece;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kNormThreads)
 template <int kSteps, class T>
 void arrange(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows, void* out) {
   if (norm != nullptr) {
-    const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols, 0};
+    const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
     launch_overlapped(launch, arrange_normed_kernel<T, kSteps>, dim3(static_cast<unsigned>(rows)), kNormThreads, 0,
                       x.row<T>(first_row), rows, x.cols, task, static_cast<std::uint32_t*>(out));
     return;

@@ -31,12 +31,20 @@ struct Finish {
     T bias, residual;
   };
   __device__ __forceinline__ Ahead fetch(int column, std::int64_t place) const {
-    return {bias == nullptr ? T{} : bias[column], residual == nullptr ? T{} : residual[place]};
+    return {bias_of(column), residual_of(place)};
+  }
+  __device__ __forceinline__ T bias_of(int column) const { return bias == nullptr ? T{} : bias[column]; }
+  __device__ __forceinline__ T residual_of(std::int64_t place) const {
+    return residual == nullptr ? T{} : residual[place];
   }
   __device__ __forceinline__ float value(float sum, float bias_of_it, float residual_of_it) const {
     float v = rounded_f32<T>(sum + bias_of_it);
     if (scale != 1.0F) v = rounded_f32<T>(v * scale);
-    if (activation != Activation::kIdentity) v = rounded_f32<T>(activated(v, activation));
+    if (activation == Activation::kRelu) {
+      v = activated(v, Activation::kRelu);
+    } else if (activation != Activation::kIdentity) {
+      v = rounded_f32<T>(activated(v, activation));
+    }
     return v + residual_of_it;
   }
   __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {

@@ -25,7 +25,7 @@ namespace {
 constexpr int kThreads = kNormThreads;
 constexpr int kWarps = kNormWarps;
 
-/// Batches on their way to a warp: two, or three where there is room.
+/// Batches on their way to a warp: two, or three behind another kernel where there is room.
 constexpr int kFewStages = 2, kMoreStages = 3;
 
 /// How a kernel stands to the one before.
@@ -44,9 +44,9 @@ struct DecodeTask {
   NormTask<T> norm;
   bool normed;
   int k;
-  int x_pitch, x_gap;  ///< of x in shared memory (StagedRows), or of x itself
-  int round;           ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
-  int sharers_shift;   ///< log2 of how many warps divide the columns of a row of tiles among them
+  int x_gap;          ///< of x in shared memory, bytes behind each 64 columns
+  int round;          ///< rows of tiles whose sums there is room for, a multiple of kWarps / sharers
+  int sharers_shift;  ///< log2 of how many warps divide the columns of a row of tiles among them
   LinearPart<Layout, T> parts[kMostProjections];
 };
 
@@ -58,30 +58,32 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   using Row = OneRow<T, View>;
   using Stream = WeightStream<View, kStages>;
   constexpr int kCols = 16 * View::kSteps;
+  constexpr int kRowBytes = kTileRows * static_cast<int>(sizeof(float));  // of a row of tiles' sums
   extern __shared__ __align__(256) char shared[];
   const int sharers = 1 << task.sharers_shift, groups = kWarps >> task.sharers_shift;
   float* const partial = reinterpret_cast<float*>(shared + (View::kHasTable ? kPairTableBytes : 0));
   char* const rings = reinterpret_cast<char*>(partial + task.round * sharers * kTileRows);
   char* const behind = rings + kWarps * Stream::kBytes;
-  const int lane = kept(static_cast<int>(threadIdx.x % 32));
-  const int warp = threadIdx.x / 32;
+  const int lane = pinned(static_cast<int>(threadIdx.x % 32));
+  const int warp = kept(static_cast<int>(threadIdx.x / 32));
 
   // The block's rows of tiles, and this warp's part of them.
-  int block = blockIdx.x;
-  const auto& part = part_of(task.parts, block);
+  const auto& part = part_of(task.parts, static_cast<int>(blockIdx.x));
   const View view = part.weight;
-  block -= part.first_block;
-  const int tile = block * part.block + min(block, part.longer);
+  const int block = static_cast<int>(blockIdx.x) - part.first_block;
+  const int tile = kept(block * part.block + min(block, part.longer));
   const int tiles = part.block + (block < part.longer ? 1 : 0);
   const int group = warp >> task.sharers_shift;
   const Share share(static_cast<int>(static_cast<unsigned>(task.k) / kCols), task.sharers_shift, warp & (sharers - 1));
 
-  // Where the table of pairs leaves gaps, x and the parameters of LayerNorm stand in them.
-  const StagedRows staged{task.x_gap > 0 ? shared + 128 : behind, task.x_pitch, task.x_gap};
-  const auto place_of_x = [&](int col) { return staged.at<T>(0, Row::place_of(col)); };
-  NormTask<T> norm = task.norm;
-  const bool normed = task.normed;
-  if (normed) send_parameters(norm, task.k, {staged.base + staged.pitch, staged.pitch, staged.gap});
+  // Where the table of pairs leaves gaps, x stands in them.
+  char* const x = task.x_gap > 0 ? shared + 128 : behind;
+  const auto place_of_x = [&](int col) {
+    const int place = Row::place_of(col);
+    return reinterpret_cast<T*>(x + place * static_cast<int>(sizeof(T)) + place / 64 * task.x_gap);
+  };
+  NormParameters<norm_turns(kPlace), T> parameters;
+  if (task.normed) parameters.fetch(task.norm, task.k);
   Stream stream(view, tile, group, groups, tiles, share, shared_address(rings + warp * Stream::kBytes), lane);
   // Behind another kernel, what is asked for in a burst would hold up x: a third batch, and where a table lets blocks
   // begin late a second one.
@@ -92,72 +94,102 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   let_next_kernel_start();
   const int step = kCols * static_cast<int>(sizeof(T)) + task.x_gap;
   const std::uint32_t column = kept(column_of<T>(lane));
-  Row sums(staged.base, share.first, step, lane);  // of the row of tiles that the warp is at
+  Row sums(x, share.first, step, lane);  // of the row of tiles that the warp is at
   // Results of a row of tiles: both halves of a warp have the same. What they are finished with is fetched before their
-  // sums are there.
+  // sums are there, and what no kernel writes before x is.
   const auto column_of_y = [&](int row) { return (tile + row) * kTileRows + lane % kTileRows; };
-  const auto fetch = [&](int row) {
-    return row < tiles ? part.finish.fetch(column_of_y(row), column_of_y(row)) : typename Finish<T>::Ahead{};
+  struct {
+    typename Finish<T>::Ahead rest;
+    decltype(view.row_scale(0)) scale;
+  } with;
+  const auto fetch_parameters = [&](int row) {
+    if (row >= tiles) return;
+    with.rest.bias = part.finish.bias_of(column_of_y(row));
+    with.scale = view.row_scale(column_of_y(row));
   };
+  const auto fetch_residual = [&](int row) {
+    if (row < tiles) with.rest.residual = part.finish.residual_of(column_of_y(row));
+  };
+  fetch_parameters(warp);
+
+  // Where the warp leaves its sums, and where it finds those that it adds up: half of it what the first half of the
+  // sharers have, the other half the rest.
+  const int half = sharers / 2;
+  const int own_sums = pinned(static_cast<int>(shared_address(partial + warp * kTileRows + lane / 4)));
+  const int first_sums = pinned(
+      static_cast<int>(shared_address(partial + (warp * 2 + lane / kTileRows) * half * kTileRows + lane % kTileRows)));
 
   // A warp's first weights are decoded before x is there.
-  constexpr bool kDecodesAhead = Row::kDecodesAhead && kPlace == Place::kBeside;
-  const bool decodes_ahead = kDecodesAhead && share.count() >= kBatch && group < tiles;
-  typename Row::Ahead decoded;
-  if constexpr (kDecodesAhead) {
+  constexpr int kBatchesAhead = kPlace == Place::kBeside ? Row::kBatchesAhead : 0;
+  typename Row::Ahead decoded[std::max(kBatchesAhead, 1)];
+  int batches_ahead = 0;
+  if constexpr (kBatchesAhead > 0) {
     __syncthreads();
-    if (decodes_ahead) {
+    // Whole ones, of one row of tiles or of several.
+    const int rows = (tiles - group + groups - 1) / groups, of_row = share.count() / kBatch;
+    batches_ahead = kept(min(share.count() % kBatch == 0 ? rows * of_row : rows > 0 ? of_row : 0, kBatchesAhead));
+#pragma unroll
+    for (int i = 0; i < kBatchesAhead; ++i) {
+      if (i >= batches_ahead) break;
       typename Stream::Batch batch;
       stream.take(batch);
       stream.ask();
-      sums.decode_ahead(view, batch, column, decoded);
+      sums.decode_ahead(view, batch, column, decoded[i]);
     }
   }
-  if (normed) wait_for_copies<kAskedFirst>();  // of parameters
   wait_for_previous_kernel();
-  auto ahead = fetch(warp);
-  if (normed) {
-    normalise_row<norm_turns(kPlace)>(task.x, task.k, norm, reinterpret_cast<Moments*>(partial),
+  if (task.normed) {
+    normalise_row<norm_turns(kPlace)>(task.x, task.k, task.norm, parameters, reinterpret_cast<Moments*>(partial),
                                       [&](int col, const float(&v)[8]) {
                                         store8(place_of_x(col), v);
-                                        if (blockIdx.x == 0) store8(norm.y + col, v);
+                                        if (blockIdx.x == 0) store8(task.norm.y + col, v);
                                       });
+    fetch_residual(warp);
   } else {
-    stage_row(task.x, task.k, place_of_x);
+    stage_row(task.x, task.k, place_of_x, [&] { fetch_residual(warp); });
   }
 #pragma unroll
   for (int i = kAskedFirst; i < kStages; ++i) stream.ask();
   __syncthreads();
 
-  int col = 0;
-  if constexpr (kDecodesAhead) {
-    if (decodes_ahead) sums.add(decoded), col = kBatch;
+  int col = 0, col_of_next = 0;  // from which on products of the row of tiles, and of the next one, are to be added
+  if constexpr (kBatchesAhead > 0) {
+    if (batches_ahead > 0) sums.add(decoded[0], 0), col = kBatch;
   }
-  for (int begin = 0; begin < tiles; begin += task.round) {
+  if constexpr (kBatchesAhead > 1) {
+    if (batches_ahead > 1) {
+      const bool is_of_next = share.count() == kBatch;
+      if (is_of_next) sums.change_rows();
+      sums.add(decoded[1], is_of_next ? 0 : kBatch);
+      (is_of_next ? col_of_next : col) += kBatch;
+      if (is_of_next) sums.change_rows();
+    }
+  }
+  for (int begin = 0;; begin += task.round) {
     const int end = min(begin + task.round, tiles);
-    float* out = partial + warp * kTileRows;
-    for (int row = begin + group; row < end; row += groups, out += kWarps * kTileRows) {
+    std::uint32_t to = own_sums;
+    for (int row = begin + group; row < end; row += groups, to += kWarps * kRowBytes) {
       sums.add(view, stream, col, share.count(), column);
       const float2 whole = sums.take();
-      if (lane % 4 == 0) out[lane / 4] = whole.x, out[lane / 4 + 8] = whole.y;
-      col = 0;
+      if (lane % 4 == 0) store_shared_word(to, whole.x), store_shared_word(to + kRowBytes / 2, whole.y);
+      col = col_of_next, col_of_next = 0;
     }
     __syncthreads();
 
-    // Half a warp adds up what the first half of the sharers have, the other half the rest, by twos.
-    const int half = sharers / 2;
-    for (int row = begin + warp; row < end; row += kWarps) {
-      const float* const parts = partial + (row - begin) * sharers * kTileRows + lane % kTileRows;
-      const auto of = [&](int sharer) { return parts[(lane / kTileRows * half + sharer) * kTileRows]; };
+    std::uint32_t from = first_sums;
+    for (int row = begin + warp; row < end; row += kWarps, from += kWarps * sharers * kRowBytes) {
+      const auto of = [&](int sharer) { return __uint_as_float(load_shared_word(from + sharer * kRowBytes)); };
       float sum = of(0) + of(1);
       if (half > 2) sum += of(2) + of(3);
       sum += __shfl_xor_sync(0xffffffffU, sum, kTileRows);
       const int column_of_it = column_of_y(row);
-      if (lane < kTileRows) part.finish(sum * view.row_scale(column_of_it), ahead, column_of_it);
-      ahead = fetch(row + kWarps);
+      if (lane < kTileRows) part.finish(sum * with.scale, with.rest, column_of_it);
+      fetch_parameters(row + kWarps);
+      fetch_residual(row + kWarps);
     }
     if (end == tiles) break;
-    ahead = fetch(end + warp);
+    fetch_parameters(end + warp);
+    fetch_residual(end + warp);
     __syncthreads();
   }
 }
@@ -180,17 +212,13 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
   const int groups = kWarps >> task.sharers_shift;
   constexpr int kSumsOfGroup = kWarps * kTileRows * 4;
   const int row_bytes = task.k * static_cast<int>(sizeof(T));
-  const int staged_rows = task.normed ? 3 : 1;
-  const bool in_gaps = View::kHasTable && sizeof(T) == 2 && staged_rows * row_bytes <= kPairTableBytes / 2;
+  const bool in_gaps = View::kHasTable && sizeof(T) == 2 && row_bytes <= kPairTableBytes / 2;
   std::int64_t batches = 0;
   for (int i = 0; i < parts; ++i) {
     batches += std::int64_t{task.parts[i].weight.n / kTileRows} * task.k / (16 * View::kSteps * kWarps * kBatch);
   }
-  // Rows in shared memory begin in different banks.
-  task.x_pitch = in_gaps ? row_bytes * 2 : row_bytes + 16, task.x_gap = in_gaps ? 128 : 0;
-  const auto beside = [&](int stages) {
-    return kTable + stages * kStageOfAll + (in_gaps ? 0 : staged_rows * task.x_pitch);
-  };
+  task.x_gap = in_gaps ? 128 : 0;
+  const auto beside = [&](int stages) { return kTable + stages * kStageOfAll + (in_gaps ? 0 : row_bytes); };
   const int half = least_shared_bytes(1) - 1;  // leaves room for another block beside it
   const auto is_half = [&](int stages) { return half - beside(stages) >= kSumsOfGroup; };
   const int fits = is_half(kFewStages) ? half : most_shared_bytes();
@@ -211,19 +239,17 @@ bool launch_decode(const Launch& launch, DecodeTask<Layout, T>& task, int parts)
     launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(division.blocks)), kThreads,
                       std::max(beside(kStages) + task.round / groups * kSumsOfGroup, least), task);
   };
-  const auto launch_in = [&]<Place kPlace>() {
-    // Beside another kernel more of whole bytes is slower (int8 of opt-1.3b 3 %), of pairs of bytes as much faster.
-    constexpr bool kMayBeMore = !View::kHasTable && (kPlace == Place::kBehind || View::kPieces > 1);
-    if constexpr (kMayBeMore) {
-      if (is_half(kMoreStages)) return launch_kernel.template operator()<kPlace, kMoreStages>();
-    }
-    launch_kernel.template operator()<kPlace, kFewStages>();
-  };
   if (one && (!task.normed || task.k <= norm_turns(Place::kBeside) * kNormStride)) {
-    launch_in.template operator()<Place::kBeside>();
-  } else {
-    launch_in.template operator()<Place::kBehind>();
+    launch_kernel.template operator()<Place::kBeside, kFewStages>();
+    return true;
   }
+  if constexpr (!View::kHasTable) {
+    if (is_half(kMoreStages)) {
+      launch_kernel.template operator()<Place::kBehind, kMoreStages>();
+      return true;
+    }
+  }
+  launch_kernel.template operator()<Place::kBehind, kFewStages>();
   return true;
 }
 
@@ -243,7 +269,7 @@ bool linear_decode(const Launch& launch, const NormView<T>* norm, Tensor x, int 
   task.x = x.row<T>(row);
   task.normed = norm != nullptr;
   if (norm != nullptr) {
-    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(row) * x.cols, 0};
+    task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(row) * x.cols};
   }
   return launch_decode(launch, task, static_cast<int>(projections.size()));
 }

@@ -425,7 +425,7 @@ bool linear_few(const Launch& launch, const NormView<T>* norm, Tensor x, int fir
     task.x = x.row<T>(first_row + done);
     task.normed = norm != nullptr;
     if (norm != nullptr) {
-      task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row + done) * x.cols, 0};
+      task.norm = {norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row + done) * x.cols};
     }
     const auto parts = static_cast<int>(projections.size());
     const auto launched = [&] {

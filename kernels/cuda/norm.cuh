@@ -10,7 +10,10 @@ struct NormTask {
   const T* weight;  ///< [cols], or null
   const T* bias;    ///< [cols], or null
   T* y;             ///< [rows, cols]
-  int gap;          ///< bytes behind each 64 parameters
+
+  /// The parameters of eight columns.
+  __device__ __forceinline__ void weights_of(int, int col, float (&v)[8]) const { load8(weight + col, v); }
+  __device__ __forceinline__ void biases_of(int, int col, float (&v)[8]) const { load8(bias + col, v); }
 };
 
 /// Threads of every block that normalises, so that sums have the same order in all kernels.
@@ -23,61 +26,27 @@ inline constexpr int kNormStride = kNormThreads * 8;
 /// Of a block that does nothing else: rows of up to 12,288 columns, OPT-175B's.
 inline constexpr int kNormTurns = 6, kMostNormColumns = kNormTurns * kNormStride;
 
-/// The place of a column where there is a gap of so many bytes behind each 64.
-template <class T>
-__device__ __forceinline__ T* column_at(T* row, int col, int gap) {
-  using Bytes = std::conditional_t<std::is_const_v<T>, const char, char>;
-  return reinterpret_cast<T*>(reinterpret_cast<Bytes*>(row + col) + col / 64 * gap);
-}
-
-/// Where rows stand in shared memory: `pitch` bytes from row to row, and `gap` more behind each 64 columns.
-struct StagedRows {
-  char* base;
-  int pitch, gap;
-
-  template <class T>
-  __device__ __forceinline__ T* at(int row, int col) const {
-    return column_at(reinterpret_cast<T*>(base + row * pitch), col, gap);
-  }
-};
-
-/// Sends the parameters to two rows of shared memory, where what normalises finds them: a group of copies for each.
-/// `cols` is a multiple of 8.
-template <class T>
-__device__ __forceinline__ void send_parameters(NormTask<T>& norm, int cols, const StagedRows& staged) {
-  const auto send = [&](const T* parameters, int row) {
-    if (parameters == nullptr) return parameters;
-    constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-#pragma unroll 1
-    for (int col = static_cast<int>(threadIdx.x) * kValues; col < cols; col += kNormThreads * kValues) {
-      copy_async<16>(shared_address(staged.at<T>(row, col)), parameters + col);
-    }
-    commit_copies();
-    return static_cast<const T*>(staged.at<T>(row, 0));
-  };
-  norm.weight = send(norm.weight, 0);
-  norm.bias = send(norm.bias, 1);
-  norm.gap = staged.gap;
-}
-
 /// Brings a row to shared memory, 16 bytes to place(column), in the time of one trip to memory, without waiting for
-/// copies that are under way.
-template <class T, class Place>
-__device__ __forceinline__ void stage_row(const T* x, int cols, const Place& place) {
+/// copies that are under way. `meanwhile` is called whenever some are on their way.
+template <class T, class Place, class Meanwhile>
+__device__ __forceinline__ void stage_row(const T* x, int cols, const Place& place, const Meanwhile& meanwhile) {
   constexpr int kValues = 16 / static_cast<int>(sizeof(T)), kAtOnce = 4, kStride = kNormThreads * kValues;
+  int begin = static_cast<int>(threadIdx.x) * kValues;
 #pragma unroll 1
-  for (int begin = static_cast<int>(threadIdx.x) * kValues; begin < cols; begin += kAtOnce * kStride) {
+  do {
     uint4 values[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       if (begin + i * kStride < cols) values[i] = *reinterpret_cast<const uint4*>(x + begin + i * kStride);
     }
+    meanwhile();
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int col = begin + i * kStride;
       if (col < cols) *reinterpret_cast<uint4*>(place(col)) = values[i];
     }
-  }
+    begin += kAtOnce * kStride;
+  } while (begin < cols);
 }
 
 /// What is known of some columns of a row: their mean, and the squares of their distances from it.
@@ -120,12 +89,14 @@ inline constexpr int kNormColumns = 256;
 
 /// How many times kNormColumns columns of a row a warp has: those from its number on, kNormWarps apart.
 __device__ __forceinline__ int norm_turns_of(int cols, int warp) {
-  return (cols / kNormColumns - warp + kNormWarps - 1) / kNormWarps;
+  const int all = cols / kNormColumns;
+  return all / kNormWarps + (warp < all % kNormWarps ? 1 : 0);
 }
 
 /// The moments of all that a warp has, from those of its up to kTurns turns.
 template <int kTurns, class Of>
 __device__ __forceinline__ Moments of_warp(int turns, const Of& of) {
+  if constexpr (kTurns == 1) return turns > 0 ? of(0) : Moments{};
   const auto each_turn = [&](const auto& work) {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
@@ -147,18 +118,19 @@ struct Scaling {
   float mean, scale;
 };
 
-/// `sum` adds up, by halves, what a function makes of each warp's number and moments. Epsilon as in torch.
-template <class Sum>
-__device__ __forceinline__ Scaling scaling_of(int cols, const Sum& sum) {
+/// Of what a row's warps have, of which lane i knows that of warp i modulo kNormWarps. Epsilon as in torch.
+__device__ __forceinline__ Scaling scaling_of(int cols, Moments part) {
   constexpr float kEpsilon = 1e-5F;
-  const auto count_of = [&](int warp) { return static_cast<float>(norm_turns_of(cols, warp) * kNormColumns); };
+  const int warp = static_cast<int>(threadIdx.x) % kNormWarps;
+  const auto count = static_cast<float>(norm_turns_of(cols, warp) * kNormColumns);
+  const auto sum = [](float v) {
+#pragma unroll
+    for (int lanes = 1; lanes < kNormWarps; lanes *= 2) v += __shfl_xor_sync(0xffffffffU, v, lanes);
+    return v;
+  };
   const float share = __fdividef(1.0F, static_cast<float>(cols));
-  const float mean = sum([&](int warp, Moments m) { return m.mean * count_of(warp); }) * share;
-  const float squares = sum([&](int warp, Moments m) {
-    const float apart = m.mean - mean;
-    return fmaf(count_of(warp), apart * apart, m.squares);
-  });
-  return {mean, rsqrtf(fmaf(squares, share, kEpsilon))};
+  const float mean = sum(part.mean * count) * share, apart = part.mean - mean;
+  return {mean, rsqrtf(fmaf(sum(fmaf(count, apart * apart, part.squares)), share, kEpsilon))};
 }
 
 /// Normalises eight values. `get_weight` and `get_bias` bring the parameters of their columns, where there are any.
@@ -186,19 +158,49 @@ struct Eight {
   uint4 words[sizeof(T) / 2];
 
   __device__ __forceinline__ void get(float (&v)[8]) const { load8(reinterpret_cast<const T*>(words), v); }
+  /// As they are, which takes fewer registers than what was got.
+  __device__ __forceinline__ void keep() {
+#pragma unroll
+    for (uint4& word : words) word = {kept(word.x), kept(word.y), kept(word.z), kept(word.w)};
+  }
+};
+
+/// The same for a thread's columns, eight of every kNormStride, fetched ahead of x.
+template <int kTurns, class T>
+class NormParameters {
+ public:
+  __device__ __forceinline__ void fetch(const NormTask<T>& norm, int cols) {
+    fetch(norm.weight, cols, weights_);
+    fetch(norm.bias, cols, biases_);
+  }
+  __device__ __forceinline__ void weights_of(int turn, int, float (&v)[8]) const { weights_[turn].get(v); }
+  __device__ __forceinline__ void biases_of(int turn, int, float (&v)[8]) const { biases_[turn].get(v); }
+
+ private:
+  __device__ __forceinline__ static void fetch(const T* parameters, int cols, Eight<T> (&eights)[kTurns]) {
+    if (parameters == nullptr) return;
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) {
+      const int col = static_cast<int>(threadIdx.x) * 8 + i * kNormStride;
+      if (col < cols) eights[i] = *reinterpret_cast<const Eight<T>*>(parameters + col);
+    }
+  }
+
+  Eight<T> weights_[kTurns], biases_[kTurns];
 };
 
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
-/// with a column and its values. `scratch` has room for kNormWarps. Rounding as in torch.
-template <int kTurns, class T, class Put>
-__device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm, Moments* scratch,
-                                              const Put& put) {
+/// with a column and its values. `parameters` are those of `norm`, which may be itself. `scratch` has room for
+/// kNormWarps. Rounding as in torch.
+template <int kTurns, class T, class Parameters, class Put>
+__device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm,
+                                              const Parameters& parameters, Moments* scratch, const Put& put) {
   Eight<T> eights[kTurns] = {};
-  const int turns = norm_turns_of(cols, static_cast<int>(threadIdx.x) / 32);
   const auto each_turn = [&](const auto& work) {
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      if (i < turns) work(i, static_cast<int>(threadIdx.x) * 8 + i * kNormStride);
+      const int col = static_cast<int>(threadIdx.x) * 8 + i * kNormStride;
+      if (col < cols) work(i, col);
     }
   };
   each_turn([&](int i, int col) { eights[i] = *reinterpret_cast<const Eight<T>*>(x + col); });
@@ -209,24 +211,20 @@ __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTa
     float v[8];
     eights[i].get(v);
     moments[i] = of_lanes<16>(moments_of(v), 8);
+    eights[i].keep();
   }
+  const int turns = norm_turns_of(cols, static_cast<int>(threadIdx.x) / 32);
   const Moments own = of_warp<kTurns>(turns, [&](int i) { return moments[i]; });
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = own;
   __syncthreads();
 
-  const Scaling scaling = scaling_of(cols, [&](const auto& of) {
-    float parts[kNormWarps];
-#pragma unroll
-    for (int w = 0; w < kNormWarps; ++w) parts[w] = of(w, scratch[w]);
-    return sum_of(parts);
-  });
+  const Scaling scaling = scaling_of(cols, scratch[threadIdx.x % kNormWarps]);
   each_turn([&](int i, int col) {
     float v[8];
     eights[i].get(v);
-    const auto get = [&](const T* row) {
-      return [=, &norm](float(&parameters)[8]) { load8(column_at(row, col, norm.gap), parameters); };
-    };
-    normalise(v, scaling, norm, get(norm.weight), get(norm.bias));
+    normalise(
+        v, scaling, norm, [&](float(&weights)[8]) { parameters.weights_of(i, col, weights); },
+        [&](float(&biases)[8]) { parameters.biases_of(i, col, biases); });
     put(col, v);
   });
 }

@@ -61,16 +61,11 @@ class TeamNorm {
   template <class Put>
   __device__ __forceinline__ void finish(const Moments* moments, const Put& put) {
     each_place([&](int i, int row, int group) {
-      const int warp = static_cast<int>(threadIdx.x) % kNormWarps;  // whose part of the row's moments the lane takes
+      const int warp = static_cast<int>(threadIdx.x) % kNormWarps;
       const Moments part = of_warp<kNormTurns>(norm_turns_of(k_, warp), [&](int turn) {
         return moments[(warp + turn * kNormWarps) * kMostTeamRows + min(row, rows_ - 1)];
       });
-      const Scaling scaling = scaling_of(k_, [&](const auto& of) {
-        float sum = of(warp, part);
-#pragma unroll
-        for (int lanes = 1; lanes < kNormWarps; lanes *= 2) sum += __shfl_xor_sync(0xffffffffU, sum, lanes);
-        return sum;
-      });
+      const Scaling scaling = scaling_of(k_, part);
       if (i > 0 && row < kTeamNormRows) fetch_parameters(group);
       if (row >= rows_) return;
 #pragma unroll

@@ -13,7 +13,8 @@ template <class T, class View>
 class OneRow {
  public:
   static constexpr int kSteps = View::kSteps;
-  static constexpr bool kDecodesAhead = true;
+  /// Batches that there are registers for in factors.
+  static constexpr int kBatchesAhead = 4 / kSteps;
   using Batch = typename View::Read[kBatch];
 
   /// Where column `col` of x stands: pieces of 16 bytes change places in every other tile where lanes have two, so that
@@ -24,7 +25,8 @@ class OneRow {
   __device__ __forceinline__ OneRow(const char* x, int first_tile, int step, int lane)
       : tile_(lane / 4 % kBatch), step_(step), has_second_half_(lane % 2 != 0) {
     const int piece = kSteps == 4 ? lane % 4 * 2 + (first_tile + tile_) % 2 : lane % 4;
-    place_ = kept(shared_address(x) + static_cast<std::uint32_t>(first_tile * step + piece * 16));
+    place_ = static_cast<std::uint32_t>(
+        pinned(static_cast<int>(shared_address(x)) + (first_tile + tile_) * step + piece * 16));
   }
 
   /// Factors of a batch, and the scales of the lane's two tiles, before x is there.
@@ -40,10 +42,10 @@ class OneRow {
     for (int i = 0; i < 2; ++i) ahead.scales[i] = scales_of(view, batch, i);
   }
 
-  /// Adds the products of the first batch.
-  __device__ __forceinline__ void add(const Ahead& ahead) {
+  /// Adds the products of such a batch, which begins with tile `col`.
+  __device__ __forceinline__ void add(const Ahead& ahead, int col) {
     Products products;
-    load(products.x, 0, kBatch);
+    load(products.x, col);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) products.multiply(i, ahead.factors[i]);
 #pragma unroll
@@ -56,7 +58,8 @@ class OneRow {
                                       std::uint32_t column) {
     for (; col < count; col += kBatch) {
       Products products;
-      load(products.x, col, count);  // which would wait for what is asked for, if that came first
+      // Which would wait for what is asked for, if that came first. Lanes whose tile is not there read the last one.
+      load(products.x, min(count - 1 - tile_, col));
       Batch batch;
       stream.take(batch);
       stream.ask();
@@ -83,11 +86,17 @@ class OneRow {
     }
   }
 
-  /// The sums of rows g and g + 8, in all of their lanes; the next are of another row of tiles.
+  /// What is added next is of the other of two rows of tiles.
+  __device__ __forceinline__ void change_rows() {
+    const float2 others = others_;
+    others_ = sums_, sums_ = others;
+  }
+
+  /// The sums of rows g and g + 8, in all of their lanes; the next are of the other row of tiles.
   __device__ __forceinline__ float2 take() {
-    const float2 whole{sums_[0] + __shfl_xor_sync(0xffffffffU, sums_[0], 1),
-                       sums_[1] + __shfl_xor_sync(0xffffffffU, sums_[1], 1)};
-    sums_[0] = sums_[1] = 0;
+    const float2 whole{sums_.x + __shfl_xor_sync(0xffffffffU, sums_.x, 1),
+                       sums_.y + __shfl_xor_sync(0xffffffffU, sums_.y, 1)};
+    sums_ = others_, others_ = {};
     return whole;
   }
 
@@ -105,9 +114,9 @@ class OneRow {
     }
   };
 
-  /// x of the lane's tile of the batch that begins with tile `col`, or of the last tile.
-  __device__ __forceinline__ void load(uint4 (&x)[kSteps / 2], int col, int count) const {
-    const std::uint32_t place = place_ + static_cast<std::uint32_t>((min(tile_, count - 1 - col) + col) * step_);
+  /// x of the lane's tile of the batch that begins with tile `col`.
+  __device__ __forceinline__ void load(uint4 (&x)[kSteps / 2], int col) const {
+    const std::uint32_t place = place_ + static_cast<std::uint32_t>(col * step_);
 #pragma unroll
     for (int i = 0; i < kSteps / 2; ++i) x[i] = load_shared(place ^ static_cast<std::uint32_t>(16 * i));
   }
@@ -117,21 +126,21 @@ class OneRow {
   }
   /// Number i of the lane's two tiles.
   __device__ __forceinline__ void keep(const Products& products, int i, float2 scale) {
-    sums_[0] = fmaf(has_second_half_ ? products.d[2 + i][i] : products.d[i][i], scale.x, sums_[0]);
-    sums_[1] = fmaf(has_second_half_ ? products.d[2 + i][2 + i] : products.d[i][2 + i], scale.y, sums_[1]);
+    sums_.x = fmaf(has_second_half_ ? products.d[2 + i][i] : products.d[i][i], scale.x, sums_.x);
+    sums_.y = fmaf(has_second_half_ ? products.d[2 + i][2 + i] : products.d[i][2 + i], scale.y, sums_.y);
   }
 
-  std::uint32_t place_;
+  std::uint32_t place_;  ///< of x of the lane's tile of the first batch
   int tile_, step_;
   bool has_second_half_;
-  float sums_[2] = {};
+  float2 sums_ = {}, others_ = {};
 };
 
 /// The same in fp32.
 template <class View>
 class OneRow<float, View> {
  public:
-  static constexpr bool kDecodesAhead = false;
+  static constexpr int kBatchesAhead = 0;
   struct Ahead {};
 
   __device__ __forceinline__ static int place_of(int col) { return col; }

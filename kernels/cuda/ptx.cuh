@@ -18,6 +18,13 @@ __device__ __forceinline__ V kept(V value) {
   return value;
 }
 
+/// The same against the assembler, to which it comes through a shuffle. Not negative; by all lanes.
+__device__ __forceinline__ int pinned(int value) {
+  const int same = __shfl_sync(0xffffffffU, value, static_cast<int>(threadIdx.x % 32));
+  __builtin_assume(same >= 0);
+  return same;
+}
+
 /// (a & mask) | bits of two constants, in one instruction where the compiler would take two.
 __device__ __forceinline__ std::uint32_t and_or(std::uint32_t a, std::uint32_t mask, std::uint32_t bits) {
   std::uint32_t v;
@@ -45,6 +52,9 @@ __device__ __forceinline__ uint2 load_shared_pair(std::uint32_t address) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
   return v;
+}
+__device__ __forceinline__ void store_shared_word(std::uint32_t address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 __device__ __forceinline__ void store_shared_pair(std::uint32_t address, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second) : "memory");

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(x + first, cols, norm, scratch,
+  normalise_row<kNormTurns>(x + first, cols, norm, norm, scratch,
                             [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
 }
 
@@ -87,7 +87,7 @@ void look_up_rows(const Launch& launch, const Weight& table, const int* indices,
 template <class T>
 void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tensor y) {
   const NormView<T> view(norm, y);
-  const NormTask<T> task{view.weight, view.bias, view.y, 0};
+  const NormTask<T> task{view.weight, view.bias, view.y};
   const dim3 grid(static_cast<unsigned>(x.rows));
   if (x.cols % kNormColumns == 0 && x.cols <= kMostNormColumns) {
     launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, 0, x.row<T>(0), x.cols, task);

@@ -95,8 +95,8 @@ inline constexpr int kBatch = 4;
 /// stage, `copy_notes` the kNoteBytes that lanes with the same rows share (scales). When a lane's copies have come it
 /// makes of its notes what is read (`settle_notes`), and when all lanes have, `read` gives what `load` does, or what
 /// comes of it. `factors` are those of one step (`column`: column_of the lane), `scales` what their products with rows
-/// g and g + 8 are multiplied by, `row_scale` what a row's sum is at the end. `at` is one weight, for whom speed is no
-/// matter.
+/// g and g + 8 are multiplied by, `row_scale` what a row's sum is at the end, or what becomes that where it is used.
+/// `at` is one weight, for whom speed is no matter.
 template <class Layout>
 struct TileView;
 

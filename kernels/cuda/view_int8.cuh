@@ -41,6 +41,11 @@ struct TileView<Int8Row> {
   using Place = const uint4*;
   using Loaded = uint4;
   using Read = Loaded;
+  /// As it is stored, which nothing waits for where it is fetched ahead.
+  struct RowScale {
+    float stored;
+    __device__ operator float() const { return stored * Int8Row::View::kInverse127; }
+  };
 
   const std::int8_t* codes;
   const float* scb;
@@ -80,7 +85,7 @@ struct TileView<Int8Row> {
     put<T>(f, 3, widen_int8<T, true>(last));
   }
   __device__ __forceinline__ float2 scales(const Loaded&) const { return {1.0F, 1.0F}; }
-  __device__ float row_scale(int row) const { return scb[row] * Int8Row::View::kInverse127; }
+  __device__ RowScale row_scale(int row) const { return {scb[row]}; }
   __device__ float at(int row, int col) const {
     const std::int64_t place = 2 * place_in_tiles(row, col & ~1, k, kSteps) + (col & 1);
     return static_cast<float>(codes[place]) * scb[row] * Int8Row::View::kInverse127;
