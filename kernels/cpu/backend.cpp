@@ -234,11 +234,9 @@ void CpuBackend::project_alike(const ProductWay<Layout, T>& way, Tensor x, int b
       for (int i = row; i < std::min(turn.rows, row + way.pack_rows); ++i) complete(first + i);
       way.pack(x.row<T>(first + row), x.cols, turn.rows, row, packed);
     });
-    const int share = padded_to(columns / (4 * pool_.threads()), kPanelRows);
-    const int step = std::max(kPanelRows, std::min({columns, turn.task_rows, share}));
     std::array<LinearTask<Layout, T>, kMostAlike> tasks;
-    std::array<int, kMostAlike> last_blocks;  // of each task, counted through all
-    int blocks = 0;
+    pieces_.clear();
+    int left = columns;
     for (std::size_t i = 0; i < projections.size(); ++i) {
       const auto& [linear, y, epilogue] = projections[i];
       tasks[i] = {std::get<Layout>(linear.weight).view(),
@@ -249,14 +247,16 @@ void CpuBackend::project_alike(const ProductWay<Layout, T>& way, Tensor x, int b
                   epilogue.activation,
                   epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
                   y.row<T>(first)};
-      blocks += (y.cols + step - 1) / step;
-      last_blocks[i] = blocks;
+      // A part of what is left, so that the last pieces are small and threads that differ in speed end together.
+      for (int from = 0, to = 0; from < y.cols; left -= to - from, from = to) {
+        const int share = padded_to(left / (2 * pool_.threads() - 1), kPanelRows);
+        to = std::min(y.cols, from + std::clamp(share, kPanelRows, turn.task_rows));
+        pieces_.push_back({i, from, to});
+      }
     }
-    pool_.run(blocks, [&](int block, int thread) {
-      std::size_t i = 0;
-      while (block >= last_blocks[i]) ++i;
-      const int from = (i == 0 ? block : block - last_blocks[i - 1]) * step;
-      way.multiply(tasks[i], from, std::min(tasks[i].weight.n, from + step), thread_scratch(thread));
+    pool_.run(static_cast<int>(pieces_.size()), [&](int task, int thread) {
+      const Piece& piece = pieces_[static_cast<std::size_t>(task)];
+      way.multiply(tasks[piece.linear], piece.first, piece.last, thread_scratch(thread));
     });
   }
 }

@@ -69,6 +69,12 @@ class CpuBackend final : public Backend {
   std::byte* thread_scratch(int thread);
   void grow_scratch(std::size_t packed, std::size_t thread);
 
+  /// Rows [first, last) of w of one of the linears that are done together.
+  struct Piece {
+    std::size_t linear;
+    int first, last;
+  };
+
   CpuTarget target_;
   const CpuKernels& kernels_;
   bool int8_activations_;
@@ -76,6 +82,7 @@ class CpuBackend final : public Backend {
   Buffer packed_;                 // rows of x in the order the loops read
   Buffer scratch_;                // a stretch for each thread
   std::size_t thread_bytes_ = 0;  // of that stretch
+  std::vector<Piece> pieces_;     // of the linears being done
   std::vector<int> chosen_, chosen_before_;
 };
 

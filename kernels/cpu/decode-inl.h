@@ -47,7 +47,7 @@ struct PlainDecoder {
   using View = typename Layout::View;
   /// Whether sums over groups are multiplied by `scale`.
   static constexpr bool kScaled = false;
-  /// Factors are whole multiples of 1 / kUnit, or nearly, of magnitudes up to 2^13 / kUnit, in rows whose factors
+  /// Factors are whole multiples of 1 / kUnit, or nearly, of magnitudes up to 2^14 / kUnit, in rows whose factors
   /// `are_codes`; 0: in none.
   static constexpr float kUnit = 0;
   /// Bytes of a group, and where the first of a row is, so that they can be asked for before they are decoded.
@@ -180,10 +180,11 @@ struct CodeDecoder : PlainDecoder<Layout> {
   }
 };
 
-/// Factors are the levels, which are 1 at most. Those of fp4 are multiples of 1/192, of which 8064 is a multiple.
+/// Factors are the levels, which are 1 at most. Those of fp4 are multiples of 1/192. Of the units below 2^14 that are
+/// multiples of 192, kUnit has nf4's nearest to whole numbers: each is rounded by 2^-12.9 of itself at most.
 template <class Scale>
 struct GroupDecoder<Lut4<Scale>> : CodeDecoder<Lut4<Scale>, kGroup / 2> {
-  static constexpr float kUnit = 8064;
+  static constexpr float kUnit = 15168;
   using Base = CodeDecoder<Lut4<Scale>, kGroup / 2>;
   using View = typename Base::View;
   using Base::scaled_by_group;

@@ -64,7 +64,7 @@ NIBBLE_HD I32x16 accumulate(const I32x16& total, const I16x32& w, const I16x32& 
   return {_mm512_dpwssd_epi32(total.lanes, w.words, x.words)};
 }
 
-/// A lane's eight factors times a power of two that gives the largest of them 15 bits: with factors of w of up to 2^13
+/// A lane's eight factors times a power of two that gives the largest of them 14 bits: with factors of w of up to 2^14
 /// eight products have 31. Returns what the lanes' sums are multiplied by. What is not finite makes its lane NaN.
 NIBBLE_HD __m512 make_whole(const float* values, float unit, float* factors) {
   __m512i magnitudes = _mm512_setzero_si512();
@@ -74,7 +74,7 @@ NIBBLE_HD __m512 make_whole(const float* values, float unit, float* factors) {
   }
   const __m512 largest = _mm512_castsi512_ps(magnitudes);
   const __m512 least = _mm512_set1_ps(0x1p-90F);  // below it scales would be subnormal
-  const __m512 bits = _mm512_sub_ps(_mm512_set1_ps(14), _mm512_getexp_ps(_mm512_max_ps(largest, least)));
+  const __m512 bits = _mm512_sub_ps(_mm512_set1_ps(13), _mm512_getexp_ps(_mm512_max_ps(largest, least)));
   for (int i = 0; i < kGroup; i += 16) {
     _mm512_storeu_ps(factors + i, _mm512_scalef_ps(_mm512_loadu_ps(values + i), bits));
   }

@@ -25,15 +25,15 @@ template <class T>
 using OperandOf = F32x32;
 /// Of weights whose factors are codes or levels.
 template <class T>
-using CodeOperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, I16x32, F32x32>;
+using CodeOperandOf = std::conditional_t<std::is_same_v<T, float>, F32x32, I16x32>;
 /// Of one row of x; its sums are those of CodeOperandOf, to the bit.
 template <class Layout, class T>
 struct OfOne {
   using CodeOperand = CodeOperandOf<T>;
 };
-template <class Zero>
-struct OfOne<Int4Group<Zero>, BFloat16> {
-  using CodeOperand = Digits64;
+template <class Zero, class T>
+struct OfOne<Int4Group<Zero>, T> {
+  using CodeOperand = std::conditional_t<std::is_same_v<T, float>, F32x32, Digits64>;
 };
 template <class Layout, class T>
 using CodeOperandOfOne = typename OfOne<Layout, T>::CodeOperand;

@@ -40,7 +40,12 @@ struct Factors {
   std::vector<double> errors;
 
   Factors(const Machine& machine, DType dtype, const Weight& weight) : values(decoded(weight)), errors(values.size()) {
-    std::ranges::transform(values, errors.begin(), [&](float value) { return machine.weight_error(dtype, value); });
+    const bool has_levels =
+        std::holds_alternative<Lut4<F32Scale>>(weight) || std::holds_alternative<Lut4<NestedScale>>(weight);
+    const double level_error = has_levels ? machine.level_error(dtype) : 0;
+    std::ranges::transform(values, errors.begin(), [&](float value) {
+      return machine.weight_error(dtype, value) + std::fabs(value) * level_error;
+    });
   }
 };
 

@@ -32,11 +32,15 @@ struct Machine {
     return std::fabs(weight) * pair_error(dtype);
   }
 
-  /// What a number of a row of x may be off by. Beside AMX few rows of bf16 become whole numbers, of which the largest
-  /// of eight is at least 2^14.
-  double factor_error(DType dtype, double largest) const {
-    return device == Device::kCpu && tiles && dtype == DType::kBF16 ? largest * 0x1p-15 : 0;
-  }
+  /// Whether few rows are multiplied as whole numbers: beside AMX, in 16 bits.
+  bool whole_numbers(DType dtype) const { return device == Device::kCpu && tiles && dtype != DType::kF32; }
+
+  /// What a number of a row of x may be off by: of eight that become whole numbers together the largest is at least
+  /// 2^13.
+  double factor_error(DType dtype, double largest) const { return whole_numbers(dtype) ? largest * 0x1p-14 : 0; }
+
+  /// The same of a level of 4 bits, relative to it: nf4's are no whole numbers.
+  double level_error(DType dtype) const { return whole_numbers(dtype) ? 0x1p-12 : 0; }
 
   /// In AMX's tiles two numbers of bf16 stand for one that is multiplied in fp16: what they leave of a weight or a
   /// probability is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
