@@ -321,7 +321,7 @@ int resident_teams(const Launch& launch, int threads, int team_shift) {
 
 /// About how many cycles a turn takes where a warp has so many tiles, `down` rows at once, and so many warps work: with
 /// each other in the way of shared memory, where a table is in it, or else of memory; or by themselves; and the sums.
-/// Measured for nf4 (README, 2026-11-29); of 4.55 TB/s a multiprocessor has 18 bytes a cycle.
+/// Measured for nf4 (NOTES, 2026-11-29); of 4.55 TB/s a multiprocessor has 18 bytes a cycle.
 template <class View>
 constexpr int few_cycles(int tiles, int down, int warps) {
   constexpr int kAlone = 350, kSums = 2500, kOfMemory = 18;
