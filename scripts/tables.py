@@ -252,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "amx threads": lambda: threads("amx/threads-1.3b.json", "amx/threads-6.7b.json"),
     "cpu peers": lambda: peers("cpu", "models", 2, rate, times),
     "amx peers": lambda: peers("amx", "models", 2, rate, times),
+    "amx products": lambda: peers("amx", "products", 2, bold(us), times),
     "cpu products, 1 thread": lambda: peers("cpu", "products", 1, bold(us), times),
     "cpu products, 2 threads": lambda: peers("cpu", "products", 2, bold(us), times),
     "cuda peers": lambda: peers("cuda", "models", None, bold(ms_each), with_times(ms_each)),
