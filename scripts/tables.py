@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 
 FIGURES = Path(__file__).resolve().parent / "figures"
-SCHEMES = ["none", "int8", "nf4", "nf4-dq", "fp4", "fp4-dq"]
+SCHEMES = ["none", "int8", "nf4", "nf4-dq", "fp4", "fp4-dq", "int4"]
 DTYPES = ["fp32", "bf16", "fp16"]
 Cells = list[str]
 
