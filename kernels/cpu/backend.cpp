@@ -247,9 +247,11 @@ void CpuBackend::project_alike(const ProductWay<Layout, T>& way, Tensor x, int b
                   epilogue.activation,
                   epilogue.residual ? epilogue.residual->row<T>(first) : nullptr,
                   y.row<T>(first)};
-      // A part of what is left, so that the last pieces are small and threads that differ in speed end together.
+      // A part of what is left, so that the last pieces are small and threads that differ in speed end together; each
+      // reads all of x, so none is a crumb.
       for (int from = 0, to = 0; from < y.cols; left -= to - from, from = to) {
-        const int share = padded_to(left / (2 * pool_.threads() - 1), kPanelRows);
+        const int share =
+            padded_to(std::max(left / (2 * pool_.threads() - 1), columns / (16 * pool_.threads())), kPanelRows);
         to = std::min(y.cols, from + std::clamp(share, kPanelRows, turn.task_rows));
         pieces_.push_back({i, from, to});
       }
