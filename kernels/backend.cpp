@@ -149,15 +149,19 @@ void expect_batch_rows(const char* verb, const Tensor& x, const Batch& batch) {
   }
 }
 
+void expect_apart(const char* verb, const char* name, const Tensor& found, const Tensor& x) {
+  if (x.rows > 0 && x.data == found.data) {
+    refuse(std::string(verb) + ": expected " + name + " apart from x, found one inside the other");
+  }
+}
+
 void expect_norm(const char* verb, const LayerNorm& norm, const Tensor& x, const Tensor& normed) {
   expect_compute_dtype(verb, x);
   expect(verb, "x", x, x.dtype, x.rows, norm.cols);
   expect(verb, "normed", normed, x.dtype, x.rows, norm.cols);
   expect_parameters(verb, "weight", norm.weight, norm.cols, x.dtype);
   expect_parameters(verb, "bias", norm.bias, norm.cols, x.dtype);
-  if (x.rows > 0 && x.data == normed.data) {
-    refuse(std::string(verb) + ": expected normed apart from x, found one inside the other");
-  }
+  expect_apart(verb, "normed", normed, x);
 }
 
 void expect_projection(const char* verb, const Projection& projection, const Tensor& x) {
@@ -172,9 +176,7 @@ void expect_projection(const char* verb, const Projection& projection, const Ten
   if (x.rows > 0 && epilogue.residual && epilogue.residual->data == y.data && !only_added) {
     refuse(std::string(verb) + ": expected a residual apart from y beside a scale or an activation, found y itself");
   }
-  if (x.rows > 0 && x.data == y.data) {
-    refuse(std::string(verb) + ": expected y apart from x, found one inside the other");
-  }
+  expect_apart(verb, "y", y, x);
 }
 
 }  // namespace

@@ -167,7 +167,7 @@ TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {
 }
 
 TEST(Failure, SaysThatStandardOutputCannotBeWritten) {
-  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP() << "there is no /dev/full";
   const TempDir folder;
   const std::string command = program() + " --version >/dev/full 2>" + (folder / "err");
   EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);

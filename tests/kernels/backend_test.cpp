@@ -190,6 +190,7 @@ TEST_P(CheckTest, EmptyCallsDoNothing) {
   KvCache cache{{}, {}, kF32, 1, 0, 2, 0, 2};
   begin(*backend_, {});
   backend_->linear(linear, none.tensor(), none.tensor());
+  backend_->linear({{}, {}, 4}, linear, none.tensor(), none.tensor(), none.tensor());
   project(*backend_, none.tensor(), {linear, none.tensor()});
   backend_->embed(linear.weight, none.tensor());
   backend_->attend(none.tensor(), none.tensor(), none.tensor(), 0, cache, none.tensor());
