@@ -147,6 +147,15 @@ def quality() -> str:
     return markdown(["", "size, MB", *dtypes, "KL divergence, nats", "same likeliest token"], lines, 1)
 
 
+def perplexities(place: str) -> str:
+    rows = read(place)
+    dtypes = present((row["dtype"] for row in rows), DTYPES)
+    found = {(row["scheme"], row["dtype"]): row["perplexity"] for row in rows}
+    lines = [[scheme, *(f"{found[scheme, dtype]:.3f}" for dtype in dtypes)]
+             for scheme in present((row["scheme"] for row in rows), SCHEMES)]  # fmt: skip
+    return markdown(["perplexity", *dtypes], lines, 1)
+
+
 def percent(base: dict) -> str:
     return f"{100 * base['same_likeliest']['mean']:.1f} %"
 
@@ -246,6 +255,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu speed": lambda: speed("cpu/speed.json"),
     "cpu threads": lambda: threads("cpu/threads-1.3b.json", "cpu/threads-6.7b.json"),
     "cuda speed": lambda: speed("cuda/speed.json"),
+    "cuda quality": lambda: perplexities("cuda/quality.json"),
     "cuda decode": cuda_decode,
     "cuda prefill": cuda_prefill,
     "amx prompts": lambda: speed("amx/speed.json", "n_prompt"),
