@@ -47,9 +47,9 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
 #define NIBBLE_64(d, i) NIBBLE_32(d, i), NIBBLE_32(d, i + 32)
 #define NIBBLE_40(d, i) NIBBLE_32(d, i), NIBBLE_8(d, i + 32)
 #define NIBBLE_48(d, i) NIBBLE_32(d, i), NIBBLE_16(d, i + 32)
-#define NIBBLE_NAMES_32                                                                                            \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
-  "%24, %25, %26, %27, %28, %29, %30, %31"
+#define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NIBBLE_NAMES_32 \
+  NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define NIBBLE_NAMES_40 NIBBLE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define NIBBLE_NAMES_48 NIBBLE_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define NIBBLE_NAMES_64 \
@@ -75,6 +75,7 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
                  : "l"(rows), "l"(lines), "r"(static_cast<int>(accumulates)));                                    \
   }
 #define NIBBLE_MULTIPLIES(T, type)                                                                        \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16)         \
   NIBBLE_MULTIPLY(multiply, "0", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)         \
   NIBBLE_MULTIPLY(multiply, "0", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64)        \
   NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)  \
@@ -92,6 +93,7 @@ NIBBLE_MULTIPLIES(BFloat16, "bf16")
 #undef NIBBLE_NAMES_48
 #undef NIBBLE_NAMES_40
 #undef NIBBLE_NAMES_32
+#undef NIBBLE_NAMES_16
 #undef NIBBLE_64
 #undef NIBBLE_48
 #undef NIBBLE_40

@@ -1,6 +1,7 @@
-// Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, sixteen at a
-// time; rows of longer segments the fused way or that of expanded weights, as ways.h says. So a sequence's results do
-// not depend on the others of its batch. Int8Decomp weights have a way of their own for all rows.
+// Which path a linear takes. Rows of segments of one to sixteen tokens, and outputs, go the decode way, all together
+// where there is a kernel for it, or sixteen at a time; rows of longer segments the fused way or that of expanded
+// weights, as ways.h says. So a sequence's results do not depend on the others of its batch. Int8Decomp weights have a
+// way of their own for all rows.
 #include "kernels/cuda/linear.h"
 
 #include "kernels/cuda/linear_decomp.h"
@@ -32,6 +33,18 @@ constexpr bool kDecodes<T, Int8Decomp> = false;
 template <class T, class Layout>
 constexpr bool kFuses = sizeof(T) == 2 && kDecodes<T, Layout> && !std::is_same_v<Layout, Dense<T>>;
 
+/// Whether short segments' rows, more than linear_few takes, can go together: the sharers' columns have to come out
+/// even in batches.
+template <class T, class Layout>
+bool crowds(const Launch& launch, const Layout& weight) {
+  if constexpr (sizeof(T) == 2 && kDecodes<T, Layout>) {
+    using View = TileView<Layout>;
+    return launch.is_hopper && is_tiled(weight) && batches_of_sharer<View>(weight.k) > 0 &&
+           crowd_tiling(1, weight.n, weight.k, 1, 1 << sharers_shift_of<View>(weight.k)).split > 0;
+  }
+  return false;
+}
+
 /// Whether two weights can share a launch: what kernels keep once must be the same.
 template <class Layout>
 bool alike(const Layout&, const Layout&) {
@@ -52,6 +65,16 @@ std::size_t count_alike(std::span<const Projection> projections) {
   };
   std::size_t count = 0;
   while (count < std::min<std::size_t>(projections.size(), kMostProjections) && fits(projections[count])) ++count;
+  return count;
+}
+
+/// How many of the first projections one launch of the fused path can take.
+template <class Layout>
+std::size_t count_fused(std::span<const Projection> projections) {
+  const std::size_t alike = count_alike<Layout>(projections);
+  const auto rows_of = [&](std::size_t i) { return std::get<Layout>(projections[i].linear.weight).n; };
+  std::size_t count = 1;
+  while (count < alike && rows_of(count) == rows_of(0)) ++count;
   return count;
 }
 
@@ -83,11 +106,25 @@ class Input {
     written_ = true;
     return norm_->y;
   }
+  /// What is still to be done, or null, and with what.
+  const Normed* norm() const { return written_ ? nullptr : norm_; }
+  Tensor x() const { return written_ ? norm_->y : x_; }
+
   /// Calls f with the norm, if one is still to be done, which returns whether it has been; whether it has.
   template <class F>
   bool normalise_on_the_way(F&& f) {
     if (norm_ == nullptr || written_) return false;
     return written_ = f(NormView<T>(norm_->norm, norm_->y));
+  }
+  /// Calls f with the norm to be done on the way into lines, or null, and x.
+  template <class F>
+  void bring_into_lines(F&& f) {
+    const auto normed = [&](const NormView<T>& view) {
+      if (x_.cols > kMostNormColumns) return false;
+      f(&view, x_);
+      return true;
+    };
+    if (!normalise_on_the_way(normed)) f(static_cast<const NormView<T>*>(nullptr), read());
   }
 
  private:
@@ -145,6 +182,30 @@ void in_turns(const Launch& launch, std::span<std::byte> room, const Normed* nor
   }
 }
 
+/// Rows of short segments, and outputs: those that one launch of the decode path takes, and more.
+template <class T>
+void short_rows(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, const RowRun& run,
+                std::span<const Projection> projections) {
+  Input<T> input(launch, norm, x, run.first, run.rows);
+  const auto together = [&]<class Layout>(const Layout& weight) -> std::size_t {
+    if constexpr (sizeof(T) == 2 && kDecodes<T, Layout>) {
+      if (!crowds<T>(launch, weight)) return 0;
+      const auto some = projections.first(count_fused<Layout>(projections));
+      input.bring_into_lines([&](const NormView<T>* view, Tensor rows) {
+        linear_crowd<T, Layout>(launch, room, view, rows, run.first, run.rows, some);
+      });
+      return some.size();
+    }
+    return 0;
+  };
+  while (run.rows > kDecodeRows && !projections.empty()) {
+    const std::size_t taken = with_layout(projections[0].linear.weight, together);
+    if (taken == 0) break;
+    projections = projections.subspan(taken);
+  }
+  if (!projections.empty()) in_turns<T>(launch, room, input.norm(), input.x(), run.first, run.rows, projections);
+}
+
 /// Into how many parts the fused way divides the columns for rows of segments of this length, 0 where it is not theirs.
 template <class T, class Layout>
 int split_of(const Launch& launch, Length length, const Layout& weight) {
@@ -152,16 +213,6 @@ int split_of(const Launch& launch, Length length, const Layout& weight) {
     if (launch.is_hopper && is_tiled(weight)) return fused_split(weight.n, weight.k, length);
   }
   return 0;
-}
-
-/// How many of the first projections one launch of the fused path can take.
-template <class Layout>
-std::size_t count_fused(std::span<const Projection> projections) {
-  const std::size_t alike = count_alike<Layout>(projections);
-  const auto rows_of = [&](std::size_t i) { return std::get<Layout>(projections[i].linear.weight).n; };
-  std::size_t count = 1;
-  while (count < alike && rows_of(count) == rows_of(0)) ++count;
-  return count;
 }
 
 template <class T>
@@ -177,14 +228,9 @@ void many_rows(const Launch& launch, Matmul& matmul, std::span<std::byte> room, 
       } else if constexpr (kFuses<T, Layout>) {
         if (const int split = split_of<T>(launch, run.length, weight); split > 0) {
           const auto some = projections.first(count_fused<Layout>(projections));
-          const auto fuse = [&](const NormView<T>& view) {
-            if (x.cols > kMostNormColumns) return false;
-            linear_fused<T, Layout>(launch, room, &view, x, run.first, run.rows, split, some);
-            return true;
-          };
-          if (!input.normalise_on_the_way(fuse)) {
-            linear_fused<T, Layout>(launch, room, nullptr, input.read(), run.first, run.rows, split, some);
-          }
+          input.bring_into_lines([&](const NormView<T>* view, Tensor rows) {
+            linear_fused<T, Layout>(launch, room, view, rows, run.first, run.rows, split, some);
+          });
           return some.size();
         }
       }
@@ -202,7 +248,7 @@ void linears(const Launch& launch, Matmul& matmul, std::span<std::byte> room, co
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
     if (run.length == Length::kFew) {
-      in_turns<T>(launch, room, norm, x, run.first, run.rows, projections);
+      short_rows<T>(launch, room, norm, x, run, projections);
       continue;
     }
     many_rows<T>(launch, matmul, room, norm, x, run, projections);
@@ -213,7 +259,9 @@ template <class T>
 std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
   if (std::holds_alternative<Int8Decomp>(weight)) return {{1, "LLM.int8()"}};
   return with_layout(weight, [&]<class Layout>(const Layout& w) {
-    std::vector<LinearWay> ways = {{1, kDecodes<T, Layout> && is_tiled(w) ? "decode" : "plain"}};
+    std::vector<LinearWay> ways = {{1, crowds<T>(launch, w)                 ? "decode, together"
+                                       : kDecodes<T, Layout> && is_tiled(w) ? "decode"
+                                                                            : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
     for (const int most : {kMostFewRows, kMostShortRows, kMostSomeRows, kMostMoreRows}) {
       const int split = split_of<T>(launch, length_of(most + 1), w);

@@ -1,6 +1,7 @@
-// Many rows of x: weights are decoded on their way into the tensor cores of sm_90a.
+// Many rows of x: weights are decoded on their way into the tensor cores of sm_90a. How a step is multiplied and what
+// its sums are, the Products of a kernel's tile say (fused_products.cuh).
 //
-// A block computes kRows rows of w times kColumns rows of x. Its four warpgroups have 64 rows of w each, a warp
+// A block computes kRows rows of w times kColumns rows of x. Its warpgroups have 64 rows of w each, a warp
 // sixteen, whose weights it keeps coming through a ring of its own (weight_stream.cuh), turns into factors in registers
 // and multiplies, as the larger operand, with lines of x in shared memory, which threads keep coming by turns. A step
 // is 64 columns. While one group waits for its products, the others decode.
@@ -17,6 +18,7 @@
 
 #include "kernels/cuda/fused_finish.cuh"
 #include "kernels/cuda/fused_lines.cuh"
+#include "kernels/cuda/fused_products.cuh"
 #include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/ways.h"
 
@@ -24,32 +26,48 @@ namespace nibble {
 namespace {
 
 /// Tiles of a kernel.
-template <int kColumns_, int kLineStages_, int kWeightStages_>
+template <template <class, class, int> class Products_, int kRows_, int kColumns_, int kMostStageSteps_,
+          int kStepsAhead_, int kMostWeightStages_>
 struct FusedTile {
-  static constexpr int kColumns = kColumns_;            ///< rows of x
-  static constexpr int kLineStages = kLineStages_;      ///< steps of x in the ring
-  static constexpr int kWeightStages = kWeightStages_;  ///< batches of tiles in a warp's
-  static constexpr int kWarps = 16;
-  static constexpr int kRows = kTileRows * kWarps;
+  template <class T, class View>
+  using Products = Products_<T, View, kColumns_>;
+  static constexpr int kRows = kRows_;        ///< of w
+  static constexpr int kColumns = kColumns_;  ///< rows of x
+  /// Steps of x that come together, a stage, where a batch of weights has so many; and that are asked for ahead.
+  static constexpr int kMostStageSteps = kMostStageSteps_, kStepsAhead = kStepsAhead_;
+  static constexpr int kMostWeightStages = kMostWeightStages_;  ///< batches of tiles in a warp's, where they have room
+  static constexpr int kWarps = kRows / kTileRows;
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kStageBytes = kColumns * kLineBytes;
+  static constexpr int kStepBytes = kColumns * kLineBytes;
 };
 
 /// Where a block has what in shared memory. Sums on their way out of registers take kScratchPieces of 128 bytes a warp,
 /// which fit into the gaps of a table of pairs; those of all blocks of a cluster take the place of both rings.
 template <class View, class Tile>
 struct FusedRoom {
-  using Stream = WeightStream<View, Tile::kWeightStages>;
   static constexpr int kEights = Tile::kColumns / 8;
   static constexpr int kScratchPieces = 16;
   static constexpr int kScratch = View::kHasTable ? 128 : 0;
   static constexpr int kScratchApart = View::kHasTable ? 256 : 128;
-  static constexpr int kLines = Tile::kWarps * kScratchPieces * kScratchApart;
-  static_assert(!View::kHasTable || kLines == kPairTableBytes);
-  static constexpr int kWeights = kLines + Tile::kLineStages * Tile::kStageBytes;
+  static constexpr int kLines = View::kHasTable ? kPairTableBytes : Tile::kWarps * kScratchPieces * kScratchApart;
+  static_assert(Tile::kWarps * kScratchPieces * kScratchApart <= kLines);
+  /// Of a batch of weights, and of a stage of lines.
+  static constexpr int kBatchSteps = kBatch * View::kSteps / 4,
+                       kStageSteps = std::min(Tile::kMostStageSteps, kBatchSteps);
+  static constexpr int kStageBytes = kStageSteps * Tile::kStepBytes;
+  /// Stages that are asked for ahead; and those of the ring, so that whoever asks does not wait for the last one's
+  /// readers.
+  static constexpr int kAhead = Tile::kStepsAhead / kStageSteps, kLineStages = kAhead + 2;
+  static_assert(Tile::kStepsAhead <= kFusedColumns / kLineColumns);
+  static constexpr int kWeights = kLines + kLineStages * kStageBytes;
+  static constexpr int kBarrierBytes = 8 * (2 * kLineStages + 2), kSourceBytes = 2 * 16;
+  static constexpr int kMost = (227 << 10) - kWeights - kBarrierBytes - kSourceBytes;
+  static constexpr int kWeightStages =
+      std::min(Tile::kMostWeightStages, kMost / (Tile::kWarps * WeightStream<View, 1>::kBytes));
+  using Stream = WeightStream<View, kWeightStages>;
   static constexpr int kBarriers = kWeights + Tile::kWarps * Stream::kBytes;
-  static constexpr int kSources = kBarriers + 8 * (2 * Tile::kLineStages + 2);
-  static constexpr int kBytes = kSources + 2 * 16;
+  static constexpr int kSources = kBarriers + kBarrierBytes;
+  static constexpr int kBytes = kSources + kSourceBytes;
 
   /// A warp's sums of eight rows of x, from one block.
   static constexpr int kEightBytes = 8 * kTileRows * 4;
@@ -78,6 +96,7 @@ struct FusedTask {
   int steps;         ///< of 64 columns
   int split;         ///< blocks that divide them, a cluster
   int clusters;      ///< which take turns with units
+  int products;      ///< what Products are told
   const char* x;     ///< in lines: [steps][rows][kLineBytes]
 };
 
@@ -92,8 +111,27 @@ struct FusedShare {
   }
 };
 
+/// The sums of `count` blocks, two or more, by twos, by fours and all.
+template <class F>
+__device__ __forceinline__ float4 together(int count, F&& of) {
+  const auto plus = [](const float4& a, const float4& b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; };
+  const auto from = [&](int block, int end) {
+    float4 sum = of(block);
+    if (block + 1 < end) sum = plus(sum, of(block + 1));
+    return sum;
+  };
+  const auto four = [&](int block) {
+    float4 sum = from(block, count);
+    if (block + 2 < count) sum = plus(sum, from(block + 2, count));
+    return sum;
+  };
+  float4 sum = four(0);
+  if (count > 4) sum = plus(sum, four(4));
+  return sum;
+}
+
 /// Sends a warp's sums to the blocks of the cluster whose share they are of, and adds up what has come for this
-/// block's, in the order of columns: those of the share's first eight come first. `inbox` is the lane's place in the
+/// block's: those of the share's first eight come first. `inbox` is the lane's place in the
 /// warp's, where rings were that all blocks have done with.
 template <class Room, int kSums>
 __device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint32_t inbox, std::uint32_t barrier,
@@ -121,13 +159,12 @@ __device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint3
   for (int i = 0; i < kEights / 2; ++i) {
     if (i >= own.count) break;
     float(&four)[4] = *reinterpret_cast<float(*)[4]>(sum + 4 * i);
-    four[0] = four[1] = four[2] = four[3] = 0;
-#pragma unroll 1
-    for (int block = 0; block < blocks; ++block) {
+    const auto of = [&](int block) {
       const uint4 v = load_shared(place_of(i, block));
-      four[0] += __uint_as_float(v.x), four[1] += __uint_as_float(v.y);
-      four[2] += __uint_as_float(v.z), four[3] += __uint_as_float(v.w);
-    }
+      return float4{__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
+    };
+    const float4 v = together(blocks, of);
+    four[0] = v.x, four[1] = v.y, four[2] = v.z, four[3] = v.w;
   }
   return own;
 }
@@ -138,24 +175,20 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using View = TileView<Layout>;
   using Room = FusedRoom<View, Tile>;
   using Stream = typename Room::Stream;
-  constexpr int kTiles = 4 / View::kSteps;       // of a step
-  constexpr int kStepsAtOnce = kBatch / kTiles;  // of a batch
+  constexpr int kStages = Room::kBatchSteps / Room::kStageSteps;  // of a batch
   constexpr int kEights = Room::kEights;
   using Finisher = FusedFinish<T, View, Room::kScratchApart>;
-  // Steps of x that are on their way: the thread that asks for them does not wait for the last ones' readers.
-  constexpr int kAhead = Tile::kLineStages - 2;
-  static_assert(kAhead <= kStepsAtOnce && Tile::kRows == kFusedTileRows &&
-                kFusedColumns % (kStepsAtOnce * kLineColumns) == 0);
+  static_assert(kFusedColumns % (Room::kBatchSteps * kLineColumns) == 0);
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t room = shared_address(shared);
   const std::uint32_t lines = room + Room::kLines;
-  const std::uint32_t full = room + Room::kBarriers, empty = full + 8 * Tile::kLineStages;
-  const std::uint32_t inbox_barrier = empty + 8 * Tile::kLineStages;
+  const std::uint32_t full = room + Room::kBarriers, empty = full + 8 * Room::kLineStages;
+  const std::uint32_t inbox_barrier = empty + 8 * Room::kLineStages;
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x / 32), 0);
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
   const int split = task.split, clusters = task.clusters;
-  const int batches = task.steps / kStepsAtOnce;
+  const int batches = task.steps / Room::kBatchSteps;
   const auto first_batch = [&] { return batches * block_of_cluster() / split; };
   const int count = batches * (block_of_cluster() + 1) / split - first_batch();
   int unit = static_cast<int>(blockIdx.x) / split;
@@ -176,12 +209,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                   Share(first_batch() * kBatch, (first_batch() + count) * kBatch),
                   room + Room::kWeights + warp * Stream::kBytes, lane);
 #pragma unroll
-    for (int i = 0; i < Tile::kWeightStages; ++i) stream.ask();
+    for (int i = 0; i < Room::kWeightStages; ++i) stream.ask();
     return stream;
   };
   if constexpr (View::kHasTable) fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Tile::kLineStages; ++i) {
+    for (int i = 0; i < Room::kLineStages; ++i) {
       make_barrier(full + 8 * i, 1), make_barrier(empty + 8 * i, Tile::kWarps);
     }
     make_barrier(inbox_barrier, 1);
@@ -196,7 +229,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     if (u < task.units) {
       const int column = place_of(u).column;
       const auto line = reinterpret_cast<std::uint64_t>(
-          task.x + (std::int64_t{first_batch() * kStepsAtOnce} * task.rows + column) * kLineBytes);
+          task.x + (std::int64_t{first_batch() * Room::kBatchSteps} * task.rows + column) * kLineBytes);
       source = {static_cast<std::uint32_t>(line), static_cast<std::uint32_t>(line >> 32),
                 static_cast<std::uint32_t>(min(Tile::kColumns, task.rows - column) * kLineBytes), 0};
     }
@@ -209,28 +242,32 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   __syncthreads();
   wait_for_previous_kernel();
 
-  // Steps are numbered over all units, and go through the ring of lines in turn. One thread, each time of another warp,
-  // sends for the step that is kAhead further, of this unit or the next.
+  // Stages are numbered over all units, and go through the ring of lines in turn. One thread, each time of another
+  // warp, sends for the one that is so much further, of this unit or the next.
   unsigned taken = 0;  // batches
-  const auto stage_of = [](unsigned number) { return number % Tile::kLineStages; };
-  const auto parity_of = [](unsigned number) { return static_cast<int>(number / Tile::kLineStages % 2); };
-  const auto fill = [&](int step, unsigned number) {
-    const bool is_next = step >= count * kStepsAtOnce;
+  const auto place_in_ring = [](unsigned number) { return number % Room::kLineStages; };
+  const auto parity_of = [](unsigned number) { return static_cast<int>(number / Room::kLineStages % 2); };
+  const auto fill = [&](int stage, unsigned number) {
+    const bool is_next = stage >= count * kStages;
     if (is_next && split > 1) return;  // sums come before it
-    if (is_next) step -= count * kStepsAtOnce;
+    if (is_next) stage -= count * kStages;
     const uint4 source = load_shared(room + Room::kSources + ((taken_units + (is_next ? 1 : 0)) & 1) * 16);
     const auto bytes = static_cast<int>(source.z);
     if (bytes == 0) return;
-    const auto* const line = reinterpret_cast<const char*>(source.x | static_cast<std::uint64_t>(source.y) << 32);
-    const unsigned stage = stage_of(number);
-    wait(empty + 8 * stage, parity_of(number) ^ 1);
-    arrive_announcing(full + 8 * stage, bytes);
-    copy_bulk(lines + stage * Tile::kStageBytes, line + std::int64_t{step} * (task.rows * kLineBytes), bytes,
-              full + 8 * stage);
+    const std::int64_t step_bytes = std::int64_t{task.rows} * kLineBytes;
+    const auto* line = reinterpret_cast<const char*>(source.x | static_cast<std::uint64_t>(source.y) << 32) +
+                       stage * Room::kStageSteps * step_bytes;
+    const unsigned place = place_in_ring(number);
+    wait(empty + 8 * place, parity_of(number) ^ 1);
+    arrive_announcing(full + 8 * place, bytes * Room::kStageSteps);
+#pragma unroll
+    for (int i = 0; i < Room::kStageSteps; ++i, line += step_bytes) {
+      copy_bulk(lines + place * Room::kStageBytes + i * Tile::kStepBytes, line, bytes, full + 8 * place);
+    }
   };
   const auto fill_first = [&] {
     if (threadIdx.x > 0) return;
-    for (unsigned i = 0; i < kAhead; ++i) fill(static_cast<int>(i), taken * kStepsAtOnce + i);
+    for (unsigned i = 0; i < Room::kAhead; ++i) fill(static_cast<int>(i), taken * kStages + i);
     if (split > 1) {
       const int eights = FusedShare::of<kEights>(block_of_cluster(), split).count;
       arrive_announcing(inbox_barrier, eights * (split - 1) * Tile::kWarps * Room::kEightBytes);
@@ -240,51 +277,46 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
   const std::uint32_t table = kept(column_of<T>(lane) + room - kReservedShared);
   while (true) {
-    float sum[Tile::kColumns / 2];
-    std::uint32_t factors[4][4];  // of a step
     const View& view = task.parts[part_number].weight;
+    typename Tile::template Products<T, View> products(task.products);
     const auto release = [&](unsigned number) {
-      if (lane == 0) arrive(empty + 8 * stage_of(number));
+      if (lane == 0) arrive(empty + 8 * place_in_ring(number));
     };
-    // Half a step's products are under way while the other half's factors are made.
-    const auto take_step = [&]<int kStep>(std::integral_constant<int, kStep>, int batch) {
-      const bool is_first = kStep == 0 && batch == 0;
-      const unsigned number = taken * kStepsAtOnce + kStep;
-      StepOfWeights<T, View> weights;
-      weights.read(view, stream, kStep * kTiles);
-      const std::uint64_t b = describe_lines(lines + stage_of(number) * Tile::kStageBytes);
-      const auto take_half = [&]<int kHalf>(std::integral_constant<int, kHalf>) {
-        weights.template decode<2 * kHalf>(view, table, factors[2 * kHalf]);
-        weights.template decode<2 * kHalf + 1>(view, table, factors[2 * kHalf + 1]);
-        if (kHalf == 0) wait(full + 8 * stage_of(number), parity_of(number));
-        begin_products();
-        multiply<T, Tile::kColumns>(sum, factors[2 * kHalf], b + 4 * kHalf, kHalf > 0 || !is_first);
-        multiply<T, Tile::kColumns>(sum, factors[2 * kHalf + 1], b + 4 * kHalf + 2, true);
-        commit_products();
-        wait_for_products<1>();
+    const auto take_stage = [&]<int kStage, int... kStep>(std::integer_sequence<int, kStep...>,
+                                                          std::integral_constant<int, kStage>, int batch) {
+      const bool is_first = kStage == 0 && batch == 0;
+      const unsigned number = taken * kStages + kStage;
+      const std::uint32_t place = uniform(lines + place_in_ring(number) * Room::kStageBytes);
+      const auto take_step = [&]<int kOfStage>(std::integral_constant<int, kOfStage>) {
+        products.template take_step<kStage * Room::kStageSteps + kOfStage>(
+            view, stream, table, describe_lines(place + kOfStage * Tile::kStepBytes), is_first && kOfStage == 0,
+            [&] {
+              if (kOfStage == 0) wait(full + 8 * place_in_ring(number), parity_of(number));
+            },
+            [&] {
+              if (kOfStage == 0 && !is_first) release(number - 1);
+            });
       };
-      take_half(std::integral_constant<int, 0>{});
-      if (!is_first) release(number - 1);
-      take_half(std::integral_constant<int, 1>{});
-      if (threadIdx.x == number % Tile::kWarps * 32) {
-        fill(batch * kStepsAtOnce + kStep + kAhead, number + kAhead);
-      }
+      if (threadIdx.x == number % Tile::kWarps * 32)
+        fill(batch * kStages + kStage + Room::kAhead, number + Room::kAhead);
+      (take_step(std::integral_constant<int, kStep>{}), ...);
     };
-    const auto take_batch = [&]<int... kStep>(std::integer_sequence<int, kStep...>, int batch) {
+    const auto take_batch = [&]<int... kStage>(std::integer_sequence<int, kStage...>, int batch) {
       stream.wait();
-      (take_step(std::integral_constant<int, kStep>{}, batch), ...);
+      (take_stage(std::make_integer_sequence<int, Room::kStageSteps>{}, std::integral_constant<int, kStage>{}, batch),
+       ...);
       __syncwarp();
       stream.ask();
     };
 #pragma unroll 1
-    for (int batch = 0; batch < count; ++batch) {
-      take_batch(std::make_integer_sequence<int, kStepsAtOnce>{}, batch);
-      ++taken;
+    for (int batch = 0; batch < count;) {
+      const int end = batch + products.batches(count);
+#pragma unroll 1
+      for (; batch < end; ++batch, ++taken) take_batch(std::make_integer_sequence<int, kStages>{}, batch);
+      products.gather();
     }
-    wait_for_products<0>();
-    release(taken * kStepsAtOnce - 1);
-#pragma unroll
-    for (float& s : sum) asm volatile("" : "+f"(s));  // not before they are there
+    float(&sum)[Tile::kColumns / 2] = products.end();
+    release(taken * kStages - 1);
 
     const Place finished = place_of(kept(unit));
     unit += clusters;
@@ -335,7 +367,7 @@ template <class Layout, class T, class Tile>
 void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
   constexpr auto kKernel = linear_fused_kernel<Layout, T, Tile>;
   constexpr int kBytes = FusedRoom<TileView<Layout>, Tile>::kBytes;
-  static_assert(kBytes <= 227 << 10 && FusedRoom<TileView<Layout>, Tile>::has_room());
+  static_assert(FusedRoom<TileView<Layout>, Tile>::has_room());
   allow_shared_memory<kKernel>();
   task.column_tiles = (task.rows + Tile::kColumns - 1) / Tile::kColumns;
   task.units = 0;
@@ -349,32 +381,43 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
                      task);
 }
 
-}  // namespace
-
-template <class T, class Layout>
-void linear_fused(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
-                  int rows, int split, std::span<const Projection> projections) {
+/// Brings rows of x, or of their LayerNorm, into lines, as many as have room at once, and calls `multiply` with the
+/// task that they and `projections` are.
+template <class T, class Layout, class F>
+void with_lines(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+                int rows, std::span<const Projection> projections, F&& multiply) {
   static_assert(kFusedColumns % kNormColumns == 0);
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * sizeof(T);
   const int most = static_cast<int>(room.size() / row_bytes) / kWide * kWide;
-  const auto parts = static_cast<int>(projections.size());
   for (int done = 0; done < rows; done += most) {
     FusedTask<Layout, T> task{};
-    for (int i = 0; i < parts; ++i) {
+    for (std::size_t i = 0; i < projections.size(); ++i) {
       task.parts[i].weight = TileView<Layout>(std::get<Layout>(projections[i].linear.weight));
       task.parts[i].finish = Finish<T>(projections[i], first_row + done);
     }
     task.rows = std::min(most, rows - done);
     task.steps = x.cols / kLineColumns;
-    task.split = split;
     task.x = reinterpret_cast<const char*>(room.data());
     arrange<TileView<Layout>::kSteps>(launch, norm, x, first_row + done, task.rows, room.data());
-    if (fused_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, split).columns == kNarrow) {
-      launch_fused<Layout, T, FusedTile<kNarrow, 4, 3>>(launch, task, parts);
-    } else {
-      launch_fused<Layout, T, FusedTile<kWide, 4, 2>>(launch, task, parts);
-    }
+    multiply(task);
   }
+}
+
+}  // namespace
+
+template <class T, class Layout>
+void linear_fused(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+                  int rows, int split, std::span<const Projection> projections) {
+  const auto multiply = [&](FusedTask<Layout, T>& task) {
+    task.split = split;
+    const auto parts = static_cast<int>(projections.size());
+    if (fused_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, split).columns == kNarrow) {
+      launch_fused<Layout, T, FusedTile<ScaledProducts, kFusedTileRows, kNarrow, 2, 4, 2>>(launch, task, parts);
+    } else {
+      launch_fused<Layout, T, FusedTile<ScaledProducts, kFusedTileRows, kWide, 1, 2, 2>>(launch, task, parts);
+    }
+  };
+  with_lines<T, Layout>(launch, room, norm, x, first_row, rows, projections, multiply);
 }
 
 #define NIBBLE_FUSED(T, ...)                                                                                       \

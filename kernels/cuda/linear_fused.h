@@ -1,7 +1,7 @@
 // The fused way, for the file that decides who goes it.
 #pragma once
 
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_parts.cuh"
 
 namespace nibble {
 
@@ -11,5 +11,18 @@ namespace nibble {
 template <class T, class Layout>
 void linear_fused(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
                   int rows, int split, std::span<const Projection> projections);
+
+/// How many batches of tiles each sharer has, 0 where they do not come out even.
+template <class View>
+int batches_of_sharer(int k) {
+  const int columns = 16 * View::kSteps * kBatch << sharers_shift_of<View>(k);
+  return k % columns == 0 ? k / columns : 0;
+}
+
+/// Rows of short segments together, more than linear_few takes, with its bits. batches_of_sharer() says whether columns
+/// can be divided so.
+template <class T, class Layout>
+void linear_crowd(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+                  int rows, std::span<const Projection> projections);
 
 }  // namespace nibble

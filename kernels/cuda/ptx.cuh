@@ -25,6 +25,9 @@ __device__ __forceinline__ int pinned(int value) {
   return same;
 }
 
+/// What all lanes of a warp have, where the assembler knows that they do: in a register that they share.
+__device__ __forceinline__ std::uint32_t uniform(std::uint32_t value) { return __reduce_or_sync(0xffffffffU, value); }
+
 /// (a & mask) | bits of two constants, in one instruction where the compiler would take two.
 __device__ __forceinline__ std::uint32_t and_or(std::uint32_t a, std::uint32_t mask, std::uint32_t bits) {
   std::uint32_t v;

@@ -28,17 +28,25 @@ inline constexpr int kFusedTileRows = 256, kFusedColumns = 256, kMostSplit = 8;
 inline constexpr int kNarrow = 64, kWide = 128;
 
 /// Whether tiles of so many rows of x can be divided so: a block has room for its share of all blocks' sums, by eights.
-constexpr bool fused_takes(int columns, int split) { return columns == kNarrow || kWide / 8 % split == 0; }
+constexpr bool fused_takes(int columns, int split) { return columns < kWide || kWide / 8 % split == 0; }
+
+/// What a step of 64 columns takes, and what is around a tile's, us, by itself and where a cluster divides the columns.
+struct TileTimes {
+  float step, around, around_divided;
+};
 
 /// About what a launch takes that has `tiles` tiles of k columns, us: how often clusters take turns, and in each turn
-/// the steps of 64 columns and what is around them. Parts' times on one H200, nf4, fp16, 2026-11-29.
-inline float fused_us(int tiles, int k, int columns, int split) {
+/// the steps and what is around them.
+inline float fused_us(int tiles, int k, int split, const TileTimes& times) {
   constexpr int kClusters[kMostSplit + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};  // of each size, at once
   const int turns = (tiles + kClusters[split] - 1) / kClusters[split];
   const float steps = static_cast<float>(k / 64) / static_cast<float>(split);
-  const bool narrow = columns == kNarrow;
-  const float around = split == 1 ? (narrow ? 2.0F : 4.0F) : (narrow ? 5.0F : 9.0F);
-  return static_cast<float>(turns) * (steps * (narrow ? 0.58F : 0.82F) + around);
+  return static_cast<float>(turns) * (steps * times.step + (split == 1 ? times.around : times.around_divided));
+}
+
+/// Tiles of y, `tile_rows` rows of w and `tile_columns` of x.
+constexpr int tiles_of(int linears, int n, int rows, int tile_rows, int tile_columns) {
+  return linears * ((n + tile_rows - 1) / tile_rows) * ((rows + tile_columns - 1) / tile_columns);
 }
 
 /// The best tile for `rows` rows of x and so many linears with weights [n, k].
@@ -47,9 +55,11 @@ struct FusedTiling {
   float us;
 };
 inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) {
+  // Parts' times on one H200, nf4, fp16, 2026-11-29.
+  constexpr TileTimes kNarrowTimes{0.58F, 2, 5}, kWideTimes{0.82F, 4, 9};
   const auto us = [&](int columns) {
-    const int row_tiles = (n + kFusedTileRows - 1) / kFusedTileRows, column_tiles = (rows + columns - 1) / columns;
-    return fused_us(linears * row_tiles * column_tiles, k, columns, split);
+    return fused_us(tiles_of(linears, n, rows, kFusedTileRows, columns), k, split,
+                    columns == kNarrow ? kNarrowTimes : kWideTimes);
   };
   const bool wide = fused_takes(kWide, split) && us(kWide) < us(kNarrow);
   return {wide ? kWide : kNarrow, us(wide ? kWide : kNarrow)};
@@ -111,6 +121,42 @@ inline int fused_split(int n, int k, Length length) {
     const float found =
         sum([&](int linears, int rows) { return fused_tiling(linears, n, k, rows, split).us + arrange_us(rows, k); });
     if (found < least) best = split, least = found;
+  }
+  return best;
+}
+
+// Rows of short segments, more than sixteen, together: a tile has 256 rows of w and 32 of x, or 128 and 64. Times as
+// above; with `arrange_us`, 2026-11-29, us measured / so reckoned (LayerNorm is in those of the first and third of
+// four):
+//
+//        n x k        32 rows, 256 x 32    128 x 64    64 rows, 128 x 64
+//   3 x  4096 x 4096       26 / 22                          36 / 33
+//        4096 x 4096       15 / 16                          18 / 21
+//       16384 x 4096       29 / 22                          37 / 33
+//        4096 x 16384      35 / 36                          53 / 57
+//   3 x  1024 x 1024        9 / 11            8 / 8
+//        1024 x 4096       11 / 12            9 / 9
+struct CrowdTile {
+  int rows, columns;
+  TileTimes times;
+};
+inline constexpr CrowdTile kCrowdTiles[] = {{256, 32, {0.42F, 2, 5}}, {128, 64, {0.37F, 2, 2.5F}}};
+
+/// Which tile, and into how many parts the columns are divided, which are those of `sharers`; none where they cannot
+/// be, as a block takes those of four at most. Neither changes a bit.
+struct CrowdTiling {
+  int tile, split;
+};
+inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers) {
+  CrowdTiling best{};
+  float least = 0;
+  for (const int tile : {0, 1}) {
+    const auto& [tile_rows, tile_columns, times] = kCrowdTiles[tile];
+    const int tiles = tiles_of(linears, n, rows, tile_rows, tile_columns);
+    for (int split = std::max(1, sharers / 4); split <= std::min(sharers, k / kFusedColumns); split *= 2) {
+      const float found = fused_us(tiles, k, split, times);
+      if (best.split == 0 || found < least) best = {tile, split}, least = found;
+    }
   }
   return best;
 }

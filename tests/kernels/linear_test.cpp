@@ -191,6 +191,43 @@ TEST_P(LinearTest, GivesFewRowsOfAnyWidthTheBitsOfOne) {
   }
 }
 
+/// Rows of short segments that go together, and in what tiles and parts where four sharers and where eight have the
+/// columns.
+struct CrowdCase {
+  int n, k, rows;
+  CrowdTiling of_four, of_eight;
+};
+// Every division there is in both tiles, parts of tiles, clusters that take turns; and columns that come out even only
+// in layouts with half as many to a tile.
+constexpr CrowdCase kCrowdCases[] = {
+    {272, 2048, 17, {1, 4}, {1, 8}},   {8464, 2048, 31, {0, 2}, {0, 2}},  {8464, 2048, 33, {1, 1}, {1, 4}},
+    {8208, 1024, 100, {1, 1}, {1, 2}}, {17008, 1024, 20, {0, 1}, {1, 2}}, {4112, 4096, 32, {0, 4}, {0, 4}},
+    {2064, 8192, 25, {1, 4}, {0, 8}},  {272, 1536, 64, {1, 4}, {1, 4}},
+};
+
+TEST(Crowd, GoesInTheTilesItIsTestedWith) {
+  for (const CrowdCase& each : kCrowdCases) {
+    for (const auto& [sharers, expected] : {std::pair{4, each.of_four}, std::pair{8, each.of_eight}}) {
+      const CrowdTiling found = crowd_tiling(1, each.n, each.k, each.rows, sharers);
+      EXPECT_EQ(found.tile, expected.tile) << sharers << " sharers, " << each.n << " x " << each.k;
+      EXPECT_EQ(found.split, expected.split) << sharers << " sharers, " << each.n << " x " << each.k;
+    }
+  }
+}
+
+TEST_P(LinearTest, GivesACrowdTheBitsOfOne) {
+  if (machine().device == Device::kCpu) return;
+  const auto backend = machine().backend(2);
+  for (const CrowdCase& each : kCrowdCases) {
+    const Linear linear{backend->prepare(weight_case().make(each.n, each.k, 7)), {}};
+    const Matrix x(*backend, dtype(), each.rows, each.k, 8);
+    const Matrix alone(*backend, dtype(), each.rows, each.n), together(*backend, dtype(), each.rows, each.n);
+    for (int row = 0; row < each.rows; ++row) backend->linear(linear, x.rows(row, 1), alone.rows(row, 1));
+    backend->linear(linear, x.tensor(), together.tensor());
+    EXPECT_EQ(together.values(), alone.values()) << each.rows << " rows, " << each.n << " x " << each.k;
+  }
+}
+
 /// Rows of x by a weight that the fused way takes, and how: tiles of so many of the rows, columns in so many parts.
 struct FusedCase {
   int n, k, rows, tile_rows, split;

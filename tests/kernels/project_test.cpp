@@ -124,7 +124,8 @@ const ProjectCase kProjectCases[] = {
     {{kWeightCases[4], kWeightCases[4], kWeightCases[4], kWeightCases[4]}, {64, 48, 37, 64}, 4, 64},
 };
 
-const std::vector<int> kProjectBatches[] = {{1}, {1, 1, 1}, {16}, {17}, {40}, {2, 30, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}};
+const std::vector<int> kProjectBatches[] = {
+    {1}, {1, 1, 1}, {16}, {17}, {40}, {2, 30, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}, std::vector<int>(35, 1)};
 
 TEST_P(ProjectTest, OfSeveralLinearsIsEachOfThemAlone) {
   const auto backend = machine().backend(2);
@@ -179,7 +180,7 @@ TEST_P(ProjectTest, GivesANormedRowTheBitsOfOne) {
   const auto backend = machine().backend(2);
   const std::array<WeightCase, 1> cases = {kWeightCases[5]};
   const std::array<int, 1> widths = {48};
-  constexpr int kRows = 16;
+  constexpr int kRows = 40;
   for (const int k : {768, 1024, 4096, 5120, 12288}) {
     const Linears made = make_linears(*backend, k, cases, widths);
     const Matrix weight(*backend, dtype(), 1, k, 30), bias(*backend, dtype(), 1, k, 31);
@@ -193,7 +194,7 @@ TEST_P(ProjectTest, GivesANormedRowTheBitsOfOne) {
       };
       for (int row = 0; row < kRows; ++row) project_rows(row, 1, alone);
       const std::vector<float> expected = alone.values(), expected_normed = normed.values();
-      for (const int m : {2, 5, 8, 11, 16}) {
+      for (const int m : {2, 5, 8, 11, 16, 17, kRows}) {
         project_rows(0, m, together);
         const std::vector<float> found = together.values(), found_normed = normed.values();
         EXPECT_TRUE(std::equal(expected.begin(), expected.begin() + std::ptrdiff_t{m} * widths[0], found.begin()))

@@ -1,0 +1,34 @@
+// More rows of short segments than linear_few.cuh takes: the kernel of linear_fused.cuh, with the bits of that one. So
+// weights are read once for all rows, and not once for every sixteen.
+#pragma once
+
+#include "kernels/cuda/linear_fused.cuh"
+
+namespace nibble {
+
+template <class T, class Layout>
+void linear_crowd(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+                  int rows, std::span<const Projection> projections) {
+  using View = TileView<Layout>;
+  const auto multiply = [&](FusedTask<Layout, T>& task) {
+    const auto parts = static_cast<int>(projections.size());
+    const CrowdTiling tiling =
+        crowd_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, 1 << sharers_shift_of<View>(x.cols));
+    task.split = tiling.split;
+    task.products = batches_of_sharer<View>(x.cols);
+    if (tiling.tile == 0) {
+      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[0].rows, kCrowdTiles[0].columns, 4, 4, 2>>(
+          launch, task, parts);
+    } else {
+      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 2, 4, 3>>(
+          launch, task, parts);
+    }
+  };
+  with_lines<T, Layout>(launch, room, norm, x, first_row, rows, projections, multiply);
+}
+
+#define NIBBLE_CROWD(T, ...)                                                                                       \
+  template void linear_crowd<T, __VA_ARGS__>(const Launch&, std::span<std::byte>, const NormView<T>*, Tensor, int, \
+                                             int, std::span<const Projection>);
+
+}  // namespace nibble
