@@ -5,27 +5,16 @@
 //                              mixes of warps meet in their block, those of parts in the team's first block
 //
 // How keys are cut follows from their number alone, and partial results are brought together in their order, so that
-// neither the batch nor the number of blocks changes a bit. A warp's first tile is on its way before the kernel waits
-// for the one that makes q: only the newest key and value come from there.
+// neither the batch nor the number of blocks changes a bit. A warp's first tiles are on their way before the kernel
+// waits for the one that makes q: only the newest key and value come from there.
 #pragma once
 
 #include "kernels/cuda/attend_task.cuh"
-#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/head_tiles.cuh"
 #include "kernels/cuda/team.cuh"
 
 namespace nibble {
 namespace {
-
-/// Keys that a warp takes at once.
-constexpr int kTile = 16;
-
-/// Rows of a tile in shared memory stand so far apart that lanes read different banks: keys by rows, values by columns.
-template <class T, int kDims>
-constexpr int kKeyPitch = kDims + (sizeof(T) == 4    ? 4
-                                   : kDims % 64 == 0 ? 32
-                                                     : 0);
-template <class T, int kDims>
-constexpr int kValuePitch = kDims + 16 / static_cast<int>(sizeof(T));
 
 /// A query and its mix of values, spread over a warp; lane 4 g + t has the scores of keys g and g + 8. On the tensor
 /// cores, eight keys and 32 dims a product: of a lane's eight dims of a key the first and third pair stand in row g,
@@ -33,6 +22,7 @@ constexpr int kValuePitch = kDims + 16 / static_cast<int>(sizeof(T));
 /// the weights, rounded to T in even columns, what that left off in odd ones.
 template <class T, int kDims>
 struct Mixer {
+  using Rows = TileRows<T, kDims>;
   std::uint32_t q[kDims / 32][2];
   float sums[kDims / 16][4] = {};
 
@@ -45,14 +35,14 @@ struct Mixer {
       q[i][1] = lane & 4 ? eight.w : eight.z;
     }
   }
-  __device__ __forceinline__ void score(const T* keys, int lane, float (&scores)[2]) const {
+  /// `keys`, and `values` below: the address of a tile's first row.
+  __device__ __forceinline__ void score(std::uint32_t keys, int lane, float (&scores)[2]) const {
     float products[2][4] = {};
-    const std::uint32_t row = shared_address(keys + lane / 4 * kKeyPitch<T, kDims> + lane % 4 * 8);
 #pragma unroll
     for (int i = 0; i < kDims / 32; ++i) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const uint4 k = load_shared(row + (8 * half * kKeyPitch<T, kDims> + 32 * i) * sizeof(T));
+        const uint4 k = load_shared(Rows::behind(keys + Rows::place(lane / 4, lane % 4), 8 * half, 4 * i));
         mma<T>(products[half], {k.x, k.y, k.z, k.w}, q[i][0], q[i][1]);
       }
     }
@@ -66,26 +56,31 @@ struct Mixer {
       for (float& sum : four) sum *= factor;
     }
   }
-  __device__ __forceinline__ void add(const float (&weights)[2], const T* values, int lane) {
+  __device__ __forceinline__ void add(const float (&weights)[2], std::uint32_t values, int lane) {
     std::uint32_t w[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       w[i] = transposed(pack2<T>(weights[i], weights[i] - rounded_f32<T>(weights[i])));
     }
-    const T* const row = values + (lane / 16 * 8 + lane % 8) * kValuePitch<T, kDims> + lane / 8 % 2 * 8;
 #pragma unroll
     for (int d = 0; d < kDims / 16; ++d) {
       std::uint32_t a[4];
-      load_matrices_transposed(a, row + 16 * d);
+      load_matrices_transposed(a, Rows::behind(values + Rows::place(lane / 16 * 8 + lane % 8, lane / 8 % 2), 0, 2 * d));
       mma<T>(sums[d], a, w[0], w[1]);
     }
   }
   __device__ __forceinline__ void store(float* mix, int lane) const {
 #pragma unroll
-    for (int d = 0; d < kDims / 16; ++d) {
-      if (d % 4 != lane % 4) continue;
-      mix[16 * d + lane / 4] = sums[d][0] + sums[d][1];
-      mix[16 * d + lane / 4 + 8] = sums[d][2] + sums[d][3];
+    for (int d = 0; d < kDims / 16; d += 4) {
+      float2 own{};  // of the four, chosen without branches, in which lanes would wait for one another
+#pragma unroll
+      for (int i = d; i < d + 4 && i < kDims / 16; ++i) {
+        const float2 two{sums[i][0] + sums[i][1], sums[i][2] + sums[i][3]};
+        own = i % 4 == lane % 4 ? two : own;
+      }
+      if (d + lane % 4 >= kDims / 16) continue;
+      float* const to = mix + 16 * (d + lane % 4) + lane / 4;
+      to[0] = own.x, to[8] = own.y;
     }
   }
 };
@@ -93,26 +88,28 @@ struct Mixer {
 /// The same in fp32: a lane has numbers `lane` + 32 i of the mix.
 template <int kDims>
 struct Mixer<float, kDims> {
-  float q[kDims / 32][8] = {};
+  using Rows = TileRows<float, kDims>;
+  float4 q[kDims / 16] = {};
   float sums[kDims / 32] = {};
 
   __device__ __forceinline__ void load_query(const float* query, int head_dim, int lane) {
 #pragma unroll
-    for (int i = 0; i < kDims / 32; ++i) {
-      const int dim = (4 * i + lane % 4) * 8;
-      if (dim < head_dim) load8(query + dim, q[i]);
+    for (int i = 0; i < kDims / 16; ++i) {
+      const int dim = (4 * i + lane % 4) * 4;
+      if (dim < head_dim) q[i] = *reinterpret_cast<const float4*>(query + dim);
     }
   }
-  __device__ __forceinline__ void score(const float* keys, int lane, float (&scores)[2]) const {
+  __device__ __forceinline__ void score(std::uint32_t keys, int lane, float (&scores)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = 0;
 #pragma unroll
-      for (int i = 0; i < kDims / 32; ++i) {
-        float key[8];
-        load8(keys + (lane / 4 + 8 * half) * kKeyPitch<float, kDims> + (4 * i + lane % 4) * 8, key);
-#pragma unroll
-        for (int d = 0; d < 8; ++d) sum = fmaf(q[i][d], key[d], sum);
+      for (int i = 0; i < kDims / 16; ++i) {
+        const uint4 k = load_shared(Rows::behind(keys + Rows::place(lane / 4, lane % 4), 8 * half, 4 * i));
+        sum = fmaf(q[i].x, __uint_as_float(k.x), sum);
+        sum = fmaf(q[i].y, __uint_as_float(k.y), sum);
+        sum = fmaf(q[i].z, __uint_as_float(k.z), sum);
+        sum = fmaf(q[i].w, __uint_as_float(k.w), sum);
       }
       sum += __shfl_xor_sync(0xffffffffU, sum, 1);
       scores[half] = sum + __shfl_xor_sync(0xffffffffU, sum, 2);
@@ -122,13 +119,14 @@ struct Mixer<float, kDims> {
 #pragma unroll
     for (float& sum : sums) sum *= factor;
   }
-  __device__ __forceinline__ void add(const float (&weights)[2], const float* values, int lane) {
+  __device__ __forceinline__ void add(const float (&weights)[2], std::uint32_t values, int lane) {
 #pragma unroll
     for (int key = 0; key < kTile; ++key) {
       const float weight = __shfl_sync(0xffffffffU, weights[key / 8], key % 8 * 4);
 #pragma unroll
       for (int i = 0; i < kDims / 32; ++i) {
-        sums[i] = fmaf(weight, values[key * kValuePitch<float, kDims> + lane + 32 * i], sums[i]);
+        const std::uint32_t value = Rows::behind(values + Rows::place(0, lane / 4), key, 8 * i) + lane % 4 * 4;
+        sums[i] = fmaf(weight, __uint_as_float(load_shared_word(value)), sums[i]);
       }
     }
   }
@@ -144,7 +142,8 @@ struct Partials {
   float largest[kMost], sum[kMost];
   float mix[kMost][kDims];
 
-  /// What the first `count` are together: the mix is a sum of theirs times their factors. At least one has keys.
+  /// What the first `count` are together: the mix is a sum of theirs times their factors. At least one has keys. What
+  /// the others have is read all the same, as loads without conditions come back together.
   struct Whole {
     float largest, sum, factor[kMost];
   };
@@ -152,128 +151,49 @@ struct Partials {
     Whole whole{-INFINITY, 0, {}};
 #pragma unroll
     for (int i = 0; i < kMost; ++i) {
-      whole.factor[i] = i < count ? largest[i] : -INFINITY;
+      const float own = largest[i];
+      whole.factor[i] = i < count ? own : -INFINITY;
       whole.largest = fmaxf(whole.largest, whole.factor[i]);
     }
 #pragma unroll
     for (int i = 0; i < kMost; ++i) {
       whole.factor[i] = exponential(whole.factor[i] - whole.largest);
-      whole.sum = fmaf(i < count ? sum[i] : 0.0F, whole.factor[i], whole.sum);
+      const float own = sum[i];
+      whole.sum = fmaf(i < count ? own : 0.0F, whole.factor[i], whole.sum);
     }
     return whole;
   }
   __device__ __forceinline__ float mixed(const Whole& whole, int count, int dim) const {
     float value = 0;
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) value = fmaf(i < count ? mix[i][dim] : 0.0F, whole.factor[i], value);
+    for (int i = 0; i < kMost; ++i) {
+      const float own = mix[i][dim];
+      value = fmaf(i < count ? own : 0.0F, whole.factor[i], value);
+    }
     return value;
   }
-};
-
-/// A warp's tiles of a head in shared memory, keys and behind them values, and what comes next from the cache. So many
-/// as kStages are on their way or in use, in places that they take in turn.
-template <class T, int kDims, int kStages>
-class HeadTiles {
- public:
-  static constexpr int kPerPiece = 16 / static_cast<int>(sizeof(T)), kPieces = kDims / kPerPiece;  // of 16 bytes
-  static constexpr int kSpan = kPieces > 16 ? 32 : kPieces > 8 ? 16 : 8;  // lanes that share a row
-  static constexpr int kRows = 32 / kSpan;
-  static constexpr int kTileSize = kTile * (kKeyPitch<T, kDims> + kValuePitch<T, kDims>);
-  static constexpr int kSize = kStages * kTileSize;
-
-  /// `room` has kSize numbers; the head's rows in the cache are [context, head_dim].
-  __device__ HeadTiles(T* room, T* cached_keys, T* cached_values, int tile, int head_dim, int lane)
-      : room_(room),
-        next_key_(cached_keys + place(tile, head_dim, lane)),
-        next_value_(cached_values + place(tile, head_dim, lane)),
-        head_dim_(head_dim),
-        lane_(lane) {}
-
-  __device__ __forceinline__ T* keys(int stage) const { return room_ + stage * kTileSize; }
-  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kTile * kKeyPitch<T, kDims>; }
-
-  /// Asks for the next tile, of whose rows the first `older` are in the cache; the others become zeros. Tiles are
-  /// `step` apart.
-  __device__ __forceinline__ void fetch_keys(int stage, int older, int step) {
-    fetch<kKeyPitch<T, kDims>>(older, next_key_, keys(stage));
-    next_key_ += static_cast<std::int64_t>(step * kTile) * head_dim_;
-  }
-  __device__ __forceinline__ void fetch_values(int stage, int older, int step) {
-    fetch<kValuePitch<T, kDims>>(older, next_value_, values(stage));
-    next_value_ += static_cast<std::int64_t>(step * kTile) * head_dim_;
-  }
-
-  /// A lane's pieces of a key, and of the value behind it.
-  struct Row {
-    uint4 pieces[(2 * kPieces + 31) / 32];
-  };
-  __device__ __forceinline__ void load(const T* key, const T* value, Row& row) const {
-    for_each_piece([&](int i, bool is_value, int dim) {
-      row.pieces[i] = *reinterpret_cast<const uint4*>((is_value ? value : key) + dim);
-    });
-  }
-  __device__ __forceinline__ void put(int stage, int slot, const Row& row) const {
-    for_each_piece([&](int i, bool is_value, int dim) {
-      T* const to = is_value ? values(stage) + slot * kValuePitch<T, kDims> : keys(stage) + slot * kKeyPitch<T, kDims>;
-      *reinterpret_cast<uint4*>(to + dim) = row.pieces[i];
-    });
-  }
-  __device__ __forceinline__ void store(T* key, T* value, const Row& row) const {
-    for_each_piece([&](int i, bool is_value, int dim) {
-      *reinterpret_cast<uint4*>((is_value ? value : key) + dim) = row.pieces[i];
-    });
-  }
-
- private:
-  __device__ static std::int64_t place(int tile, int head_dim, int lane) {
-    return static_cast<std::int64_t>(tile * kTile + lane / kSpan) * head_dim + lane % kSpan * kPerPiece;
-  }
-  template <int kPitch>
-  __device__ __forceinline__ void fetch(int older, const T* from, const T* room) const {
-    const int dim = lane_ % kSpan * kPerPiece, row = lane_ / kSpan;
-    const std::uint32_t to = shared_address(room + row * kPitch + dim);
-#pragma unroll
-    for (int i = 0; i < kTile; i += kRows, from += kRows * head_dim_) {
-#pragma unroll
-      for (int d = 0; d < kDims; d += kSpan * kPerPiece) {
-        if (dim + d < kDims)
-          copy_async(to + (i * kPitch + d) * sizeof(T), from + d, i + row < older && dim + d < head_dim_);
-      }
-    }
-  }
-  template <class F>
-  __device__ __forceinline__ void for_each_piece(F&& f) const {
-#pragma unroll
-    for (int i = 0; i < (2 * kPieces + 31) / 32; ++i) {
-      const int piece = lane_ + 32 * i, dim = piece % kPieces * kPerPiece;
-      if (piece < 2 * kPieces && dim < head_dim_) f(i, piece >= kPieces, dim);
-    }
-  }
-
-  T* room_;
-  const T *next_key_, *next_value_;
-  int head_dim_, lane_;
 };
 
 /// Warps of a block, so that several blocks have room for their tiles.
 template <class T, int kDims>
 constexpr int kOneWarps = sizeof(T) * kDims <= 512 ? 4 : 2;
 
-template <class T, int kDims, int kStages>
+template <class T, int kDims, int kTiles>
 struct OneShared {
-  T tiles[kOneWarps<T, kDims>][HeadTiles<T, kDims, kStages>::kSize];
+  alignas(128) char rings[kOneWarps<T, kDims>][HeadTiles<T, kDims, kTiles>::kBytes];
   Partials<kOneWarps<T, kDims>, kDims> of_warps;
   Partials<kMostParts, kDims> of_parts;  ///< in the team's first block
   Inbox inbox;
 };
 
-template <class T, int kDims, int kStages>
-__global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
+/// Four blocks of heads up to 128 in 16 bits have registers on a multiprocessor.
+template <class T, int kDims, int kTiles>
+__global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, sizeof(T) * kDims <= 256 ? 4 : 2)
     attend_one_kernel(const __grid_constant__ AttendTask<T> task) {
-  using Tiles = HeadTiles<T, kDims, kStages>;
+  using Tiles = HeadTiles<T, kDims, kTiles>;
   constexpr int kWarps = kOneWarps<T, kDims>, kThreads = 32 * kWarps;
   extern __shared__ __align__(128) char memory[];
-  auto& shared = *reinterpret_cast<OneShared<T, kDims, kStages>*>(memory);
+  auto& shared = *reinterpret_cast<OneShared<T, kDims, kTiles>*>(memory);
   let_next_kernel_start();
   // The batch and the keys of earlier steps were there before the kernel that this one waits for.
   const Segment segment = task.batch.segments[blockIdx.z];
@@ -294,20 +214,10 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
 #pragma unroll 1
   for (int part = rank; part < parts; part += team) {
     int tile = part + parts * warp;
-    Tiles room(shared.tiles[warp], task.keys + place, task.values + place, tile, task.head_dim, lane);
-    const auto fetch_keys = [&](int stage, int tile) {
-      if (tile < tiles) room.fetch_keys(stage, newest - tile * kTile, step);
-      commit_copies();
-    };
-    const auto fetch_values = [&](int stage, int tile) {
-      if (tile < tiles) room.fetch_values(stage, newest - tile * kTile, step);
-      commit_copies();
-    };
+    Tiles room(shared_address(shared.rings[warp]), task.keys + place, task.values + place, tile, step * kTile, newest,
+               task.head_dim, lane);
 #pragma unroll
-    for (int i = 0; i < kStages; ++i) {
-      fetch_keys(i, tile + i * step);
-      fetch_values(i, tile + i * step);
-    }
+    for (int i = 0; i < kTiles; ++i) room.ask_keys(), room.ask_values();
     if (part == rank) {
       Inbox::wait_for_team();
       wait_for_previous_kernel();
@@ -319,19 +229,16 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
 
     float largest = -INFINITY, sum = 0;
 #pragma unroll 1
-    for (int stage = 0; tile < tiles; tile += step, stage = (stage + 1) % kStages) {
-      wait_for_copies<2 * kStages - 1>();
+    for (; tile < tiles; tile += step) {
+      room.wait();
       if (tile == tiles - 1) {
-        wait_for_copies<0>();
-        __syncwarp();
-        room.put(stage, newest % kTile, newest_row);
+        room.put(newest % kTile, newest_row);
         room.store(task.keys + newest_place, task.values + newest_place, newest_row);
       }
-      __syncwarp();
       float weights[2];
-      mixer.score(room.keys(stage), lane, weights);
+      mixer.score(room.rows(), lane, weights);
       __syncwarp();
-      fetch_keys(stage, tile + kStages * step);
+      room.ask_keys();
 
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -348,11 +255,10 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
       sum = fmaf(sum, factor, weights[0] + weights[1]);
       mixer.shrink(factor);
 
-      wait_for_copies<2 * kStages - 1>();
+      room.wait();
+      mixer.add(weights, room.rows(), lane);
       __syncwarp();
-      mixer.add(weights, room.values(stage), lane);
-      __syncwarp();
-      fetch_values(stage, tile + kStages * step);
+      room.ask_values();
     }
 #pragma unroll
     for (int lanes = 4; lanes < 32; lanes *= 2) sum += __shfl_xor_sync(0xffffffffU, sum, lanes);
@@ -380,10 +286,10 @@ __global__ void __launch_bounds__(32 * kOneWarps<T, kDims>, 2)
   }
 }
 
-template <class T, int kDims, int kStages>
+template <class T, int kDims, int kTiles>
 void launch_teams(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
-  constexpr auto kKernel = attend_one_kernel<T, kDims, kStages>;
-  constexpr int kThreads = 32 * kOneWarps<T, kDims>, kShared = sizeof(OneShared<T, kDims, kStages>);
+  constexpr auto kKernel = attend_one_kernel<T, kDims, kTiles>;
+  constexpr int kThreads = 32 * kOneWarps<T, kDims>, kShared = sizeof(OneShared<T, kDims, kTiles>);
   allow_shared_memory<kKernel>();
   // Where all parts' blocks have no room at once, a block takes several parts instead of others' waiting for it.
   const int room = launch.processors * resident_blocks<kKernel>(kThreads, kShared);
@@ -391,19 +297,21 @@ void launch_teams(const Launch& launch, const BatchShape& shape, const AttendTas
   while (team > 1 && team * task.heads * shape.segments > room) team /= 2;
   const dim3 grid(static_cast<unsigned>(team), static_cast<unsigned>(task.heads),
                   static_cast<unsigned>(shape.segments));
-  launch_in_clusters(launch, kKernel, grid, static_cast<unsigned>(team), kThreads, kShared, task);
+  // Where the machine may choose, teams of two and four stand more evenly on it; those of eight do not.
+  const auto policy = team < kMostTeam ? cudaClusterSchedulingPolicyLoadBalancing : cudaClusterSchedulingPolicyDefault;
+  launch_in_clusters(launch, kKernel, grid, {static_cast<unsigned>(team), policy}, kThreads, kShared, task);
 }
 
-/// Parts of more than a tile a warp have another one on its way, where there are no more than two blocks for each
-/// multiprocessor and they leave room for one of a linear: 16 heads of 64 and 2,000 keys are 6 % of a token faster.
+/// Where there are no more than three blocks for each multiprocessor, a warp has as many tiles on their way as make 12
+/// KiB or more: three such blocks find room on one, and no fourth of heads of 128, which would crowd it. Otherwise one.
 template <class T, int kDims>
 void launch_one(const Launch& launch, const BatchShape& shape, const AttendTask<T>& task) {
-  if constexpr (sizeof(T) * kDims <= 192) {
-    if (shape.parts == kMostParts && shape.parts * task.heads * shape.segments <= 2 * launch.processors) {
-      return launch_teams<T, kDims, 2>(launch, shape, task);
-    }
+  constexpr int kBytes = 12 * 1024, kTileBytes = HeadTiles<T, kDims, 1>::kBytes;
+  if (shape.parts * task.heads * shape.segments <= 3 * launch.processors) {
+    launch_teams<T, kDims, (kBytes + kTileBytes - 1) / kTileBytes>(launch, shape, task);
+  } else {
+    launch_teams<T, kDims, 1>(launch, shape, task);
   }
-  launch_teams<T, kDims, 1>(launch, shape, task);
 }
 
 }  // namespace

@@ -75,11 +75,11 @@ __global__ void __launch_bounds__(32 * kTileWarps) attend_tiles_kernel(const __g
     for (int d = 0; d < kHeadDim / 16; ++d) {
       std::uint32_t q[kStrips][4];
 #pragma unroll
-      for (int s = 0; s < kStrips; ++s) load_matrices(q[s], q_rows + s * 16 * kPitch + d * 16);
+      for (int s = 0; s < kStrips; ++s) load_matrices(q[s], shared_address(q_rows + s * 16 * kPitch + d * 16));
 #pragma unroll
       for (int n = 0; n < kTileKeys / 16; ++n) {
         std::uint32_t b[4];  // keys 16 n .. + 8: 0 and 1, + 8 .. + 16: 2 and 3
-        load_matrices(b, k + (n * 16 + lane / 16 * 8 + lane % 8) * kPitch + d * 16 + lane / 8 % 2 * 8);
+        load_matrices(b, shared_address(k + (n * 16 + lane / 16 * 8 + lane % 8) * kPitch + d * 16 + lane / 8 % 2 * 8));
 #pragma unroll
         for (int s = 0; s < kStrips; ++s) {
           mma<T>(scores[s][2 * n], q[s], b[0], b[1]);
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(32 * kTileWarps) attend_tiles_kernel(const __g
 #pragma unroll
       for (int d = 0; d < kHeadDim / 16; ++d) {
         std::uint32_t b[4];  // dims 16 d .. + 8: 0 and 1, + 8 .. + 16: 2 and 3
-        load_matrices_transposed(b, v + (n * 16 + lane % 16) * kPitch + d * 16 + lane / 16 * 8);
+        load_matrices_transposed(b, shared_address(v + (n * 16 + lane % 16) * kPitch + d * 16 + lane / 16 * 8));
 #pragma unroll
         for (int s = 0; s < kStrips; ++s) {
           mma<T>(mix[s][2 * d], p[s], b[0], b[1]);

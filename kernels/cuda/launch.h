@@ -19,23 +19,34 @@ inline int most_shared_bytes() {
   return found;
 }
 
+/// So many consecutive blocks of a row of the grid, 1 where there are no clusters, and how they find multiprocessors.
+struct Cluster {
+  unsigned blocks;
+  cudaClusterSchedulingPolicy policy;
+
+  Cluster(unsigned count, cudaClusterSchedulingPolicy how = cudaClusterSchedulingPolicyDefault)
+      : blocks(count), policy(how) {}
+};
+
 /// Launches with programmatic dependent launch: the kernel begins while the one before it still runs, and must call
-/// wait_for_previous_kernel(). So many consecutive blocks of a row of the grid are a cluster; 1 where there are none.
+/// wait_for_previous_kernel().
 template <class... Parameters>
-void launch_in_clusters(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, unsigned cluster, int threads,
+void launch_in_clusters(const Launch& launch, void (*kernel)(Parameters...), dim3 grid, Cluster cluster, int threads,
                         int shared, const std::type_identity_t<Parameters>&... parameters) {
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[3] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {cluster, 1, 1};
+  attributes[1].val.clusterDim = {cluster.blocks, 1, 1};
+  attributes[2].id = cudaLaunchAttributeClusterSchedulingPolicyPreference;
+  attributes[2].val.clusterSchedulingPolicyPreference = cluster.policy;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared);
   config.stream = launch.stream;
   config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.numAttrs = cluster.blocks == 1 ? 1 : cluster.policy == cudaClusterSchedulingPolicyDefault ? 2 : 3;
   check(cudaLaunchKernelEx(&config, kernel, parameters...), "launching a kernel");
 }
 

@@ -65,6 +65,10 @@ __device__ __forceinline__ void store_shared_pair(std::uint32_t address, float f
 __device__ __forceinline__ void store_shared(std::uint32_t address, float a, float b, float c, float d) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
+__device__ __forceinline__ void store_shared(std::uint32_t address, const uint4& v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
 /// 16 bytes that are read once: not kept in the first-level cache.
 __device__ __forceinline__ uint4 load_once(const void* p) {
   uint4 v;
@@ -104,15 +108,15 @@ __device__ __forceinline__ void mma<BFloat16>(float (&d)[4], const std::uint32_t
 }
 
 /// Four 8 x 8 matrices of 16-bit values from shared memory; lane i names row i % 8 of matrix i / 8.
-__device__ __forceinline__ void load_matrices(std::uint32_t (&m)[4], const void* row) {
+__device__ __forceinline__ void load_matrices(std::uint32_t (&m)[4], std::uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(shared_address(row)));
+               : "r"(row));
 }
-__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], const void* row) {
+__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&m)[4], std::uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-               : "r"(shared_address(row)));
+               : "r"(row));
 }
 
 /// The other way, matrices transposed: lane i names where column i % 8 of matrix i / 8 goes. From sm_90 on.

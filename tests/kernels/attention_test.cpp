@@ -242,6 +242,32 @@ TEST_P(AttentionTest, GivesASingleRowTheSameBitsBesideLongerSegments) {
   }
 }
 
+TEST_P(AttentionTest, GivesASingleRowTheSameBitsInManySequences) {
+  constexpr int kPast = 260, kSequences = 9, kEight = 8;  // more than a GPU holds at once, in eight parts a head
+  for (const int head_dim : {64, 128}) {
+    const auto backend = machine().backend(2);
+    const Rows past(*backend, dtype(), kPast, kEight, head_dim);
+    const Rows rows = Rows(*backend, dtype(), 1, kEight, head_dim).pick(*backend, std::vector<int>(kSequences, 0));
+    const Matrix read(*backend, dtype(), kPast, rows.width()), y(*backend, dtype(), kSequences, rows.width());
+    KvCache cache = make_cache(*backend, dtype(), 1, kSequences, kEight, kPast + 1, head_dim);
+    std::vector<Segment> singles;
+    for (int i = 0; i < kSequences; ++i) {
+      const Segment segment{i, 0, kPast, 0};
+      past.attend(*backend, {&segment, 1}, 0, kPast, 0, cache, read.tensor());
+      singles.push_back({i, i, 1, kPast});
+    }
+    rows.attend(*backend, {singles.data(), 1}, 0, 1, 0, cache, y.rows(0, 1));
+    std::vector<float> alone = y.values();
+    alone.resize(static_cast<std::size_t>(rows.width()));
+    rows.attend(*backend, singles, 0, kSequences, 0, cache, y.tensor());
+    const std::vector<float> together = y.values();
+    for (int i = 0; i < kSequences; ++i) {
+      const auto first = together.begin() + static_cast<std::ptrdiff_t>(i) * rows.width();
+      EXPECT_EQ(std::vector<float>(first, first + rows.width()), alone) << "sequence " << i;
+    }
+  }
+}
+
 TEST_P(AttentionTest, GivesASequenceTheSameInChunksAndTokenByToken) {
   for (const int head_dim : {24, 64, 80, 128}) {
     const auto backend = machine().backend(2);
