@@ -1,12 +1,12 @@
 // How the fused way multiplies a step, 64 columns of w and of rows of x, and what a thread's sums are meanwhile. All
-// have
+// have:
 //
-//   Products(int)   what a launch tells them
-//   take_step       of a batch of tiles that `stream` has, step kStep; `lines` describes those of x, which are there
-//   when
-//                   `wait` has come back; calls `release` once the products of the step before are done
-//   batches         how many batches, of those of a block, go together; `gather` comes behind them
-//   end             the sums of all steps: lane 4 g + t has rows g and g + 8 of w, 2t and 2t + 1 of each eight of x
+//   Products(int)  what a launch tells them
+//   take_step      multiplies step kStep of the batch of weights that `stream` has by the lines of x that `lines`
+//                  describes, which are there when `wait` has come back; calls `release` when the products of the step
+//                  before are done
+//   batches        how many batches, of those that a block has, go together; `gather` comes behind them
+//   end            the sums of all: lane 4 g + t has rows g and g + 8 of w, 2t and 2t + 1 of each eight of x
 #pragma once
 
 #include "kernels/cuda/fused_weights.cuh"
@@ -64,26 +64,33 @@ class SharedProducts {
  public:
   __device__ __forceinline__ explicit SharedProducts(int batches) : batches_(batches) {}
 
-  /// A tile's products are under way while the next one's factors are made; those of a batch's last one are waited for.
+  /// Nothing is under way while factors are made: registers for the next ones would cost more than the wait, in which
+  /// other warps decode.
   template <int kStep, class Stream, class Wait, class Release>
   __device__ __forceinline__ void take_step(const View& view, const Stream& stream, std::uint32_t column,
                                             std::uint64_t lines, bool, Wait&& wait, Release&& release) {
     constexpr int kTiles = 4 / View::kSteps;
+    release();
     const auto take_tile = [&]<int kOfStep>(std::integral_constant<int, kOfStep>) {
       constexpr int kTile = kStep * kTiles + kOfStep;
       const typename View::Read tile = stream.read(kTile);
-      auto& factors = factors_[kTile % 2];
+      StepFactors<T> factors[View::kSteps];
       decode<T>(view, tile, column, factors);
-      if constexpr (kTile > 0) settle<kTile - 1>();
-      if (kOfStep == 0) release(), wait();
+      if (kOfStep == 0) wait();
       begin_products();
 #pragma unroll
       for (int i = 0; i < View::kSteps; ++i) {
-        multiply<T, kColumns>(products_, factors[i], lines + 2 * (kOfStep * View::kSteps + i), i > 0);
+        multiply<T, kColumns>(sum_, factors[i], lines + 2 * (kOfStep * View::kSteps + i), i > 0);
       }
       commit_products();
-      scales_ = view.scales(tile);
-      if constexpr (kTile + 1 == kBatch) settle<kTile>();
+      wait_for_products<0>();
+      typename TileSums::Products products;
+#pragma unroll
+      for (int i = 0; i < kColumns / 2; ++i) {
+        asm volatile("" : "+f"(sum_[i]));  // not before they are there
+        products.d[i / 4][i % 4] = sum_[i];
+      }
+      sums_.add(kTile, products, view.scales(tile));
     };
     take_tile(std::integral_constant<int, 0>{});
     if constexpr (kTiles > 1) take_tile(std::integral_constant<int, 1>{});
@@ -96,8 +103,8 @@ class SharedProducts {
   }
   __device__ __forceinline__ float (&end())[kColumns / 2] {
 #pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i) products_[i] = sharer_[0].d[i / 4][i % 4];
-    return products_;
+    for (int i = 0; i < kColumns / 2; ++i) sum_[i] = sharer_[0].d[i / 4][i % 4];
+    return sum_;
   }
 
  private:
@@ -105,23 +112,8 @@ class SharedProducts {
   /// log2 of how many sharers' columns a block takes at most.
   static constexpr int kMostSharersShift = 2;
 
-  /// Adds the products that are under way, of tile kTile of a batch.
-  template <int kTile>
-  __device__ __forceinline__ void settle() {
-    wait_for_products<0>();
-    typename TileSums::Products products;
-#pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i) {
-      asm volatile("" : "+f"(products_[i]));  // not before they are there
-      products.d[i / 4][i % 4] = products_[i];
-    }
-    sums_.add(kTile, products, scales_);
-  }
-
   TileSums sums_;
-  float products_[kColumns / 2];
-  float2 scales_;
-  StepFactors<T> factors_[2][View::kSteps];
+  float sum_[kColumns / 2];              ///< of a tile, and at the end of all
   typename TileSums::Spread sharer_[1];  ///< of the last sharer, with those that came together with it
   Gathered<typename TileSums::Spread, 1, kMostSharersShift> gathered_;
   int batches_, sharers_ = 0;

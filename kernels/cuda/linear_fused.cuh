@@ -1,19 +1,19 @@
-// Many rows of x: weights are decoded on their way into the tensor cores of sm_90a. How a step is multiplied and what
-// its sums are, the Products of a kernel's tile say (fused_products.cuh).
+// Many rows of x: weights are decoded on their way into the tensor cores of sm_90a.
 //
-// A block computes kRows rows of w times kColumns rows of x. Its warpgroups have 64 rows of w each, a warp
-// sixteen, whose weights it keeps coming through a ring of its own (weight_stream.cuh), turns into factors in registers
-// and multiplies, as the larger operand, with lines of x in shared memory, which threads keep coming by turns. A step
-// is 64 columns. While one group waits for its products, the others decode.
+// A block computes kRows rows of w times kColumns rows of x. Its warpgroups have 64 rows of w each, a warp sixteen,
+// whose weights it keeps coming through a ring of its own (weight_stream.cuh), turns into factors in registers and
+// multiplies, as the larger operand, with lines of x in shared memory, which threads keep coming by turns. A step is 64
+// columns; how it is multiplied, and what its sums are, fused_products.cuh says. While one group waits for its
+// products, the others decode.
 //
 //   x -> arranged in lines -> ring in shared memory \
 //   w -> rings in shared memory -> factors of T ------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
 //
 // Lanes hold runs of columns (tiles.cuh), and so x is arranged first (fused_lines.cuh).
 //
-// The columns of a weight of few rows are divided among the blocks of a cluster, by the weight's shape alone, and their
-// sums added up in the order of the columns. So a row's result depends neither on the rows beside it nor on the tile it
-// is in.
+// The columns of a weight of few rows are divided among the blocks of a cluster, by the weight's shape alone or where
+// that changes no bit (linear_crowd.cuh), and their sums added up in one order. So a row's result depends neither on
+// the rows beside it nor on the tile it is in.
 #pragma once
 
 #include "kernels/cuda/fused_finish.cuh"
@@ -61,9 +61,9 @@ struct FusedRoom {
   static_assert(Tile::kStepsAhead <= kFusedColumns / kLineColumns);
   static constexpr int kWeights = kLines + kLineStages * kStageBytes;
   static constexpr int kBarrierBytes = 8 * (2 * kLineStages + 2), kSourceBytes = 2 * 16;
-  static constexpr int kMost = (227 << 10) - kWeights - kBarrierBytes - kSourceBytes;
+  static constexpr int kRoomForWeights = (227 << 10) - kWeights - kBarrierBytes - kSourceBytes;
   static constexpr int kWeightStages =
-      std::min(Tile::kMostWeightStages, kMost / (Tile::kWarps * WeightStream<View, 1>::kBytes));
+      std::min(Tile::kMostWeightStages, kRoomForWeights / (Tile::kWarps * WeightStream<View, 1>::kBytes));
   using Stream = WeightStream<View, kWeightStages>;
   static constexpr int kBarriers = kWeights + Tile::kWarps * Stream::kBytes;
   static constexpr int kSources = kBarriers + kBarrierBytes;
