@@ -38,9 +38,7 @@ constexpr bool kFuses = sizeof(T) == 2 && kDecodes<T, Layout> && !std::is_same_v
 template <class T, class Layout>
 bool crowds(const Launch& launch, const Layout& weight) {
   if constexpr (sizeof(T) == 2 && kDecodes<T, Layout>) {
-    using View = TileView<Layout>;
-    return launch.is_hopper && is_tiled(weight) && batches_of_sharer<View>(weight.k) > 0 &&
-           crowd_tiling(1, weight.n, weight.k, 1, 1 << sharers_shift_of<View>(weight.k)).split > 0;
+    return launch.is_hopper && is_tiled(weight) && batches_of_sharer<TileView<Layout>>(weight.k) > 0;
   }
   return false;
 }

@@ -113,7 +113,7 @@ struct FusedShare {
 
 /// The sums of `count` blocks, two or more, by twos, by fours and all.
 template <class F>
-__device__ __forceinline__ float4 together(int count, F&& of) {
+__device__ __forceinline__ float4 sum_of_blocks(int count, F&& of) {
   const auto plus = [](const float4& a, const float4& b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; };
   const auto from = [&](int block, int end) {
     float4 sum = of(block);
@@ -131,8 +131,8 @@ __device__ __forceinline__ float4 together(int count, F&& of) {
 }
 
 /// Sends a warp's sums to the blocks of the cluster whose share they are of, and adds up what has come for this
-/// block's: those of the share's first eight come first. `inbox` is the lane's place in the
-/// warp's, where rings were that all blocks have done with.
+/// block's: those of the share's first eight come first. `inbox` is the lane's place in the warp's, where rings were
+/// that all blocks have done with.
 template <class Room, int kSums>
 __device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint32_t inbox, std::uint32_t barrier,
                                                  int parity, int blocks) {
@@ -163,7 +163,7 @@ __device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint3
       const uint4 v = load_shared(place_of(i, block));
       return float4{__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
     };
-    const float4 v = together(blocks, of);
+    const float4 v = sum_of_blocks(blocks, of);
     four[0] = v.x, four[1] = v.y, four[2] = v.z, four[3] = v.w;
   }
   return own;
@@ -297,8 +297,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
               if (kOfStage == 0 && !is_first) release(number - 1);
             });
       };
-      if (threadIdx.x == number % Tile::kWarps * 32)
+      if (threadIdx.x == number % Tile::kWarps * 32) {
         fill(batch * kStages + kStage + Room::kAhead, number + Room::kAhead);
+      }
       (take_step(std::integral_constant<int, kStep>{}), ...);
     };
     const auto take_batch = [&]<int... kStage>(std::integer_sequence<int, kStage...>, int batch) {

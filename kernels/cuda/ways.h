@@ -142,8 +142,8 @@ struct CrowdTile {
 };
 inline constexpr CrowdTile kCrowdTiles[] = {{256, 32, {0.42F, 2, 5}}, {128, 64, {0.37F, 2, 2.5F}}};
 
-/// Which tile, and into how many parts the columns are divided, which are those of `sharers`; none where they cannot
-/// be, as a block takes those of four at most. Neither changes a bit.
+/// Which tile, and into how many parts the columns, which are those of `sharers`, are divided: a block takes those of
+/// four at most. Neither changes a bit.
 struct CrowdTiling {
   int tile, split;
 };
