@@ -45,6 +45,8 @@ using CodeOperandOfOne = typename OfOne<Layout, T>::CodeOperand;
 
 #include "kernels/cpu/tiles-inl.h"
 
+#include "kernels/cpu/tile_bytes-inl.h"
+
 #include "kernels/cpu/tile_attend-inl.h"
 
 namespace nibble {
@@ -58,7 +60,7 @@ constexpr int kMostFewOf = GroupDecoder<Layout>::kScaled ? TilesOf<Layout, T>::k
 
 template <class Layout, class T>
 constexpr void use_tiles_of_bytes(LinearKernels<Layout, T>& kernels) {
-  kernels.many = {kTile, turn_of_tiles<ByteTiles>, pack_tile_of_bytes<Layout, T>,
+  kernels.many = {kTile, turn_of_tiles<ByteTiles<1>>, pack_tile_of_bytes<Layout, T>,
                   multiply_by_tiles_of_bytes<Layout, T>};
   kernels.most_few = kMostFew;
 }
@@ -67,6 +69,10 @@ template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
   if constexpr (std::is_same_v<Layout, Int8Decomp>) {
     use_tiles_of_bytes(kernels);
+  } else if constexpr (std::is_same_v<Layout, Int8Row>) {
+    kernels.many = {kTile, turn_of_tiles<DigitTiles<T>>, pack_tile_of_digits<Layout, T>,
+                    multiply_by_tiles_of_digits<Layout, T>};
+    kernels.most_few = kMostFew;
   } else {
     kernels.many = {kTile, turn_of_tiles<TilesOf<Layout, T>>, pack_tile<Layout, T>, multiply_by_tiles<Layout, T>};
     kernels.most_few = kMostFewOf<Layout, T>;

@@ -1,9 +1,9 @@
 // y = epilogue(x w^T + bias) through tiles, for rows of long segments.
 //
 // A product of one row of x and one row of w is added up in the order of columns, a line of 64 bytes at a time,
-// whatever else is in its tiles; so here too a result depends on nothing but its two rows. A weight is View::decode, or
-// an int8 code, and like a number of x the sum of as many bf16 as it takes to have the compute dtype's bits: products
-// of fp32 are those of three. Sums of bytes are whole numbers, the same as in lanes.
+// whatever else is in its tiles; so here too a result depends on nothing but its two rows. A weight is View::decode,
+// and like a number of x the sum of as many bf16 as it takes to have the compute dtype's bits: products of fp32 are
+// those of three. int8 weights are in tile_bytes-inl.h.
 #pragma once
 
 namespace nibble {
@@ -20,8 +20,6 @@ template <class Layout>
 constexpr int kLayoutTerms = 3;
 template <class T>
 constexpr int kLayoutTerms<Dense<T>> = kTermsOf<T>;
-template <>
-constexpr int kLayoutTerms<Int8Row> = 1;
 
 template <class Layout, class T>
 using TilesOf = Bf16Tiles<(kLayoutTerms<Layout> < kTermsOf<T> ? kLayoutTerms<Layout> : kTermsOf<T>), kTermsOf<T>>;
@@ -34,7 +32,7 @@ constexpr int kTilePanelRows = 2 * kTile;
 constexpr int kTileTaskRows = 128;
 constexpr int kMostTileTurnRows = 256;
 template <class Tiles>
-constexpr int kTileTurnRows = Tiles::kFactorTerms == 1 ? kMostTileTurnRows : kPackedRows;
+constexpr int kTileTurnRows = Tiles::kFactorTerms* Tiles::kDigits == 1 ? kMostTileTurnRows : kPackedRows;
 
 /// Turns of about as many rows each.
 template <class Tiles>
@@ -52,18 +50,24 @@ constexpr int lines_of(int k) {
   return groups_of(k) * kGroupLines<Tiles>;
 }
 
-/// Rows of x in tiles, packed[blocks of lines, tiles of rows, lines, terms, kTileBytes]: where `line` of a tile's rows
-/// is, and how many bytes all are.
+/// Tiles that rows of x are: kDigits for sixteen, one after the other.
 template <class Tiles>
-NIBBLE_HD std::ptrdiff_t place_in_tiles(int lines, int rows, int row, int line) {
-  const int tiles = padded_to(rows, kTile) / kTile;
+NIBBLE_HD int tiles_of(int rows) {
+  return padded_to(rows, kTile) / kTile * Tiles::kDigits;
+}
+
+/// Rows of x in tiles, packed[blocks of lines, tiles of rows, lines, terms, kTileBytes]: where `line` of a tile is, and
+/// how many bytes all are.
+template <class Tiles>
+NIBBLE_HD std::ptrdiff_t place_in_tiles(int lines, int rows, int tile, int line) {
   const int block = line / kTileBlock<Tiles> * kTileBlock<Tiles>;
   const int here = lines - block < kTileBlock<Tiles> ? lines - block : kTileBlock<Tiles>;
-  return (std::ptrdiff_t{block} * tiles + row / kTile * here + line - block) * Tiles::kFactorTerms * kTileBytes;
+  return (std::ptrdiff_t{block} * tiles_of<Tiles>(rows) + tile * here + line - block) * Tiles::kFactorTerms *
+         kTileBytes;
 }
 template <class Tiles>
 NIBBLE_HD std::ptrdiff_t bytes_in_tiles(int lines, int rows) {
-  return std::ptrdiff_t{lines} * padded_to(rows, kTile) * Tiles::kFactorTerms * kTileLine;
+  return std::ptrdiff_t{lines} * tiles_of<Tiles>(rows) * Tiles::kFactorTerms * kTileBytes;
 }
 
 /// Terms of 32 numbers, of which `count` exist; the others are zero.
@@ -106,7 +110,8 @@ void pack_tile(const T* x, int k, int rows, int row, void* packed) {
   for (int group = 0; group < groups_of(k); ++group) {
     const T* from = x + group * kGroup;
     const int left = k - group * kGroup;
-    char* tiles = static_cast<char*>(packed) + place_in_tiles<Tiles>(lines_of<Tiles>(k), rows, row, group * kParts);
+    char* tiles =
+        static_cast<char*>(packed) + place_in_tiles<Tiles>(lines_of<Tiles>(k), rows, row / kTile, group * kParts);
     if constexpr (std::is_same_v<T, BFloat16>) {
       if (count == kTile && left >= kGroup) {
         pack_group<Layout, kTermsHere>(from, k, tiles);
@@ -127,33 +132,18 @@ void pack_tile(const T* x, int k, int rows, int row, void* packed) {
   }
 }
 
-/// The same as bytes, for multiply_tiles_of_bytes.
-template <class Layout, class T>
-void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
-  const int count = rows - row < kTile ? rows - row : kTile;
-  const int lines = lines_of<ByteTiles>(k);
-  auto* out = static_cast<char*>(packed);
-  const auto state = [&](int i) __attribute__((always_inline))->BytesRow& {
-    return *reinterpret_cast<BytesRow*>(out + place_of_bytes_row(bytes_in_tiles<ByteTiles>(lines, rows), k, row + i));
-  };
-  for (int i = 0; i < count; ++i) begin_bytes_row<Layout>(x + std::ptrdiff_t{i} * k, k, state(i));
-  std::int8_t bytes[kTile][kTileLine] = {};
-  for (int line = 0; line < lines; ++line) {
-    for (int i = 0; i < count; ++i) {
-      round_to_bytes<Layout>(x + std::ptrdiff_t{i} * k, k, line * kTileLine, state(i), bytes[i]);
-    }
-    transpose_to_tile(bytes, kTileLine, out + place_in_tiles<ByteTiles>(lines, rows, row, line));
-  }
-}
-
 /// Lines of some rows of w, a block of them for a panel: kWeightTerms for each line of x.
 using PanelLine = char[kTilePanelRows][kTileLine];
 constexpr int kMostPanelLines = 12;
+
+/// Tiles of digits that are multiplied before their sums are joined: of two tiles of rows, so that they are pairs.
+constexpr int kMostDigitTiles = 6;
 
 /// A thread's working memory: the panel that is multiplied, the one that is decoded meanwhile, and the sums of a task.
 struct alignas(64) TileScratch {
   PanelLine panels[2][kMostPanelLines];
   char sums[kTileTaskRows / kTile][kMostTileTurnRows / kTile][kTileBytes];
+  char digits[kTilePanelRows / kTile][kMostDigitTiles][kTileBytes];  ///< sums of a block's digits, for some rows of x
 };
 static_assert(sizeof(TileScratch) <= kMultiplyScratchBytes, "it has room");
 
@@ -202,6 +192,29 @@ class PanelInShares {
   int groups_, pieces_, shares_, due_ = 0, row_ = 0, group_ = 0;
 };
 
+/// Where it is said, behind the digits of x, what whole numbers are worth in a block of lines from `line` on: an fp32
+/// for each row.
+template <class Tiles>
+NIBBLE_HD std::ptrdiff_t place_of_units(int lines, int rows, int line) {
+  return bytes_in_tiles<Tiles>(lines, rows) +
+         std::ptrdiff_t{line / kTileBlock<Tiles>} * padded_to(rows, kTile) * std::ptrdiff_t{sizeof(float)};
+}
+
+/// Adds a block's sums of digits, the highest first, to a tile of sums in fp32, or begins it: sixteen rows of w by
+/// sixteen of x.
+template <int kDigits>
+NIBBLE_HD void join_digits(const char (*digits)[kTileBytes], const float* units, char* sums, bool begin) {
+  for (int line = 0; line < kTileBytes; line += kTileLine) {
+    const auto sums_of = [&](int digit) __attribute__((always_inline)) {
+      return to_f32(I32x16{_mm512_loadu_si512(digits[digit] + line)});
+    };
+    F32x16 whole = sums_of(0);
+    for (int digit = 1; digit < kDigits; ++digit) whole = fma(whole, broadcast(256), sums_of(digit));
+    const F32x16 before = begin ? broadcast(0) : F32x16{_mm512_loadu_ps(sums + line)};
+    _mm512_storeu_ps(sums + line, fma(whole, load(units), before).lanes);
+  }
+}
+
 /// Adds up the products of rows [first, last) of w. decode(row, group, lines) puts a group of a row into a panel.
 template <class Tiles, class Layout, class T, class Decode>
 NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int last, TileScratch& scratch,
@@ -209,7 +222,7 @@ NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int la
   static_assert(kTileBlock<Tiles> * Tiles::kWeightTerms <= kMostPanelLines);
   begin_tiles();
   const int lines = lines_of<Tiles>(task.weight.k);
-  const int tiles = padded_to(task.rows, kTile) / kTile;
+  const int tiles = tiles_of<Tiles>(task.rows);
   const auto rows_of = [&](PanelPlace place) {
     return last - place.row < kTilePanelRows ? last - place.row : kTilePanelRows;
   };
@@ -235,17 +248,37 @@ NIBBLE_HD void add_up_tiles(const LinearTask<Layout, T>& task, int first, int la
     auto next = in_shares(after(place), scratch.panels[1 - i], (tiles + 1) / 2 * here * kLineProducts<Tiles>);
     const char* w = scratch.panels[i][0][0];
     const char* x = static_cast<const char*>(task.x) + place_in_tiles<Tiles>(lines, task.rows, 0, place.line);
-    auto* sums = scratch.sums[(place.row - first) / kTile];
+    auto* sums = scratch.sums + (place.row - first) / kTile;
+    const auto beside = [&]() __attribute__((always_inline)) { next.share(); };
     const auto multiply = [&]<int N>() __attribute__((always_inline)) {
-      const auto at = [&]<int M>(int tile) __attribute__((always_inline)) {
-        const std::ptrdiff_t stride = std::ptrdiff_t{here} * Tiles::kFactorTerms * kTileBytes;
-        multiply_tiles<Tiles, N, M>(
-            w, {x + tile * stride, stride}, here, {sums[tile], sizeof scratch.sums[0]},
-            place.line == 0, [&]() __attribute__((always_inline)) { next.share(); });
+      const auto add = [&](int tile, int count, auto* to, bool begin) __attribute__((always_inline)) {
+        const auto at = [&]<int M>(int i) __attribute__((always_inline)) {
+          const std::ptrdiff_t stride = std::ptrdiff_t{here} * Tiles::kFactorTerms * kTileBytes;
+          multiply_tiles<Tiles, N, M>(w, {x + (tile + i) * stride, stride}, here, {to[0][i], sizeof to[0]}, begin,
+                                      beside);
+        };
+        int i = 0;
+        for (; i + 2 <= count; i += 2) at.template operator()<2>(i);
+        if (i < count) at.template operator()<1>(i);
       };
-      int tile = 0;
-      for (; tile + 2 <= tiles; tile += 2) at.template operator()<2>(tile);
-      if (tile < tiles) at.template operator()<1>(tile);
+      if constexpr (Tiles::kDigits == 1) {
+        add(0, tiles, sums, place.line == 0);
+      } else {
+        const auto* units = reinterpret_cast<const float*>(static_cast<const char*>(task.x) +
+                                                           place_of_units<Tiles>(lines, task.rows, place.line));
+        constexpr int kStep = kMostDigitTiles / Tiles::kDigits;
+        for (int tile = 0; tile < tiles / Tiles::kDigits; tile += kStep) {
+          const int rest = tiles / Tiles::kDigits - tile;
+          const int count = rest < kStep ? rest : kStep;
+          add(tile * Tiles::kDigits, count * Tiles::kDigits, scratch.digits, true);
+          for (int n = 0; n < N; ++n) {
+            for (int j = 0; j < count; ++j) {
+              join_digits<Tiles::kDigits>(scratch.digits[n] + j * Tiles::kDigits, units + (tile + j) * kTile,
+                                          sums[n][tile + j], place.line == 0);
+            }
+          }
+        }
+      }
     };
     if (rows_of(place) > kTile) {
       multiply.template operator()<2>();
@@ -272,8 +305,7 @@ NIBBLE_HD void for_sums(const TileScratch& scratch, int rows, int first, int las
   }
 }
 
-/// One group of one row of w, term t of part p in lines[p * kTerms + t]: as they are where sums are scaled at the end,
-/// or by View::decode.
+/// One group of one row of w, term t of part p in lines[p * kTerms + t].
 template <class Layout, int kTerms, class Tables>
 NIBBLE_HD void decode_group(const Tables& w, std::int64_t row, int group, PanelLine* lines) {
   using Decoder = GroupDecoder<Layout>;
@@ -315,8 +347,7 @@ void decode_group_slowly(const typename Layout::View& w, std::int64_t row, int g
   float values[kGroup] = {};
   const int count = w.k - group * kGroup < kGroup ? w.k - group * kGroup : kGroup;
   for (int i = 0; i < count; ++i) {
-    const int col = group * kGroup + i;
-    values[Decoder::template place<Bf16x32>(i)] = Decoder::kScaled ? w.decode(row, col) : Decoder::factor(w, row, col);
+    values[Decoder::template place<Bf16x32>(i)] = w.decode(row, group * kGroup + i);
   }
   for (int part = 0; part < kParts; ++part) {
     const float* from = values + part * kPart;
@@ -344,35 +375,7 @@ void multiply_by_tiles(const LinearTask<Layout, T>& task, int first, int last, v
   });
   for_sums(
       room, task.rows, first, last, [&](__m512i sums, int row, int begin, int count) __attribute__((always_inline)) {
-        const F32x16 products = Decoder::finished(task.weight, {_mm512_castsi512_ps(sums)}, begin, count);
-        finish_products(task, products, row, begin, count);
-      });
-}
-
-/// A group of a row as it is, zero beyond the last column.
-inline void copy_group(const Int8Row::View& w, std::int64_t row, int group, PanelLine* lines) {
-  const std::int8_t* codes = w.codes + row * w.k + group * kGroup;
-  const int left = w.k - group * kGroup;
-  for (int line = 0; line < kGroupLines<ByteTiles>; ++line, codes += kTileLine) {
-    char some[kTileLine] = {};
-    const int count = left - line * kTileLine;
-    for (int i = 0; count < kTileLine && i < count; ++i) some[i] = codes[i];
-    _mm512_storeu_si512(lines[line][0], _mm512_loadu_si512(count < kTileLine ? some : static_cast<const void*>(codes)));
-  }
-}
-
-template <class Layout, class T>
-void multiply_by_tiles_of_bytes(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  auto& room = *static_cast<TileScratch*>(scratch);
-  const Int8Row::View& w = task.weight;
-  add_up_tiles<ByteTiles>(task, first, last, room,
-                          [&](int row, int group, PanelLine* lines) { copy_group(w, row, group, lines); });
-  const auto* x = static_cast<const char*>(task.x);
-  const std::ptrdiff_t bytes = bytes_in_tiles<ByteTiles>(lines_of<ByteTiles>(w.k), task.rows);
-  for_sums(
-      room, task.rows, first, last, [&](__m512i sums, int row, int begin, int count) __attribute__((always_inline)) {
-        const auto& state = *reinterpret_cast<const BytesRow*>(x + place_of_bytes_row(bytes, w.k, row));
-        finish_bytes(task, I32x16{sums}, state, row, begin, count);
+        finish_products(task, F32x16{_mm512_castsi512_ps(sums)}, row, begin, count);
       });
 }
 

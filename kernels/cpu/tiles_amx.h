@@ -51,11 +51,12 @@ NIBBLE_HD void split(const F32x16& first, const F32x16& second, Bf16x32 (&terms)
 /// What tiles hold: to sums of 16 rows of w by 16 of x the products of a line of each are added. kW and kX: which of
 /// the tiles of w and of x. In bf16, of each line pairs' first and second products are added up apart, then both
 /// together. A line of x has kTerms terms, one of w no more. The product of terms i and j is left out from i + j =
-/// kTerms on: below 2^-16 of the whole for two terms, below 2^-23 for three.
+/// kTerms on: below 2^-16 of the whole for two terms, below 2^-23 for three. Sums of bytes are whole, and those
+/// of each of kDigits digits apart.
 template <int kOfWeight, int kTerms>
 struct Bf16Tiles {
   using Element = BFloat16;
-  static constexpr int kWeightTerms = kOfWeight, kFactorTerms = kTerms;
+  static constexpr int kWeightTerms = kOfWeight, kFactorTerms = kTerms, kDigits = 1;
   template <int kW, int kX>
   NIBBLE_HD static void multiply() {
     if constexpr (kW == 0 && kX == 0) _tile_dpbf16ps(0, 4, 6);
@@ -64,9 +65,10 @@ struct Bf16Tiles {
     if constexpr (kW == 1 && kX == 1) _tile_dpbf16ps(3, 5, 7);
   }
 };
+template <int kDigitsOfX>
 struct ByteTiles {
   using Element = std::int8_t;
-  static constexpr int kWeightTerms = 1, kFactorTerms = 1;
+  static constexpr int kWeightTerms = 1, kFactorTerms = 1, kDigits = kDigitsOfX;
   template <int kW, int kX>
   NIBBLE_HD static void multiply() {
     if constexpr (kW == 0 && kX == 0) _tile_dpbssd(0, 4, 6);

@@ -34,12 +34,15 @@ struct Expected {
   double value, bound;
 };
 
-/// A weight's values in fp32, and what those that a machine multiplies by may differ from them by.
+/// A weight's values in fp32, and what those that a machine multiplies by may differ from them by; and that of a number
+/// of x, beside the largest of its row.
 struct Factors {
   std::vector<float> values;
   std::vector<double> errors;
+  double x_error;
 
-  Factors(const Machine& machine, DType dtype, const Weight& weight) : values(decoded(weight)), errors(values.size()) {
+  Factors(const Machine& machine, DType dtype, const Weight& weight)
+      : values(decoded(weight)), errors(values.size()), x_error(machine.factor_error(dtype, weight, 1)) {
     const bool has_levels =
         std::holds_alternative<Lut4<F32Scale>>(weight) || std::holds_alternative<Lut4<NestedScale>>(weight);
     const double level_error = has_levels ? machine.level_error(dtype) : 0;
@@ -50,18 +53,17 @@ struct Factors {
 };
 
 Expected expected_product(const Machine& machine, DType dtype, std::span<const float> x, std::span<const float> w,
-                          std::span<const double> w_errors, float bias) {
+                          std::span<const double> w_errors, double x_error, float bias) {
   double value = bias;
   double magnitude = std::fabs(bias);
   double factors = 0;
   float largest = 0;
   for (const float factor : x) largest = std::max(largest, std::fabs(factor));
-  const double factor_error = machine.factor_error(dtype, largest);
   for (std::size_t i = 0; i < w.size(); ++i) {
     const double product = static_cast<double>(x[i]) * static_cast<double>(w[i]);
     value += product;
     magnitude += std::fabs(product);
-    factors += std::fabs(x[i]) * w_errors[i] + std::fabs(w[i]) * factor_error;
+    factors += std::fabs(x[i]) * w_errors[i] + std::fabs(w[i]) * largest * x_error;
   }
   const double sum = magnitude * machine.sum_error(w.size());
   return {value, sum + factors + 2 * rounding(dtype, value)};
@@ -82,7 +84,7 @@ class ExpectedProduct {
       const std::size_t row = i / n_, column = i % n_;
       expected_.push_back(expected_product(machine, dtype, std::span(x).subspan(row * k, k),
                                            std::span(w.values).subspan(column * k, k),
-                                           std::span(w.errors).subspan(column * k, k), bias[column]));
+                                           std::span(w.errors).subspan(column * k, k), w.x_error, bias[column]));
     }
   }
 

@@ -35,9 +35,24 @@ struct Machine {
   /// Whether few rows are multiplied as whole numbers: beside AMX, in 16 bits.
   bool whole_numbers(DType dtype) const { return device == Device::kCpu && tiles && dtype != DType::kF32; }
 
+  /// Whether rows of long segments are multiplied by a weight as digits: in AMX's tiles.
+  bool digits(const Weight& weight) const {
+    return device == Device::kCpu && tiles && std::holds_alternative<Int8Row>(weight);
+  }
+
+  /// What a number of a row of x may be off by as digits, beside the largest of its 512 columns, or of its row, which
+  /// becomes at least (1 - 2^-7) 2^22 in fp32, and 2^14 in 16 bits: half of one, and as little again as sums of digits
+  /// are rounded by that are larger than those of the numbers.
+  double digit_error(DType dtype, double largest) const {
+    return largest * (dtype == DType::kF32 ? 0x1p-23 : 0x1p-15) / (1 - 0x1p-6);
+  }
+
   /// What a number of a row of x may be off by: of eight that become whole numbers together the largest is at least
-  /// 2^13.
-  double factor_error(DType dtype, double largest) const { return whole_numbers(dtype) ? largest * 0x1p-14 : 0; }
+  /// 2^13. Digits have more.
+  double factor_error(DType dtype, const Weight& weight, double largest) const {
+    if (whole_numbers(dtype)) return largest * 0x1p-14;
+    return digits(weight) ? digit_error(dtype, largest) : 0;
+  }
 
   /// The same of a level of 4 bits, relative to it: nf4's are no whole numbers.
   double level_error(DType dtype) const { return whole_numbers(dtype) ? 0x1p-12 : 0; }
