@@ -12,6 +12,7 @@
 #include "kernels/cuda/fused_weights.cuh"
 #include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/sums.cuh"
+#include "kernels/cuda/ways.h"
 
 namespace nibble {
 namespace {
@@ -109,8 +110,6 @@ class SharedProducts {
 
  private:
   using TileSums = Sums<T, kColumns, View::kSteps>;
-  /// log2 of how many sharers' columns a block takes at most.
-  static constexpr int kMostSharersShift = 2;
 
   TileSums sums_;
   float sum_[kColumns / 2];              ///< of a tile, and at the end of all

@@ -130,20 +130,22 @@ inline int fused_split(int n, int k, Length length) {
 // four):
 //
 //        n x k        32 rows, 256 x 32    128 x 64    64 rows, 128 x 64
-//   3 x  4096 x 4096       26 / 22                          36 / 33
-//        4096 x 4096       15 / 16                          18 / 21
-//       16384 x 4096       29 / 22                          37 / 33
-//        4096 x 16384      35 / 36                          53 / 57
-//   3 x  1024 x 1024        9 / 11            8 / 8
-//        1024 x 4096       11 / 12            9 / 9
+//   3 x  4096 x 4096       22 / 23                          37 / 33
+//        4096 x 4096       13 / 16                          19 / 19
+//       16384 x 4096       24 / 23                          38 / 33
+//        4096 x 16384      33 / 36                          56 / 48
+//   3 x  1024 x 1024        8 / 11            8 / 8
+//        1024 x 4096       10 / 13            9 / 10
+
+/// log2 of how many sharers' columns a block takes at most.
+inline constexpr int kMostSharersShift = 2;
 struct CrowdTile {
   int rows, columns;
   TileTimes times;
 };
 inline constexpr CrowdTile kCrowdTiles[] = {{256, 32, {0.42F, 2, 5}}, {128, 64, {0.37F, 2, 2.5F}}};
 
-/// Which tile, and into how many parts the columns, which are those of `sharers`, are divided: a block takes those of
-/// four at most. Neither changes a bit.
+/// Which tile, and into how many parts the columns, which are those of `sharers`, are divided. Neither changes a bit.
 struct CrowdTiling {
   int tile, split;
 };
@@ -153,7 +155,8 @@ inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers
   for (const int tile : {0, 1}) {
     const auto& [tile_rows, tile_columns, times] = kCrowdTiles[tile];
     const int tiles = tiles_of(linears, n, rows, tile_rows, tile_columns);
-    for (int split = std::max(1, sharers / 4); split <= std::min(sharers, k / kFusedColumns); split *= 2) {
+    for (int split = std::max(1, sharers >> kMostSharersShift); split <= std::min(sharers, k / kFusedColumns);
+         split *= 2) {
       const float found = fused_us(tiles, k, split, times);
       if (best.split == 0 || found < least) best = {tile, split}, least = found;
     }

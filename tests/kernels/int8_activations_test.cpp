@@ -12,8 +12,6 @@
 namespace nibble {
 namespace {
 
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
-
 std::unique_ptr<Backend> make(CpuTarget target, int threads) {
   return make_cpu_backend({.threads = threads, .target = to_string(target), .int8_activations = true});
 }

@@ -12,8 +12,6 @@
 namespace nibble {
 namespace {
 
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
-
 /// Rows of x with as many outliers as their number: none in the first, and all in one of them.
 std::vector<float> rows_with_outliers(int rows, int k, std::uint32_t seed) {
   std::vector<float> values = random_values(index(rows) * index(k), seed);

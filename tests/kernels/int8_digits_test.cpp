@@ -1,5 +1,5 @@
 // int8 weights beside rows of x whose elements differ by many powers of two, against a plain sum in fp64. In AMX's
-// tiles such a row is whole numbers of its largest element; elsewhere it is multiplied as it is.
+// tiles 512 columns of such a row are whole numbers by their largest; elsewhere it is multiplied as it is.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,8 +9,6 @@
 
 namespace nibble {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 class Int8DigitsTest : public VerbTest {};
 

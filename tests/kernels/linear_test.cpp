@@ -13,8 +13,6 @@
 namespace nibble {
 namespace {
 
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
-
 std::vector<float> decoded(const Weight& weight) {
   std::vector<float> values(index(rows(weight)) * index(cols(weight)));
   decode_all(weight, values);

@@ -12,6 +12,8 @@
 
 namespace nibble {
 
+inline std::size_t index(int value) { return static_cast<std::size_t>(value); }
+
 inline constexpr std::array<DType, 3> kComputeDTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
 /// Half a unit in the last place of 1.
