@@ -129,7 +129,8 @@ class Backend {
   void embed(const Weight& table, Tensor y);
   /// y[r] += table[positions[r] + offset]
   void add_positions(const Weight& table, int offset, Tensor y);
-  /// Several linears of one x, whose rows are the batch's.
+  /// Several linears of one x, whose rows are the batch's. Sums of segments of more than 16 rows may have another order
+  /// than when each is projected alone.
   void project(Tensor x, std::span<const Projection> projections);
   /// The same of normed = norm(x).
   void project(const LayerNorm& norm, Tensor x, Tensor normed, std::span<const Projection> projections);
@@ -154,8 +155,9 @@ class Backend {
   /// They may differ in nothing but what `begin` was given, and must not wait for their work.
   virtual void repeat(std::uint64_t key, const std::function<void()>& verbs) = 0;
 
-  /// The ways of linears of this weight, a prepared one, with results of `compute_dtype`; for people.
-  virtual std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const = 0;
+  /// The ways of linears of this weight, a prepared one, of which `together` like it are projected together, with
+  /// results of `compute_dtype`; for people.
+  virtual std::vector<LinearWay> ways(const Weight& weight, int together, DType compute_dtype) const = 0;
 
   /// One line saying what this backend runs on, for people: instruction set and threads, or the GPU's name.
   virtual std::string description() const = 0;

@@ -285,10 +285,13 @@ std::vector<OptModel::Kernel> OptModel::kernels(Backend& backend, int rows, int 
 
 std::vector<OptModel::NamedLinear> OptModel::linears() const {
   const Layer& first = layers_.front();
-  std::vector<NamedLinear> linears = {
-      {"q, k, v, out", first.q.weight}, {"fc1", first.fc1.weight}, {"fc2", first.fc2.weight}, {"head", head_.weight}};
-  if (project_in_) linears.push_back({"project_in", project_in_->weight});
-  if (project_out_) linears.push_back({"project_out", project_out_->weight});
+  std::vector<NamedLinear> linears = {{"q, k, v", first.q.weight, 3},
+                                      {"out", first.out.weight, 1},
+                                      {"fc1", first.fc1.weight, 1},
+                                      {"fc2", first.fc2.weight, 1},
+                                      {"head", head_.weight, 1}};
+  if (project_in_) linears.push_back({"project_in", project_in_->weight, 1});
+  if (project_out_) linears.push_back({"project_out", project_out_->weight, 1});
   return linears;
 }
 

@@ -56,10 +56,11 @@ class OptModel {
   std::vector<Kernel> kernels(Backend& backend, int rows, int outputs, KvCache& cache, Buffer& activations,
                               Buffer& results) const;
 
-  /// The linears of a layer and of the head, those of one shape once.
+  /// The linears of a layer and of the head; of those that are projected together the first.
   struct NamedLinear {
     std::string_view name;
     const Weight& weight;
+    int together;  ///< weights like this one, projected together
   };
   std::vector<NamedLinear> linears() const;
 

@@ -94,7 +94,7 @@ std::vector<LinearKernels> Session::explain_kernels() const {
         storage.scheme == Scheme::kNone ? to_string(storage.dtype) : to_string(storage.scheme);
     LinearKernels each{
         std::string(linear.name), std::string(layout), nibble::rows(linear.weight), cols(linear.weight), {}};
-    for (const LinearWay& way : impl_->backend->ways(linear.weight, model.compute_dtype())) {
+    for (const LinearWay& way : impl_->backend->ways(linear.weight, linear.together, model.compute_dtype())) {
       each.ways.emplace_back(way.from, way.name);
     }
     kernels.push_back(std::move(each));

@@ -84,7 +84,7 @@ void CpuBackend::reserve(const Extent& extent) {
 
 std::size_t CpuBackend::scratch_bytes() const { return packed_.size() + scratch_.size(); }
 
-std::vector<LinearWay> CpuBackend::ways(const Weight& weight, DType compute_dtype) const {
+std::vector<LinearWay> CpuBackend::ways(const Weight& weight, int, DType compute_dtype) const {
   const int most_few = with_dtype(compute_dtype, [&](auto tag) {
     return with_layout(weight, [&]<class Layout>(const Layout&) {
       return linear_loops<typename decltype(tag)::type, Layout>().most_few;

@@ -24,7 +24,7 @@ class CpuBackend final : public Backend {
   bool works_in_background() const override { return false; }
   std::span<const int> chosen(int steps_back) override { return steps_back == 0 ? chosen_ : chosen_before_; }
   void repeat(std::uint64_t, const std::function<void()>& verbs) override { verbs(); }
-  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
+  std::vector<LinearWay> ways(const Weight& weight, int together, DType compute_dtype) const override;
   std::string description() const override;
 
  private:

@@ -47,7 +47,7 @@ Extent larger(const Extent& a, const Extent& b) {
 
 /// Parts of the scratch memory, one behind the other.
 struct Scratch {
-  std::size_t workspace, expand, slots, bytes;
+  std::size_t workspace, counts, expand, slots, bytes;
 
   explicit Scratch(const Extent& extent) {
     bytes = 0;
@@ -57,6 +57,7 @@ struct Scratch {
       return at;
     };
     workspace = place(Matmul::kWorkspaceBytes);
+    counts = place(WorkingMemory::kCountBytes);
     expand = place(expand_bytes(extent.cols));
     slots = place(2 * slot_bytes(extent));
   }
@@ -109,7 +110,8 @@ bool CudaBackend::grow(const Extent& extent) {
   const Scratch places(wanted);
   scratch_ = memory_->allocate(places.bytes);
   auto* base = scratch_.mutable_as<std::byte>();
-  room_ = {base + places.expand, places.slots - places.expand};
+  working_ = {{base + places.expand, places.slots - places.expand}, reinterpret_cast<int*>(base + places.counts)};
+  check(cudaMemsetAsync(working_.counts, 0, WorkingMemory::kCountBytes, stream_), "clearing counts");
   matmul_.use_workspace(base + places.workspace);
 
   Buffer pinned = pinned_memory(2 * slot_bytes(wanted));
@@ -130,9 +132,9 @@ bool CudaBackend::grow(const Extent& extent) {
 
 std::size_t CudaBackend::scratch_bytes() const { return scratch_.size(); }
 
-std::vector<LinearWay> CudaBackend::ways(const Weight& weight, DType compute_dtype) const {
+std::vector<LinearWay> CudaBackend::ways(const Weight& weight, int together, DType compute_dtype) const {
   return with_dtype(compute_dtype,
-                    [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight); });
+                    [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight, together); });
 }
 
 void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
@@ -243,7 +245,7 @@ void CudaBackend::project(const Normed* norm, Tensor x, std::span<const RowRun> 
                           std::span<const Projection> projections) {
   reserve({.cols = x.cols});
   with_dtype(x.dtype, [&](auto tag) {
-    linears<typename decltype(tag)::type>(launch_, matmul_, room_, norm, x, runs, projections);
+    linears<typename decltype(tag)::type>(launch_, matmul_, working_, norm, x, runs, projections);
   });
 }
 

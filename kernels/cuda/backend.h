@@ -35,7 +35,7 @@ class CudaBackend final : public Backend {
   bool works_in_background() const override { return true; }
   std::span<const int> chosen(int steps_back) override;
   void repeat(std::uint64_t key, const std::function<void()>& verbs) override;
-  std::vector<LinearWay> ways(const Weight& weight, DType compute_dtype) const override;
+  std::vector<LinearWay> ways(const Weight& weight, int together, DType compute_dtype) const override;
   std::string description() const override;
 
  private:
@@ -88,7 +88,7 @@ class CudaBackend final : public Backend {
 
   Extent extent_;  // what the working memory is made for
   Buffer scratch_;
-  std::span<std::byte> room_;  // for expanded weights
+  WorkingMemory working_{};
   Buffer pinned_;
   std::array<Slot, 2> slots_;
   unsigned turn_ = 0;  // the slot of this step

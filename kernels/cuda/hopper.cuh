@@ -143,6 +143,14 @@ __device__ __forceinline__ void copy_bulk(std::uint32_t shared, const void* glob
                : "memory");
 }
 
+/// Counts one more in memory, and returns how many there were: what this thread, and those that it has met, wrote
+/// before can be read by whoever counts later.
+__device__ __forceinline__ int count_in_memory(int* counter) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+  return before;
+}
+
 /// By all threads of the cluster, which meet. What they wrote before may be seen later.
 __device__ __forceinline__ void come_to_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");

@@ -135,7 +135,7 @@ class Input {
 
 /// Up to kDecodeRows rows.
 template <class T>
-void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
+void few_rows(const Launch& launch, const WorkingMemory& memory, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, first_row, rows);
   while (!projections.empty()) {
@@ -143,7 +143,7 @@ void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* nor
     with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
         taken = count_decomp(projections);
-        linear_decomp<T>(launch, room, input.read(), first_row, rows, projections.first(taken));
+        linear_decomp<T>(launch, memory.room, input.read(), first_row, rows, projections.first(taken));
       } else if constexpr (kDecodes<T, Layout>) {
         taken = count_alike<Layout>(projections);
         if (taken == 0) return;
@@ -173,16 +173,16 @@ void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* nor
 }
 
 template <class T>
-void in_turns(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
+void in_turns(const Launch& launch, const WorkingMemory& memory, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   for (int done = 0; done < rows; done += kDecodeRows) {
-    few_rows<T>(launch, room, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
+    few_rows<T>(launch, memory, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
   }
 }
 
 /// Rows of short segments, and outputs: those that one launch of the decode path takes, and more.
 template <class T>
-void short_rows(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, const RowRun& run,
+void short_rows(const Launch& launch, const WorkingMemory& memory, const Normed* norm, Tensor x, const RowRun& run,
                 std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, run.first, run.rows);
   const auto together = [&]<class Layout>(const Layout& weight) -> std::size_t {
@@ -190,7 +190,7 @@ void short_rows(const Launch& launch, std::span<std::byte> room, const Normed* n
       if (!crowds<T>(launch, weight)) return 0;
       const auto some = projections.first(count_fused<Layout>(projections));
       input.bring_into_lines([&](const NormView<T>* view, Tensor rows) {
-        linear_crowd<T, Layout>(launch, room, view, rows, run.first, run.rows, some);
+        linear_crowd<T, Layout>(launch, memory, view, rows, run.first, run.rows, some);
       });
       return some.size();
     }
@@ -201,38 +201,41 @@ void short_rows(const Launch& launch, std::span<std::byte> room, const Normed* n
     if (taken == 0) break;
     projections = projections.subspan(taken);
   }
-  if (!projections.empty()) in_turns<T>(launch, room, input.norm(), input.x(), run.first, run.rows, projections);
+  if (!projections.empty()) in_turns<T>(launch, memory, input.norm(), input.x(), run.first, run.rows, projections);
 }
 
-/// Into how many parts the fused way divides the columns for rows of segments of this length, 0 where it is not theirs.
+/// How the fused way divides the columns of so many linears for rows of segments of this length, in no parts where it
+/// is not theirs.
 template <class T, class Layout>
-int split_of(const Launch& launch, Length length, const Layout& weight) {
+Split split_of(const Launch& launch, int linears, Length length, const Layout& weight) {
   if constexpr (kFuses<T, Layout>) {
-    if (launch.is_hopper && is_tiled(weight)) return fused_split(weight.n, weight.k, length);
+    if (launch.is_hopper && is_tiled(weight)) return fused_split(linears, weight.n, weight.k, length);
   }
-  return 0;
+  return {.parts = 0};
 }
 
 template <class T>
-void many_rows(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
+void many_rows(const Launch& launch, Matmul& matmul, const WorkingMemory& memory, const Normed* norm, Tensor x,
                const RowRun& run, std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, run.first, run.rows);
   while (!projections.empty()) {
     const auto multiply = [&]<class Layout>(const Layout& weight) -> std::size_t {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
         const std::size_t taken = count_decomp(projections);
-        linear_decomp<T>(launch, room, input.read(), run.first, run.rows, projections.first(taken));
+        linear_decomp<T>(launch, memory.room, input.read(), run.first, run.rows, projections.first(taken));
         return taken;
       } else if constexpr (kFuses<T, Layout>) {
-        if (const int split = split_of<T>(launch, run.length, weight); split > 0) {
-          const auto some = projections.first(count_fused<Layout>(projections));
+        const auto some = projections.first(count_fused<Layout>(projections));
+        const Split split = split_of<T>(launch, static_cast<int>(some.size()), run.length, weight);
+        if (split.parts > 0) {
           input.bring_into_lines([&](const NormView<T>* view, Tensor rows) {
-            linear_fused<T, Layout>(launch, room, view, rows, run.first, run.rows, split, some);
+            linear_fused<T, Layout>(launch, memory, view, rows, run.first, run.rows, split, some);
           });
           return some.size();
         }
       }
-      linear_expand<T, Layout>(launch, matmul, room, input.read(), run.first, run.rows, run.length, projections[0]);
+      linear_expand<T, Layout>(launch, matmul, memory.room, input.read(), run.first, run.rows, run.length,
+                               projections[0]);
       return 1;
     };
     projections = projections.subspan(with_layout(projections[0].linear.weight, multiply));
@@ -242,28 +245,28 @@ void many_rows(const Launch& launch, Matmul& matmul, std::span<std::byte> room, 
 }  // namespace
 
 template <class T>
-void linears(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
+void linears(const Launch& launch, Matmul& matmul, const WorkingMemory& memory, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections) {
   for (const RowRun& run : runs) {
     if (run.length == Length::kFew) {
-      short_rows<T>(launch, room, norm, x, run, projections);
+      short_rows<T>(launch, memory, norm, x, run, projections);
       continue;
     }
-    many_rows<T>(launch, matmul, room, norm, x, run, projections);
+    many_rows<T>(launch, matmul, memory, norm, x, run, projections);
   }
 }
 
 template <class T>
-std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight) {
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight, int together) {
   if (std::holds_alternative<Int8Decomp>(weight)) return {{1, "LLM.int8()"}};
   return with_layout(weight, [&]<class Layout>(const Layout& w) {
     std::vector<LinearWay> ways = {{1, crowds<T>(launch, w)                 ? "decode, together"
                                        : kDecodes<T, Layout> && is_tiled(w) ? "decode"
                                                                             : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
-    for (const int most : {kMostFewRows, kMostShortRows, kMostSomeRows, kMostMoreRows}) {
-      const int split = split_of<T>(launch, length_of(most + 1), w);
-      const std::string name = split == 0 ? many : "fused, k / " + std::to_string(split);
+    for (const int most : {kMostFewRows, kMostBriefRows, kMostShortRows, kMostSomeRows, kMostMoreRows}) {
+      const Split split = split_of<T>(launch, together, length_of(most + 1), w);
+      const std::string name = split.parts == 0 ? many : "fused, k / " + std::to_string(split.parts);
       if (name != ways.back().name) ways.push_back({most + 1, name});
     }
     return ways;
@@ -278,15 +281,15 @@ std::size_t expand_bytes(int most_cols) {
                    decomp_bytes(kTileRows, most_cols)});
 }
 
-template void linears<float>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+template void linears<float>(const Launch&, Matmul&, const WorkingMemory&, const Normed*, Tensor,
                              std::span<const RowRun>, std::span<const Projection>);
-template void linears<Half>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+template void linears<Half>(const Launch&, Matmul&, const WorkingMemory&, const Normed*, Tensor,
                             std::span<const RowRun>, std::span<const Projection>);
-template void linears<BFloat16>(const Launch&, Matmul&, std::span<std::byte>, const Normed*, Tensor,
+template void linears<BFloat16>(const Launch&, Matmul&, const WorkingMemory&, const Normed*, Tensor,
                                 std::span<const RowRun>, std::span<const Projection>);
 
-template std::vector<LinearWay> linear_ways<float>(const Launch&, const Weight&);
-template std::vector<LinearWay> linear_ways<Half>(const Launch&, const Weight&);
-template std::vector<LinearWay> linear_ways<BFloat16>(const Launch&, const Weight&);
+template std::vector<LinearWay> linear_ways<float>(const Launch&, const Weight&, int);
+template std::vector<LinearWay> linear_ways<Half>(const Launch&, const Weight&, int);
+template std::vector<LinearWay> linear_ways<BFloat16>(const Launch&, const Weight&, int);
 
 }  // namespace nibble

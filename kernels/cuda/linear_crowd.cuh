@@ -7,7 +7,7 @@
 namespace nibble {
 
 template <class T, class Layout>
-void linear_crowd(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
+void linear_crowd(const Launch& launch, const WorkingMemory& memory, const NormView<T>* norm, Tensor x, int first_row,
                   int rows, std::span<const Projection> projections) {
   using View = TileView<Layout>;
   const auto multiply = [&](FusedTask<Layout, T>& task) {
@@ -20,15 +20,15 @@ void linear_crowd(const Launch& launch, std::span<std::byte> room, const NormVie
       launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[0].rows, kCrowdTiles[0].columns, 4, 4, 2>>(
           launch, task, parts);
     } else {
-      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 2, 4, 3>>(
+      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 4, 4, 2>>(
           launch, task, parts);
     }
   };
-  with_lines<T, Layout>(launch, room, norm, x, first_row, rows, projections, multiply);
+  in_lines<T, Layout>(launch, memory, norm, x, first_row, rows, rows, projections, multiply);
 }
 
 #define NIBBLE_CROWD(T, ...)                                                                                       \
-  template void linear_crowd<T, __VA_ARGS__>(const Launch&, std::span<std::byte>, const NormView<T>*, Tensor, int, \
+  template void linear_crowd<T, __VA_ARGS__>(const Launch&, const WorkingMemory&, const NormView<T>*, Tensor, int, \
                                              int, std::span<const Projection>);
 
 }  // namespace nibble

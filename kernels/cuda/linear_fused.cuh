@@ -6,19 +6,21 @@
 // columns; how it is multiplied, and what its sums are, fused_products.cuh says. While one group waits for its
 // products, the others decode.
 //
-//   x -> arranged in lines -> ring in shared memory \
+//   x -> in lines in memory -> ring in shared memory \
 //   w -> rings in shared memory -> factors of T ------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
 //
-// Lanes hold runs of columns (tiles.cuh), and so x is arranged first (fused_lines.cuh).
+// Lanes hold runs of columns (tiles.cuh), and so blocks bring x into lines first (fused_lines.cuh).
 //
-// The columns of a weight of few rows are divided among the blocks of a cluster, by the weight's shape alone or where
-// that changes no bit (linear_crowd.cuh), and their sums added up in one order. So a row's result depends neither on
-// the rows beside it nor on the tile it is in.
+// The columns of a weight of few rows are divided among blocks, by the weight's shape alone or where that changes no
+// bit (linear_crowd.cuh), and their sums added up in one order: those of a cluster's blocks in shared memory, those of
+// several clusters in memory, by the one that is done last, as larger clusters leave multiprocessors idle. So a row's
+// result depends neither on the rows beside it nor on the tile it is in.
 #pragma once
 
 #include "kernels/cuda/fused_finish.cuh"
 #include "kernels/cuda/fused_lines.cuh"
 #include "kernels/cuda/fused_products.cuh"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/ways.h"
 
@@ -74,9 +76,9 @@ struct FusedRoom {
   /// Eights that the blocks of a cluster have together when each takes as many as the one with the most.
   static constexpr int eights_of(int split) { return (kEights + split - 1) / split * split; }
   static constexpr bool has_room() {
-    for (int split = 1; split <= kMostSplit; ++split) {
+    for (int split = 1; split <= kMostCluster; ++split) {
       const bool fits = kLines + Tile::kWarps * kEightBytes * eights_of(split) <= kBarriers;
-      if (fused_takes(Tile::kColumns, split) && !fits) return false;
+      if (fused_takes(Tile::kColumns, {split, split}) && !fits) return false;
     }
     return true;
   }
@@ -94,13 +96,15 @@ struct FusedTask {
   int column_tiles;  ///< tiles that rows of x make
   int rows;          ///< of x
   int steps;         ///< of 64 columns
-  int split;         ///< blocks that divide them, a cluster
-  int clusters;      ///< which take turns with units
+  Split split;       ///< how they are divided
+  int at_once;       ///< units that blocks take turns with
   int products;      ///< what Products are told
   const char* x;     ///< in lines: [steps][rows][kLineBytes]
+  float4* sums;      ///< of pairs, [units][pairs of a split][eights][warps][lanes]
+  int* counts;       ///< of those that are there, [units][blocks of a pair][warps]: WorkingMemory::counts
 };
 
-/// The rows of x whose results a block has, by eights: its share where blocks of a cluster divide the columns.
+/// The rows of x whose sums a block has, by eights: its share where blocks of a cluster divide the columns.
 struct FusedShare {
   int first, count;
 
@@ -111,23 +115,22 @@ struct FusedShare {
   }
 };
 
-/// The sums of `count` blocks, two or more, by twos, by fours and all.
+__device__ __forceinline__ float4 plus(const float4& a, const float4& b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+/// The sum of what `of` has from `first` on of `count`, four at most, by twos.
+template <class F>
+__device__ __forceinline__ float4 sum_of_four(int first, int count, F&& of) {
+  float4 sum = of(first);
+  if (first + 1 < count) sum = plus(sum, of(first + 1));
+  if (first + 3 < count) return plus(sum, plus(of(first + 2), of(first + 3)));
+  return first + 2 < count ? plus(sum, of(first + 2)) : sum;
+}
+/// The same of all, up to eight, by fours.
 template <class F>
 __device__ __forceinline__ float4 sum_of_blocks(int count, F&& of) {
-  const auto plus = [](const float4& a, const float4& b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; };
-  const auto from = [&](int block, int end) {
-    float4 sum = of(block);
-    if (block + 1 < end) sum = plus(sum, of(block + 1));
-    return sum;
-  };
-  const auto four = [&](int block) {
-    float4 sum = from(block, count);
-    if (block + 2 < count) sum = plus(sum, from(block + 2, count));
-    return sum;
-  };
-  float4 sum = four(0);
-  if (count > 4) sum = plus(sum, four(4));
-  return sum;
+  const float4 sum = sum_of_four(0, count, of);
+  return count > 4 ? plus(sum, sum_of_four(4, count, of)) : sum;
 }
 
 /// Sends a warp's sums to the blocks of the cluster whose share they are of, and adds up what has come for this
@@ -169,6 +172,56 @@ __device__ __forceinline__ FusedShare share_sums(float (&sum)[kSums], std::uint3
   return own;
 }
 
+/// The sums that up to four pairs of blocks left, of kCount eights, all asked for before any is waited for. So much
+/// apart are those of eights and of pairs.
+template <int kCount, int kApart, int kPairsApart>
+__device__ __forceinline__ void sum_of_pairs(const float4* sums, int pairs, float4 (&all)[kCount]) {
+  float4 of[4][kCount] = {};
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (p < pairs) of[p][i] = __ldcg(sums + p * kPairsApart + i * kApart);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) all[i] = sum_of_four(0, pairs, [&](int p) { return of[p][i]; });
+}
+
+/// Leaves a warp's sums, half of a tile's as its block is one of a pair, for the last of the pairs that divide the
+/// tile's columns. There it adds them up, and is true. `sums` are the lane's of the first eight of the first pair.
+template <class Tile, class Room, int kSums>
+__device__ __forceinline__ bool gather_sums(float (&sum)[kSums], float4* sums, int* count, int pair, int pairs) {
+  constexpr int kEights = Room::kEights / 2, kAtOnce = std::min(kEights, 4);
+  constexpr int kApart = Tile::kThreads, kPairsApart = Room::kEights * kApart;
+#pragma unroll
+  for (int i = 0; i < kEights; ++i) {
+    __stcg(sums + pair * kPairsApart + i * kApart, {sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]});
+  }
+  __syncwarp();
+  const int before = threadIdx.x % 32 == 0 ? count_in_memory(count) : 0;
+  if (__shfl_sync(0xffffffffU, before, 0) < pairs - 1) return false;
+  if (threadIdx.x % 32 == 0) *count = 0;
+  __syncwarp();
+#pragma unroll
+  for (int begin = 0; begin < kEights; begin += kAtOnce) {
+    float4 all[kAtOnce];
+    sum_of_pairs<kAtOnce, kApart, kPairsApart>(sums + begin * kApart, pairs, all);
+    if (pairs > 4) {
+      float4 others[kAtOnce];
+      sum_of_pairs<kAtOnce, kApart, kPairsApart>(sums + 4 * kPairsApart + begin * kApart, pairs - 4, others);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) all[i] = plus(all[i], others[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      float* const four = sum + 4 * (begin + i);
+      four[0] = all[i].x, four[1] = all[i].y, four[2] = all[i].z, four[3] = all[i].w;
+    }
+  }
+  return true;
+}
+
 template <class Layout, class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
@@ -187,11 +240,12 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x / 32), 0);
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
-  const int split = task.split, clusters = task.clusters;
+  const int split = task.split.parts, cluster = task.split.cluster, at_once = task.at_once;
   const int batches = task.steps / Room::kBatchSteps;
-  const auto first_batch = [&] { return batches * block_of_cluster() / split; };
-  const int count = batches * (block_of_cluster() + 1) / split - first_batch();
-  int unit = static_cast<int>(blockIdx.x) / split;
+  const auto part_of_split = [] { return static_cast<int>(blockIdx.x); };
+  const auto first_batch = [&] { return batches * part_of_split() / split; };
+  const int count = batches * (part_of_split() + 1) / split - first_batch();
+  int unit = static_cast<int>(blockIdx.y);
 
   struct Place {
     int part, row, column;  ///< first row of w and of x
@@ -236,7 +290,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     *reinterpret_cast<uint4*>(shared + Room::kSources + (turn & 1) * 16) = source;
   };
   int taken_units = 0;
-  if (threadIdx.x == 0) set_source(unit, 0), set_source(unit + clusters, 1);
+  if (threadIdx.x == 0) set_source(unit, 0), set_source(unit + at_once, 1);
   int part_number = place_of(unit).part;
   Stream stream = begin(place_of(unit));
   __syncthreads();
@@ -249,7 +303,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const auto parity_of = [](unsigned number) { return static_cast<int>(number / Room::kLineStages % 2); };
   const auto fill = [&](int stage, unsigned number) {
     const bool is_next = stage >= count * kStages;
-    if (is_next && split > 1) return;  // sums come before it
+    if (is_next && cluster > 1) return;  // sums come before it
     if (is_next) stage -= count * kStages;
     const uint4 source = load_shared(room + Room::kSources + ((taken_units + (is_next ? 1 : 0)) & 1) * 16);
     const auto bytes = static_cast<int>(source.z);
@@ -268,9 +322,9 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const auto fill_first = [&] {
     if (threadIdx.x > 0) return;
     for (unsigned i = 0; i < Room::kAhead; ++i) fill(static_cast<int>(i), taken * kStages + i);
-    if (split > 1) {
-      const int eights = FusedShare::of<kEights>(block_of_cluster(), split).count;
-      arrive_announcing(inbox_barrier, eights * (split - 1) * Tile::kWarps * Room::kEightBytes);
+    if (cluster > 1) {
+      const int eights = FusedShare::of<kEights>(block_of_cluster(), cluster).count;
+      arrive_announcing(inbox_barrier, eights * (cluster - 1) * Tile::kWarps * Room::kEightBytes);
     }
   };
   fill_first();
@@ -319,45 +373,57 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     float(&sum)[Tile::kColumns / 2] = products.end();
     release(taken * kStages - 1);
 
-    const Place finished = place_of(kept(unit));
-    unit += clusters;
-    if (threadIdx.x == 0) set_source(unit + clusters, taken_units);
+    const int finished_unit = kept(unit);
+    const Place finished = place_of(finished_unit);
+    unit += at_once;
+    if (threadIdx.x == 0) set_source(unit + at_once, taken_units);
     ++taken_units;
     const bool goes_on = unit < task.units;
     if (goes_on) part_number = place_of(unit).part;
     const auto& part = task.parts[finished.part];
-    int column = finished.column, rows = Tile::kColumns;
-    if (split == 1) {
+    FusedShare share{0, kEights};
+    if (cluster == 1) {
       // The next unit's first weights are on their way while this one is finished.
       if (goes_on) stream = begin(place_of(unit));
     } else {
       come_to_cluster(), wait_for_blocks();  // all have done with their rings
-      const int blocks = kept(split);
+      const int blocks = kept(cluster);
       const std::uint32_t inbox =
           lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * Room::kEightBytes + lane * 16);
-      const FusedShare share = share_sums<Room>(sum, inbox, inbox_barrier, (taken_units - 1) % 2, blocks);
-      column += share.first * 8, rows = share.count * 8;
+      share = share_sums<Room>(sum, inbox, inbox_barrier, (taken_units - 1) % 2, blocks);
     }
-    const std::uint32_t scratch = kept(room + Room::kScratch + warp * Room::kScratchPieces * Room::kScratchApart);
-    const Finisher finisher(part.weight, part.finish, tile_of(finished), task.rows, scratch, kept(lane));
-    std::uint32_t words[Tile::kColumns / 4];
-    auto ahead = finisher.fetch(column, rows);
-    finisher.finish(sum, words);
+    bool has_all = true;
+    if constexpr (Tile::kColumns <= kNarrow) {
+      if (split > cluster) {
+        const int pairs = split / 2, pair = part_of_split() / 2, block = part_of_split() % 2;
+        const std::int64_t place = std::int64_t{finished_unit} * pairs * kEights + share.first;
+        has_all = gather_sums<Tile, Room>(sum, task.sums + place * Tile::kThreads + kept(static_cast<int>(threadIdx.x)),
+                                          task.counts + (finished_unit * 2 + block) * Tile::kWarps + warp, pair, pairs);
+      }
+    }
+    if (has_all) {
+      const int column = finished.column + share.first * 8, rows = share.count * 8;
+      const std::uint32_t scratch = kept(room + Room::kScratch + warp * Room::kScratchPieces * Room::kScratchApart);
+      const Finisher finisher(part.weight, part.finish, tile_of(finished), task.rows, scratch, kept(lane));
+      std::uint32_t words[Tile::kColumns / 4];
+      auto ahead = finisher.fetch(column, rows);
+      finisher.finish(sum, words);
 #pragma unroll
-    for (int turn = 0; turn < Tile::kColumns / Finisher::kRows; ++turn) {
-      const int done = turn * Finisher::kRows, first = column + done;
-      if (done >= rows || first >= task.rows) break;
-      const auto now = ahead;
-      now.wait();
-      ahead = finisher.fetch(first + Finisher::kRows, rows - done - Finisher::kRows);
-      finisher.store(words + done / 4, first, rows - done, now);
+      for (int turn = 0; turn < Tile::kColumns / Finisher::kRows; ++turn) {
+        const int done = turn * Finisher::kRows, first = column + done;
+        if (done >= rows || first >= task.rows) break;
+        const auto now = ahead;
+        now.wait();
+        ahead = finisher.fetch(first + Finisher::kRows, rows - done - Finisher::kRows);
+        finisher.store(words + done / 4, first, rows - done, now);
+      }
     }
-    if (split > 1) {
+    if (cluster > 1) {
       let_copies_follow();
       __syncthreads();
     }
     if (!goes_on) return;
-    if (split > 1) {
+    if (cluster > 1) {
       stream = begin(place_of(unit));
       fill_first();
     }
@@ -376,30 +442,34 @@ void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
     task.parts[i].first_unit = task.units;
     if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
   }
-  const auto split = static_cast<unsigned>(task.split);
-  task.clusters = std::min(resident_clusters<kKernel>(split, Tile::kThreads, kBytes), task.units);
-  launch_in_clusters(launch, kKernel, dim3(static_cast<unsigned>(task.clusters) * split), split, Tile::kThreads, kBytes,
-                     task);
+  const auto cluster = static_cast<unsigned>(task.split.cluster);
+  const int resident = resident_clusters<kKernel>(cluster, Tile::kThreads, kBytes);
+  task.at_once = std::clamp(resident / task.split.clusters(), 1, task.units);
+  const dim3 grid(static_cast<unsigned>(task.split.parts), static_cast<unsigned>(task.at_once));
+  launch_in_clusters(launch, kKernel, grid, cluster, Tile::kThreads, kBytes, task);
 }
 
-/// Brings rows of x, or of their LayerNorm, into lines, as many as have room at once, and calls `multiply` with the
-/// task that they and `projections` are.
+/// Calls `multiply` with the task that `projections` of rows of x, or of their LayerNorm, are, as many as `most` and
+/// the room for their lines allow at once.
 template <class T, class Layout, class F>
-void with_lines(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
-                int rows, std::span<const Projection> projections, F&& multiply) {
+void in_lines(const Launch& launch, const WorkingMemory& memory, const NormView<T>* norm, Tensor x, int first_row,
+              int rows, int most, std::span<const Projection> projections, F&& multiply) {
   static_assert(kFusedColumns % kNormColumns == 0);
+  constexpr std::size_t kSums = kMostPairs * std::size_t{kNarrowTileBytes};
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * sizeof(T);
-  const int most = static_cast<int>(room.size() / row_bytes) / kWide * kWide;
+  const std::span<std::byte> lines = memory.room.subspan(kSums);
+  most = std::min(most, static_cast<int>(lines.size() / row_bytes) / kWide * kWide);
   for (int done = 0; done < rows; done += most) {
+    const int first = first_row + done;
     FusedTask<Layout, T> task{};
     for (std::size_t i = 0; i < projections.size(); ++i) {
       task.parts[i].weight = TileView<Layout>(std::get<Layout>(projections[i].linear.weight));
-      task.parts[i].finish = Finish<T>(projections[i], first_row + done);
+      task.parts[i].finish = Finish<T>(projections[i], first);
     }
-    task.rows = std::min(most, rows - done);
-    task.steps = x.cols / kLineColumns;
-    task.x = reinterpret_cast<const char*>(room.data());
-    arrange<TileView<Layout>::kSteps>(launch, norm, x, first_row + done, task.rows, room.data());
+    task.rows = std::min(most, rows - done), task.steps = x.cols / kLineColumns;
+    task.x = reinterpret_cast<const char*>(lines.data());
+    task.sums = reinterpret_cast<float4*>(memory.room.data()), task.counts = memory.counts;
+    arrange<TileView<Layout>::kSteps>(launch, norm, x, first, task.rows, lines.data());
     multiply(task);
   }
 }
@@ -407,8 +477,8 @@ void with_lines(const Launch& launch, std::span<std::byte> room, const NormView<
 }  // namespace
 
 template <class T, class Layout>
-void linear_fused(const Launch& launch, std::span<std::byte> room, const NormView<T>* norm, Tensor x, int first_row,
-                  int rows, int split, std::span<const Projection> projections) {
+void linear_fused(const Launch& launch, const WorkingMemory& memory, const NormView<T>* norm, Tensor x, int first_row,
+                  int rows, Split split, std::span<const Projection> projections) {
   const auto multiply = [&](FusedTask<Layout, T>& task) {
     task.split = split;
     const auto parts = static_cast<int>(projections.size());
@@ -418,11 +488,13 @@ void linear_fused(const Launch& launch, std::span<std::byte> room, const NormVie
       launch_fused<Layout, T, FusedTile<ScaledProducts, kFusedTileRows, kWide, 1, 2, 2>>(launch, task, parts);
     }
   };
-  with_lines<T, Layout>(launch, room, norm, x, first_row, rows, projections, multiply);
+  const int tiles = tiles_of(static_cast<int>(projections.size()), projections[0].y.cols, 1, kFusedTileRows, kNarrow);
+  const int most = split.clusters() == 1 ? rows : kMostPairs / (tiles * split.clusters()) * kNarrow;
+  in_lines<T, Layout>(launch, memory, norm, x, first_row, rows, most, projections, multiply);
 }
 
 #define NIBBLE_FUSED(T, ...)                                                                                       \
-  template void linear_fused<T, __VA_ARGS__>(const Launch&, std::span<std::byte>, const NormView<T>*, Tensor, int, \
-                                             int, int, std::span<const Projection>);
+  template void linear_fused<T, __VA_ARGS__>(const Launch&, const WorkingMemory&, const NormView<T>*, Tensor, int, \
+                                             int, Split, std::span<const Projection>);
 
 }  // namespace nibble

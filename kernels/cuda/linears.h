@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "kernels/cuda/linear.h"
+#include "kernels/cuda/linear_fused.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/ways.h"
 
@@ -21,14 +21,14 @@ struct Normed {
   Tensor y;
 };
 
-/// `norm` may be null. `room` has expand_bytes() bytes.
+/// `norm` may be null. `memory` has expand_bytes() of room.
 template <class T>
-void linears(const Launch& launch, Matmul& matmul, std::span<std::byte> room, const Normed* norm, Tensor x,
+void linears(const Launch& launch, Matmul& matmul, const WorkingMemory& memory, const Normed* norm, Tensor x,
              std::span<const RowRun> runs, std::span<const Projection> projections);
 
-/// What `linears` does with rows of segments of each length.
+/// What `linears` does with rows of segments of each length, where so many weights like this one stand together.
 template <class T>
-std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight);
+std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight, int together);
 
 /// Room for weights of up to `most_cols` columns, or rows of x as wide.
 std::size_t expand_bytes(int most_cols);

@@ -4,44 +4,77 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 
 namespace nibble {
 
 /// How long a row's segment is. With the weight's layout and shape it decides how the row is computed.
-enum class Length { kFew, kShort, kSome, kMore, kMany };
+enum class Length { kFew, kBrief, kShort, kSome, kMore, kMany };
 inline constexpr int kMostFewRows = 16;
+inline constexpr int kMostBriefRows = 64;
 inline constexpr int kMostShortRows = 128;
 inline constexpr int kMostSomeRows = 512;
 inline constexpr int kMostMoreRows = 1024;
 
 inline Length length_of(int rows) {
   return rows <= kMostFewRows     ? Length::kFew
+         : rows <= kMostBriefRows ? Length::kBrief
          : rows <= kMostShortRows ? Length::kShort
          : rows <= kMostSomeRows  ? Length::kSome
          : rows <= kMostMoreRows  ? Length::kMore
                                   : Length::kMany;
 }
 
-// The fused way: a tile has 256 rows of w and 64 or 128 of x, and the blocks of a cluster divide the columns, 256 or
-// more each.
-inline constexpr int kFusedTileRows = 256, kFusedColumns = 256, kMostSplit = 8;
+// The fused way: a tile has 256 rows of w and 64 or 128 of x, and blocks divide the columns, 256 or more each.
+inline constexpr int kFusedTileRows = 256, kFusedColumns = 256;
 inline constexpr int kNarrow = 64, kWide = 128;
+inline constexpr int kNarrowTileBytes = kFusedTileRows * kNarrow * 4;  ///< of sums
+
+/// Into how many parts the columns are divided, a block each. Blocks of a cluster, one to eight, send each other their
+/// sums; of several clusters, which are pairs then, they come together in memory.
+struct Split {
+  int parts = 1, cluster = 1;
+
+  constexpr int clusters() const { return parts / cluster; }
+};
+inline constexpr int kMostCluster = 8, kMostClusters = 8;
+/// Pairs that there are at most of a launch where several divide a tile's columns, in tiles of up to kNarrow rows of x:
+/// their sums have room in memory.
+inline constexpr int kMostPairs = 64;
+
+/// Calls f with all splits into up to `most` parts.
+template <class F>
+void each_split(int most, F&& f) {
+  for (int parts = 1; parts <= std::min(most, kMostCluster); ++parts) f(Split{parts, parts});
+  for (int parts = 4; parts <= std::min(most, 2 * kMostClusters); parts += 2) f(Split{parts, 2});
+}
 
 /// Whether tiles of so many rows of x can be divided so: a block has room for its share of all blocks' sums, by eights.
-constexpr bool fused_takes(int columns, int split) { return columns < kWide || kWide / 8 % split == 0; }
+constexpr bool fused_takes(int columns, const Split& split) {
+  return columns <= kNarrow || (split.clusters() == 1 && columns / 8 % split.cluster == 0);
+}
 
-/// What a step of 64 columns takes, and what is around a tile's, us, by itself and where a cluster divides the columns.
+/// What a step of 64 columns takes, and what is around a tile's, us, by itself and where a cluster divides the columns;
+/// and for each of several clusters.
 struct TileTimes {
-  float step, around, around_divided;
+  float step, around, around_divided, cluster;
 };
 
-/// About what a launch takes that has `tiles` tiles of k columns, us: how often clusters take turns, and in each turn
-/// the steps and what is around them.
-inline float fused_us(int tiles, int k, int split, const TileTimes& times) {
-  constexpr int kClusters[kMostSplit + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};  // of each size, at once
-  const int turns = (tiles + kClusters[split] - 1) / kClusters[split];
-  const float steps = static_cast<float>(k / 64) / static_cast<float>(split);
-  return static_cast<float>(turns) * (steps * times.step + (split == 1 ? times.around : times.around_divided));
+/// About what a launch takes that has `tiles` tiles of k columns, us: how often clusters take turns, in each turn the
+/// steps and what is around them; and once what the launch's blocks are in each other's way. Never where sums of
+/// several clusters have no room.
+inline float fused_us(int tiles, int k, const Split& split, const TileTimes& times) {
+  constexpr int kBlocks = 132;
+  constexpr int kClusters[kMostCluster + 1] = {0, kBlocks, 66, 39, 30, 22, 17, 15, 15};  // of each size, at once
+  constexpr float kCrowded = 4;                                                          // all blocks there can be
+  const int clusters = split.clusters();
+  if (clusters > 1 && tiles * clusters > kMostPairs) return std::numeric_limits<float>::infinity();
+  const int at_once = kClusters[split.cluster] / clusters, turns = (tiles + at_once - 1) / at_once;
+  const float steps = static_cast<float>(k / 64) / static_cast<float>(split.parts);
+  const float sums = (split.cluster == 1 ? times.around : times.around_divided) +
+                     (clusters == 1 ? 0 : static_cast<float>(clusters) * times.cluster);
+  const float share = static_cast<float>(std::min(tiles, at_once) * split.parts) / kBlocks;
+  return static_cast<float>(turns) * (steps * times.step + sums) + share * share * kCrowded;
 }
 
 /// Tiles of y, `tile_rows` rows of w and `tile_columns` of x.
@@ -54,9 +87,9 @@ struct FusedTiling {
   int columns;
   float us;
 };
-inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) {
+inline FusedTiling fused_tiling(int linears, int n, int k, int rows, const Split& split) {
   // Parts' times on one H200, nf4, fp16, 2026-11-29.
-  constexpr TileTimes kNarrowTimes{0.58F, 2, 5}, kWideTimes{0.82F, 4, 9};
+  constexpr TileTimes kNarrowTimes{0.487F, 3.7F, 5.9F, 0.6F}, kWideTimes{0.75F, 10, 12, 0};
   const auto us = [&](int columns) {
     return fused_us(tiles_of(linears, n, rows, kFusedTileRows, columns), k, split,
                     columns == kNarrow ? kNarrowTimes : kWideTimes);
@@ -66,76 +99,70 @@ inline FusedTiling fused_tiling(int linears, int n, int k, int rows, int split) 
 }
 
 /// About what it takes besides: another launch, which arranges x.
-inline float arrange_us(int rows, int k) { return 4.0F + 1.2e-6F * static_cast<float>(rows) * static_cast<float>(k); }
+inline float arrange_us(int rows, int k) { return 2.4F + 1.6e-6F * static_cast<float>(rows) * static_cast<float>(k); }
 
 /// About what the way of many rows takes, us: each linear's weights are written and multiplied. Parts' times as above.
 inline float expand_us(int linears, int n, int k, int rows) {
   const float millions = 1e-6F * static_cast<float>(n) * static_cast<float>(k);
-  const float product = std::max(millions * static_cast<float>(rows) / 370, millions / 1.5F);
-  return static_cast<float>(linears) * (8.5F + 0.72F * millions + product);
+  const float product = std::max(millions * static_cast<float>(rows) / 439, millions / 3.4F);
+  return static_cast<float>(linears) * (9.8F + 0.99F * millions + product);
 }
 
 // What both are measured at. One H200, nf4, fp16, us a call (`nibble bench --kernels`; LayerNorm is in those of the
-// first and second of four): expanded / fused, 2026-11-29, with kernels that expand in more time than today's: 0.08 us
-// for a million weights, and for 64 to 512 rows 0.3 us more and some 6 more for each linear. What is not chosen was
-// measured with versions of that day.
+// first and second of four): expanded / fused, of what was tried the fastest, 2026-11-29. The times of parts above and
+// below are those that fit these best: 4 % off on average, and 7 % where weights are expanded.
 //
-//        n x k            64 rows      128          512         1900
-//   3 x  1024 x 1024      38 / 12      38 / 13      41 / 21      58 / 49
-//        4096 x 1024      18 / 14      18 / 15      22 / 23      44 / 50
-//        1024 x 1024      11 / 12      11 / 12      11 / 15      15 / 25
-//        1024 x 4096      44 / 14      44 / 16      21 / 28      33 / 49
-//   3 x  2048 x 2048      53 / 16      53 / 21      65 / 36     129 / 105
-//        8192 x 2048      40 / 19      38 / 21      56 / 37     122 / 136
-//        2048 x 2048      17 / 14      17 / 15      19 / 26      33 / 45
-//        2048 x 8192      40 / 25      40 / 30      52 / 53     105 / 130
-//   3 x  4096 x 4096     120 / 30     123 / 39     167 / 112    393 / 376
-//       16384 x 4096     154 / 33     147 / 41     199 / 121    446 / 472
-//        4096 x 4096      39 / 26      39 / 27      50 / 47     110 / 134
-//        4096 x 16384    516 / 42     526 / 74     329 / 128    407 / 471
+//        n x k              64 rows         128         256         512        1024
+//   3 x  1024 x 1024        37 / 11     37 / 12     38 / 14     37 / 17     43 / 29
+//        4096 x 1024        15 / 11     15 / 13     18 / 15     20 / 18     29 / 30
+//        1024 x 1024        11 / 10     11 / 10     11 / 10     11 / 13     11 / 15
+//        1024 x 4096        17 / 13     16 / 14     18 / 17     18 / 29     24 / 32
+//   3 x  2048 x 2048        44 / 15     47 / 18     51 / 24     57 / 38     81 / 66
+//        8192 x 2048        30 / 17     28 / 18     44 / 24     46 / 40     71 / 75
+//        2048 x 2048        14 / 11     14 / 13     16 / 17     16 / 23     21 / 30
+//        2048 x 8192        36 / 18     32 / 25     41 / 43     44 / 48     60 / 78
+//   3 x  4096 x 4096        92 / 26     91 / 40    126 / 62   140 / 110   222 / 197
+//       16384 x 4096       100 / 27     96 / 40    104 / 63   154 / 120   257 / 254
+//        4096 x 4096        30 / 17     29 / 24     39 / 31     41 / 46     63 / 77
+//        4096 x 16384       95 / 35     95 / 50    132 / 80   141 / 127   223 / 241
 
-/// Rows that what is chosen for a length is chosen for: the most that are likely.
+/// Rows that what is chosen for a length is chosen for: the most that are likely, and fewer.
 constexpr int typical_rows(Length length) {
-  return length <= Length::kShort  ? kMostShortRows
-         : length == Length::kSome ? kMostSomeRows
-         : length == Length::kMore ? kMostMoreRows
-                                   : 2 * kMostMoreRows;
+  return length <= Length::kBrief   ? kMostBriefRows
+         : length == Length::kShort ? kMostShortRows
+         : length == Length::kSome  ? kMostSomeRows
+         : length == Length::kMore  ? kMostMoreRows
+                                    : 2 * kMostMoreRows;
 }
+constexpr int fewer_rows(Length length) { return typical_rows(length) * (length == Length::kShort ? 3 : 2) / 4; }
 
-/// Into how many parts the fused way divides the columns of a weight for rows of segments of this length; 0 where
-/// the other way is faster. What is best for likely numbers of rows; square weights are q, k and v, which are
-/// multiplied together, and the one behind attention.
-inline int fused_split(int n, int k, Length length) {
-  if (k % kFusedColumns != 0) return 0;
-  const auto sum = [&](auto&& us) {
-    float sum = 0;
-    for (const int linears : {1, 3}) {
-      if (linears == 3 && n != k) break;
-      for (const int rows : {typical_rows(length) / 2, typical_rows(length)}) sum += us(linears, rows);
-    }
-    return sum;
-  };
-  int best = 0;
-  float least = sum([&](int linears, int rows) { return expand_us(linears, n, k, rows); });
-  for (int split = 1; split <= std::min(kMostSplit, k / kFusedColumns); ++split) {
+/// How the fused way divides the columns of so many linears' weights for rows of segments of this length; in no parts
+/// where the other way is faster. What is best for likely numbers of rows.
+inline Split fused_split(int linears, int n, int k, Length length) {
+  Split best{.parts = 0};
+  if (k % kFusedColumns != 0) return best;
+  const auto sum = [&](auto&& us) { return us(fewer_rows(length)) + us(typical_rows(length)); };
+  float least = sum([&](int rows) { return expand_us(linears, n, k, rows); });
+  each_split(k / kFusedColumns, [&](const Split& split) {
     const float found =
-        sum([&](int linears, int rows) { return fused_tiling(linears, n, k, rows, split).us + arrange_us(rows, k); });
+        sum([&](int rows) { return fused_tiling(linears, n, k, rows, split).us + arrange_us(rows, k); });
     if (found < least) best = split, least = found;
-  }
+  });
   return best;
 }
 
 // Rows of short segments, more than sixteen, together: a tile has 256 rows of w and 32 of x, or 128 and 64. Times as
-// above; with `arrange_us`, 2026-11-29, us measured / so reckoned (LayerNorm is in those of the first and third of
-// four):
+// above: 4 % off the measured on average (LayerNorm is in those of the first and second of four):
 //
-//        n x k        32 rows, 256 x 32    128 x 64    64 rows, 128 x 64
-//   3 x  4096 x 4096       22 / 23                          37 / 33
-//        4096 x 4096       13 / 16                          19 / 19
-//       16384 x 4096       24 / 23                          38 / 33
-//        4096 x 16384      33 / 36                          56 / 48
-//   3 x  1024 x 1024        8 / 11            8 / 8
-//        1024 x 4096       10 / 13            9 / 10
+//        n x k            32 rows: us, tile, parts      64 rows
+//   3 x  1024 x 1024        8, 128 x 64, 4
+//        4096 x 1024        9, 256 x 32, 4
+//        1024 x 1024        7, 128 x 64, 4
+//        1024 x 4096        9, 128 x 64, 8
+//   3 x  4096 x 4096       24, 256 x 32, 2              37, 128 x 64, 2
+//       16384 x 4096       26, 256 x 32, 2              37, 128 x 64, 2
+//        4096 x 4096       14, 256 x 32, 4              19, 128 x 64, 4
+//        4096 x 16384      28, 256 x 32, 8              37, 128 x 64, 4
 
 /// log2 of how many sharers' columns a block takes at most.
 inline constexpr int kMostSharersShift = 2;
@@ -143,23 +170,25 @@ struct CrowdTile {
   int rows, columns;
   TileTimes times;
 };
-inline constexpr CrowdTile kCrowdTiles[] = {{256, 32, {0.42F, 2, 5}}, {128, 64, {0.37F, 2, 2.5F}}};
+inline constexpr CrowdTile kCrowdTiles[] = {{256, 32, {0.46F, 2.1F, 4.2F, 0.2F}},
+                                            {128, 64, {0.395F, 1.7F, 3.4F, 0.4F}}};
 
-/// Which tile, and into how many parts the columns, which are those of `sharers`, are divided. Neither changes a bit.
+/// Which tile, and how the columns, which are those of `sharers`, are divided. Neither changes a bit.
 struct CrowdTiling {
-  int tile, split;
+  int tile;
+  Split split;
 };
 inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers) {
   CrowdTiling best{};
-  float least = 0;
+  float least = std::numeric_limits<float>::infinity();
   for (const int tile : {0, 1}) {
     const auto& [tile_rows, tile_columns, times] = kCrowdTiles[tile];
     const int tiles = tiles_of(linears, n, rows, tile_rows, tile_columns);
-    for (int split = std::max(1, sharers >> kMostSharersShift); split <= std::min(sharers, k / kFusedColumns);
-         split *= 2) {
-      const float found = fused_us(tiles, k, split, times);
-      if (best.split == 0 || found < least) best = {tile, split}, least = found;
-    }
+    each_split(std::min(sharers, k / kFusedColumns), [&](const Split& split) {
+      const bool comes_out_even = sharers % split.parts == 0 && sharers / split.parts <= 1 << kMostSharersShift;
+      const float found = comes_out_even ? fused_us(tiles, k, split, times) : least;
+      if (found < least) best = {tile, split}, least = found;
+    });
   }
   return best;
 }

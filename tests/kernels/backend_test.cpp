@@ -315,7 +315,7 @@ TEST(CpuTargets, HaveOneWayForAllSegmentsButAmx) {
     for (const WeightCase& weight_case : kWeightCases) {
       const Weight weight = weight_case.make(3, 128, 1);
       for (const DType dtype : kComputeDTypes) {
-        EXPECT_EQ(backend.ways(weight, dtype).size(), target == CpuTarget::kAmx ? 2U : 1U)
+        EXPECT_EQ(backend.ways(weight, 1, dtype).size(), target == CpuTarget::kAmx ? 2U : 1U)
             << to_string(target) << weight_case.name;
       }
     }

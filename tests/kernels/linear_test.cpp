@@ -13,12 +13,6 @@
 namespace nibble {
 namespace {
 
-std::vector<float> decoded(const Weight& weight) {
-  std::vector<float> values(index(rows(weight)) * index(cols(weight)));
-  decode_all(weight, values);
-  return values;
-}
-
 std::vector<WeightCase> all_weight_cases() {
   std::vector<WeightCase> cases(kWeightCases.begin(), kWeightCases.end());
   cases.insert(cases.end(), kBlocksizeCases.begin(), kBlocksizeCases.end());
@@ -197,12 +191,18 @@ struct CrowdCase {
   int n, k, rows;
   CrowdTiling of_four, of_eight;
 };
-// Every division there is in both tiles, parts of tiles, clusters that take turns; and columns that come out even only
-// in layouts with half as many to a tile.
+// Every division there is in both tiles, parts of tiles, clusters that take turns or divide a tile; and columns that
+// come out even only in layouts with half as many to a tile.
 constexpr CrowdCase kCrowdCases[] = {
-    {272, 2048, 17, {1, 4}, {1, 8}},   {8464, 2048, 31, {0, 2}, {0, 2}},  {8464, 2048, 33, {1, 1}, {1, 4}},
-    {8208, 1024, 100, {1, 1}, {1, 2}}, {17008, 1024, 20, {0, 1}, {1, 2}}, {4112, 4096, 32, {0, 4}, {0, 4}},
-    {2064, 8192, 25, {1, 4}, {0, 8}},  {272, 1536, 64, {1, 4}, {1, 4}},
+    {272, 2048, 17, {1, {4, 4}}, {1, {8, 8}}},   {1360, 2048, 17, {1, {4, 4}}, {0, {8, 8}}},
+    {3264, 2048, 31, {0, {4, 4}}, {0, {4, 4}}},  {8432, 2048, 32, {0, {2, 2}}, {0, {2, 2}}},
+    {17136, 2048, 17, {0, {1, 1}}, {0, {4, 4}}}, {12240, 1024, 20, {0, {1, 1}}, {0, {2, 2}}},
+    {7888, 2048, 17, {0, {4, 2}}, {0, {4, 2}}},  {4080, 4096, 31, {0, {4, 4}}, {0, {8, 2}}},
+    {4080, 2048, 33, {1, {2, 2}}, {1, {2, 2}}},  {5984, 1024, 40, {1, {1, 1}}, {1, {2, 2}}},
+    {1632, 2048, 64, {1, {4, 4}}, {1, {4, 4}}},  {8704, 2048, 33, {1, {1, 1}}, {1, {4, 4}}},
+    {11696, 2048, 33, {1, {1, 1}}, {1, {2, 2}}}, {17136, 1024, 33, {1, {1, 1}}, {1, {2, 2}}},
+    {4080, 4096, 64, {1, {4, 2}}, {1, {4, 2}}},  {8208, 1024, 100, {1, {1, 1}}, {1, {2, 2}}},
+    {272, 1536, 64, {1, {4, 4}}, {1, {4, 4}}},
 };
 
 TEST(Crowd, GoesInTheTilesItIsTestedWith) {
@@ -210,7 +210,8 @@ TEST(Crowd, GoesInTheTilesItIsTestedWith) {
     for (const auto& [sharers, expected] : {std::pair{4, each.of_four}, std::pair{8, each.of_eight}}) {
       const CrowdTiling found = crowd_tiling(1, each.n, each.k, each.rows, sharers);
       EXPECT_EQ(found.tile, expected.tile) << sharers << " sharers, " << each.n << " x " << each.k;
-      EXPECT_EQ(found.split, expected.split) << sharers << " sharers, " << each.n << " x " << each.k;
+      EXPECT_EQ(found.split.parts, expected.split.parts) << sharers << " sharers, " << each.n << " x " << each.k;
+      EXPECT_EQ(found.split.cluster, expected.split.cluster) << sharers << " sharers, " << each.n << " x " << each.k;
     }
   }
 }
@@ -228,22 +229,28 @@ TEST_P(LinearTest, GivesACrowdTheBitsOfOne) {
   }
 }
 
-/// Rows of x by a weight that the fused way takes, and how: tiles of so many of the rows, columns in so many parts.
+/// Rows of x by a weight that the fused way takes, and how: tiles of so many of the rows, columns divided so.
 struct FusedCase {
-  int n, k, rows, tile_rows, split;
+  int n, k, rows, tile_rows;
+  Split split;
 };
-// Whole tiles and a part of one; every division there is; and clusters that take turns.
+// Whole tiles and a part of one; every division there is; and clusters that take turns or divide a tile.
 constexpr FusedCase kFusedCases[] = {
-    {272, 256, 17, kNarrow, 1},    {4880, 768, 33, kNarrow, 2},  {2768, 768, 64, kNarrow, 3},
-    {7952, 768, 513, kNarrow, 1},  {2128, 1024, 65, kNarrow, 4}, {1680, 1280, 100, kNarrow, 5},
-    {1424, 1536, 17, kNarrow, 6},  {3856, 3328, 65, kNarrow, 6}, {1232, 1792, 17, kNarrow, 7},
-    {1104, 2048, 100, kNarrow, 8}, {1808, 256, 1025, kWide, 1},  {7568, 1536, 513, kWide, 1},
-    {4048, 2304, 300, kWide, 2},   {4880, 1280, 65, kWide, 4},   {2832, 2304, 100, kWide, 8},
+    {272, 256, 17, kNarrow, {1, 1}},    {7488, 768, 17, kNarrow, {2, 2}},   {624, 768, 17, kNarrow, {3, 3}},
+    {448, 1024, 17, kNarrow, {4, 4}},   {448, 1280, 17, kNarrow, {5, 5}},   {448, 1536, 17, kNarrow, {6, 6}},
+    {448, 1792, 17, kNarrow, {7, 7}},   {272, 2048, 17, kNarrow, {8, 8}},   {34016, 256, 17, kNarrow, {1, 1}},
+    {8976, 4096, 65, kNarrow, {3, 3}},  {7888, 4352, 17, kNarrow, {4, 2}},  {4624, 10752, 17, kNarrow, {6, 2}},
+    {816, 11520, 33, kNarrow, {14, 2}}, {816, 12288, 17, kNarrow, {16, 2}}, {4880, 768, 33, kNarrow, {3, 3}},
+    {2768, 768, 64, kNarrow, {3, 3}},   {1680, 1280, 100, kNarrow, {5, 5}}, {7312, 768, 300, kWide, {1, 1}},
+    {51184, 768, 65, kWide, {1, 1}},    {4080, 2560, 300, kWide, {2, 2}},   {4896, 7168, 65, kWide, {4, 4}},
+    {2992, 14080, 65, kWide, {8, 8}},   {2128, 1024, 65, kNarrow, {4, 4}},
 };
 
 TEST(FusedWay, TakesWhatItIsTestedWith) {
-  for (const auto [n, k, rows, tile_rows, split] : kFusedCases) {
-    ASSERT_EQ(fused_split(n, k, length_of(rows)), split) << n << " x " << k << " with " << rows << " rows";
+  for (const auto& [n, k, rows, tile_rows, split] : kFusedCases) {
+    const Split found = fused_split(1, n, k, length_of(rows));
+    ASSERT_EQ(found.parts, split.parts) << n << " x " << k << " with " << rows << " rows";
+    ASSERT_EQ(found.cluster, split.cluster) << n << " x " << k << " with " << rows << " rows";
     ASSERT_EQ(fused_tiling(1, n, k, rows, split).columns, tile_rows) << n << " x " << k << " with " << rows << " rows";
   }
 }

@@ -14,6 +14,12 @@ namespace nibble {
 
 inline std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
+inline std::vector<float> decoded(const Weight& weight) {
+  std::vector<float> values(index(rows(weight)) * index(cols(weight)));
+  decode_all(weight, values);
+  return values;
+}
+
 inline constexpr std::array<DType, 3> kComputeDTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
 /// Half a unit in the last place of 1.

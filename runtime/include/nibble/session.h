@@ -81,7 +81,7 @@ struct KernelTiming {
 
 /// Which kernels multiply by a weight [n, k]: each from a number of tokens that a sequence adds in a step on.
 struct LinearKernels {
-  std::string name, layout;  ///< q, k, v, out; fc1, ...; a scheme, or the dtype of a weight that has none
+  std::string name, layout;  ///< q, k, v; out; fc1, ...; a scheme, or the dtype of a weight that has none
   int n, k;
   std::vector<std::pair<int, std::string>> ways;
 };
