@@ -222,7 +222,8 @@ __device__ __forceinline__ bool gather_sums(float (&sum)[kSums], float4* sums, i
   return true;
 }
 
-template <class Layout, class T, class Tile>
+/// kGathers: several pairs divide the columns of a tile. It takes registers that the other kernel would miss.
+template <class Layout, class T, class Tile, bool kGathers>
 __global__ void __launch_bounds__(Tile::kThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
   using View = TileView<Layout>;
@@ -393,13 +394,11 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       share = share_sums<Room>(sum, inbox, inbox_barrier, (taken_units - 1) % 2, blocks);
     }
     bool has_all = true;
-    if constexpr (Tile::kColumns <= kNarrow) {
-      if (split > cluster) {
-        const int pairs = split / 2, pair = part_of_split() / 2, block = part_of_split() % 2;
-        const std::int64_t place = std::int64_t{finished_unit} * pairs * kEights + share.first;
-        has_all = gather_sums<Tile, Room>(sum, task.sums + place * Tile::kThreads + kept(static_cast<int>(threadIdx.x)),
-                                          task.counts + (finished_unit * 2 + block) * Tile::kWarps + warp, pair, pairs);
-      }
+    if constexpr (kGathers) {
+      const int pairs = split / 2, pair = part_of_split() / 2, block = part_of_split() % 2;
+      const std::int64_t place = std::int64_t{finished_unit} * pairs * kEights + share.first;
+      has_all = gather_sums<Tile, Room>(sum, task.sums + place * Tile::kThreads + kept(static_cast<int>(threadIdx.x)),
+                                        task.counts + (finished_unit * 2 + block) * Tile::kWarps + warp, pair, pairs);
     }
     if (has_all) {
       const int column = finished.column + share.first * 8, rows = share.count * 8;
@@ -430,23 +429,32 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   }
 }
 
-template <class Layout, class T, class Tile>
-void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
-  constexpr auto kKernel = linear_fused_kernel<Layout, T, Tile>;
+/// As many blocks as find room at once take turns.
+template <class Layout, class T, class Tile, bool kGathers>
+void launch_in_turns(const Launch& launch, FusedTask<Layout, T>& task) {
+  constexpr auto kKernel = linear_fused_kernel<Layout, T, Tile, kGathers>;
   constexpr int kBytes = FusedRoom<TileView<Layout>, Tile>::kBytes;
   static_assert(FusedRoom<TileView<Layout>, Tile>::has_room());
   allow_shared_memory<kKernel>();
+  const auto cluster = static_cast<unsigned>(task.split.cluster);
+  const int resident = resident_clusters<kKernel>(cluster, Tile::kThreads, kBytes);
+  task.at_once = std::clamp(resident / task.split.clusters(), 1, task.units);
+  const dim3 grid(static_cast<unsigned>(task.split.parts), static_cast<unsigned>(task.at_once));
+  launch_in_clusters(launch, kKernel, grid, cluster, Tile::kThreads, kBytes, task);
+}
+
+template <class Layout, class T, class Tile>
+void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
   task.column_tiles = (task.rows + Tile::kColumns - 1) / Tile::kColumns;
   task.units = 0;
   for (int i = 0; i < kMostProjections; ++i) {
     task.parts[i].first_unit = task.units;
     if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
   }
-  const auto cluster = static_cast<unsigned>(task.split.cluster);
-  const int resident = resident_clusters<kKernel>(cluster, Tile::kThreads, kBytes);
-  task.at_once = std::clamp(resident / task.split.clusters(), 1, task.units);
-  const dim3 grid(static_cast<unsigned>(task.split.parts), static_cast<unsigned>(task.at_once));
-  launch_in_clusters(launch, kKernel, grid, cluster, Tile::kThreads, kBytes, task);
+  if constexpr (Tile::kColumns <= kNarrow) {
+    if (task.split.clusters() > 1) return launch_in_turns<Layout, T, Tile, true>(launch, task);
+  }
+  launch_in_turns<Layout, T, Tile, false>(launch, task);
 }
 
 /// Calls `multiply` with the task that `projections` of rows of x, or of their LayerNorm, are, as many as `most` and

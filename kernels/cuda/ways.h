@@ -51,7 +51,7 @@ void each_split(int most, F&& f) {
 
 /// Whether tiles of so many rows of x can be divided so: a block has room for its share of all blocks' sums, by eights.
 constexpr bool fused_takes(int columns, const Split& split) {
-  return columns <= kNarrow || (split.clusters() == 1 && columns / 8 % split.cluster == 0);
+  return columns <= kNarrow || (split.clusters() == 1 && split.cluster <= 4 && columns / 8 % split.cluster == 0);
 }
 
 /// What a step of 64 columns takes, and what is around a tile's, us, by itself and where a cluster divides the columns;
