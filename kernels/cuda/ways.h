@@ -109,8 +109,9 @@ inline float expand_us(int linears, int n, int k, int rows) {
 }
 
 // What both are measured at. One H200, nf4, fp16, us a call (`nibble bench --kernels`; LayerNorm is in those of the
-// first and second of four): expanded / fused, of what was tried the fastest, 2026-11-29. The times of parts above and
-// below are those that fit these best: 4 % off on average, and 7 % where weights are expanded.
+// first and second of four): expanded / fused, of what was tried the fastest, 2026-11-29. From 128 rows on cuBLASLt had
+// the algorithm for the next longer segments. The times of parts above and below are those that fit these best: 4 % off
+// on average, and 7 % where weights are expanded.
 //
 //        n x k              64 rows         128         256         512        1024
 //   3 x  1024 x 1024        37 / 11     37 / 12     38 / 14     37 / 17     43 / 29
