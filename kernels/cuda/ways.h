@@ -183,11 +183,11 @@ inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers
   CrowdTiling best{};
   float least = std::numeric_limits<float>::infinity();
   for (const int tile : {0, 1}) {
-    const auto& [tile_rows, tile_columns, times] = kCrowdTiles[tile];
-    const int tiles = tiles_of(linears, n, rows, tile_rows, tile_columns);
+    const CrowdTile& size = kCrowdTiles[tile];
+    const int tiles = tiles_of(linears, n, rows, size.rows, size.columns);
     each_split(std::min(sharers, k / kFusedColumns), [&](const Split& split) {
       const bool comes_out_even = sharers % split.parts == 0 && sharers / split.parts <= 1 << kMostSharersShift;
-      const float found = comes_out_even ? fused_us(tiles, k, split, times) : least;
+      const float found = comes_out_even ? fused_us(tiles, k, split, size.times) : least;
       if (found < least) best = {tile, split}, least = found;
     });
   }
