@@ -135,7 +135,7 @@ class Input {
 
 /// Up to kDecodeRows rows.
 template <class T>
-void few_rows(const Launch& launch, const WorkingMemory& memory, const Normed* norm, Tensor x, int first_row, int rows,
+void few_rows(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   Input<T> input(launch, norm, x, first_row, rows);
   while (!projections.empty()) {
@@ -143,7 +143,7 @@ void few_rows(const Launch& launch, const WorkingMemory& memory, const Normed* n
     with_layout(projections[0].linear.weight, [&]<class Layout>(const Layout&) {
       if constexpr (std::is_same_v<Layout, Int8Decomp>) {
         taken = count_decomp(projections);
-        linear_decomp<T>(launch, memory.room, input.read(), first_row, rows, projections.first(taken));
+        linear_decomp<T>(launch, room, input.read(), first_row, rows, projections.first(taken));
       } else if constexpr (kDecodes<T, Layout>) {
         taken = count_alike<Layout>(projections);
         if (taken == 0) return;
@@ -173,10 +173,10 @@ void few_rows(const Launch& launch, const WorkingMemory& memory, const Normed* n
 }
 
 template <class T>
-void in_turns(const Launch& launch, const WorkingMemory& memory, const Normed* norm, Tensor x, int first_row, int rows,
+void in_turns(const Launch& launch, std::span<std::byte> room, const Normed* norm, Tensor x, int first_row, int rows,
               std::span<const Projection> projections) {
   for (int done = 0; done < rows; done += kDecodeRows) {
-    few_rows<T>(launch, memory, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
+    few_rows<T>(launch, room, norm, x, first_row + done, std::min(kDecodeRows, rows - done), projections);
   }
 }
 
@@ -201,7 +201,7 @@ void short_rows(const Launch& launch, const WorkingMemory& memory, const Normed*
     if (taken == 0) break;
     projections = projections.subspan(taken);
   }
-  if (!projections.empty()) in_turns<T>(launch, memory, input.norm(), input.x(), run.first, run.rows, projections);
+  if (!projections.empty()) in_turns<T>(launch, memory.room, input.norm(), input.x(), run.first, run.rows, projections);
 }
 
 /// How the fused way divides the columns of so many linears for rows of segments of this length, in no parts where it

@@ -153,17 +153,14 @@ inline Split fused_split(int linears, int n, int k, Length length) {
 }
 
 // Rows of short segments, more than sixteen, together: a tile has 256 rows of w and 32 of x, or 128 and 64. Times as
-// above: 4 % off the measured on average (LayerNorm is in those of the first and second of four):
+// above, fitted to kernels that could all gather sums of pairs, 4 % off on average; today's take up to 2 us more or
+// less. What those are measured at, and how they go (LayerNorm is in those of the first and second of four):
 //
 //        n x k            32 rows: us, tile, parts      64 rows
-//   3 x  1024 x 1024        8, 128 x 64, 4
-//        4096 x 1024        9, 256 x 32, 4
-//        1024 x 1024        7, 128 x 64, 4
-//        1024 x 4096        9, 128 x 64, 8
-//   3 x  4096 x 4096       24, 256 x 32, 2              37, 128 x 64, 2
-//       16384 x 4096       26, 256 x 32, 2              37, 128 x 64, 2
-//        4096 x 4096       14, 256 x 32, 4              19, 128 x 64, 4
-//        4096 x 16384      28, 256 x 32, 8              37, 128 x 64, 4
+//   3 x  4096 x 4096       22, 256 x 32, 2              39, 128 x 64, 2
+//       16384 x 4096       24, 256 x 32, 2              39, 128 x 64, 2
+//        4096 x 4096       15, 256 x 32, 8              20, 128 x 64, 4
+//        4096 x 16384      28, 256 x 32, 8              38, 128 x 64, 4
 
 /// log2 of how many sharers' columns a block takes at most.
 inline constexpr int kMostSharersShift = 2;
@@ -186,8 +183,8 @@ inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers
     const CrowdTile& size = kCrowdTiles[tile];
     const int tiles = tiles_of(linears, n, rows, size.rows, size.columns);
     each_split(std::min(sharers, k / kFusedColumns), [&](const Split& split) {
-      const bool comes_out_even = sharers % split.parts == 0 && sharers / split.parts <= 1 << kMostSharersShift;
-      const float found = comes_out_even ? fused_us(tiles, k, split, size.times) : least;
+      if (sharers % split.parts != 0 || sharers / split.parts > 1 << kMostSharersShift) return;
+      const float found = fused_us(tiles, k, split, size.times);
       if (found < least) best = {tile, split}, least = found;
     });
   }

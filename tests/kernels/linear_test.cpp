@@ -234,7 +234,8 @@ struct FusedCase {
 };
 // Whole tiles and a part of one; every division there is; and clusters that take turns or divide a tile.
 constexpr FusedCase kFusedCases[] = {
-    {272, 256, 17, kNarrow, {1, 1}},    {25648, 256, 65, kNarrow, {1, 1}},  {3616, 768, 65, kNarrow, {2, 2}},
+    {272, 256, 17, kNarrow, {1, 1}},    {272, 256, 513, kNarrow, {1, 1}},   {272, 256, 1025, kNarrow, {1, 1}},
+    {8512, 4096, 65, kNarrow, {3, 3}},  {25648, 256, 65, kNarrow, {1, 1}},  {3616, 768, 65, kNarrow, {2, 2}},
     {592, 768, 17, kNarrow, {3, 3}},    {432, 1024, 17, kNarrow, {4, 4}},   {352, 1280, 17, kNarrow, {5, 5}},
     {352, 1536, 17, kNarrow, {6, 6}},   {352, 1792, 17, kNarrow, {7, 7}},   {272, 2048, 17, kNarrow, {8, 8}},
     {2768, 768, 64, kNarrow, {3, 3}},   {1680, 1280, 100, kNarrow, {5, 5}}, {3888, 4608, 65, kNarrow, {4, 2}},
