@@ -60,23 +60,24 @@ template <class Layout, class Operand>
 constexpr bool kGroupsApart = GroupDecoder<Layout>::kScaled || Operand::kWhole ||
                               (GroupDecoder<Layout>::kUnit != 0 && kFusedColumns[0] == 1);
 
-/// What the sum over a group begins with, and the row's total after it; x is the packed group.
-template <class Layout, class Operand>
+/// What the sum over a group begins with, and the row's total after it; x is the packed group. kApart: kGroupsApart,
+/// all that it needs to know of a layout.
+template <bool kApart, class Operand>
 NIBBLE_HD typename Operand::Sums begin_group([[maybe_unused]] const F32x16& total,
                                              [[maybe_unused]] const typename Operand::Element* x) {
-  if constexpr (kGroupsApart<Layout, Operand>) {
+  if constexpr (kApart) {
     return first_sums<Operand>(x);
   } else {
     return total;
   }
 }
-template <class Layout, class Operand>
+template <bool kApart, class Operand>
 NIBBLE_HD F32x16 end_group(const F32x16& total, const typename Operand::Sums& sums, const F32x16& scale,
                            [[maybe_unused]] const typename Operand::Element* x) {
   if constexpr (Operand::kWhole) {
     return fma(to_f32(sums), scale * scales_of(x), total);
   } else {
-    return kGroupsApart<Layout, Operand> ? fma(sums, scale, total) : sums;
+    return kApart ? fma(sums, scale, total) : sums;
   }
 }
 
@@ -116,10 +117,11 @@ class Ahead {
 template <class Layout, class Operand, class Scales, int M, int N, class Weight, class Part>
 NIBBLE_HD void add_group(const Weight& w, std::int64_t first, int group, const typename Operand::Element*& x,
                          const Scales (&scales)[N], F32x16 (&total)[N][M], Part&& part_of) {
+  constexpr bool kApart = kGroupsApart<Layout, Operand>;
   typename Operand::Sums partial[N][M];
   for (int n = 0; n < N; ++n) {
     for (int m = 0; m < M; ++m) {
-      partial[n][m] = begin_group<Layout, Operand>(total[n][m], x + m * kPackedBlock<Operand>);
+      partial[n][m] = begin_group<kApart, Operand>(total[n][m], x + m * kPackedBlock<Operand>);
     }
   }
   for (int part = 0; part < kGroup / kPartOf<Operand>; ++part) {
@@ -133,7 +135,7 @@ NIBBLE_HD void add_group(const Weight& w, std::int64_t first, int group, const t
   for (int n = 0; n < N; ++n) {
     const F32x16 scale = scales[n].of(w, first + n, group);
     for (int m = 0; m < M; ++m) {
-      total[n][m] = end_group<Layout, Operand>(total[n][m], partial[n][m], scale, x + m * kPackedBlock<Operand>);
+      total[n][m] = end_group<kApart, Operand>(total[n][m], partial[n][m], scale, x + m * kPackedBlock<Operand>);
     }
   }
   x += Operand::kGroupElements + ((group + 1) % kBlockGroups == 0 ? (M - 1) * kPackedBlock<Operand> : 0);
@@ -279,13 +281,13 @@ void decode_panel(const typename Layout::View& weight, int first, int count, int
 
 /// Adds M rows of x times N rows of w, `columns` of each, to their totals. Not inlined, so that the totals stay in
 /// memory until the end and every register is free for the sums.
-template <class Layout, class Operand, int M, int N>
+template <bool kApart, class Operand, int M, int N>
 [[gnu::noinline]] void multiply_tile(const typename Operand::Element* x, const typename Operand::Element (*w)[kBlock],
                                      int columns, const float (*scales)[kBlockGroups][16], float (*totals)[N][16]) {
   typename Operand::Sums partial[M][N];
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) {
-      partial[m][n] = begin_group<Layout, Operand>(load(totals[m][n]), x + m * kPackedBlock<Operand>);
+      partial[m][n] = begin_group<kApart, Operand>(load(totals[m][n]), x + m * kPackedBlock<Operand>);
     }
   }
   for (int i = 0; i < columns; i += kPart) {
@@ -299,34 +301,34 @@ template <class Layout, class Operand, int M, int N>
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) {
       const auto* here = x + m * kPackedBlock<Operand>;
-      store(totals[m][n], end_group<Layout, Operand>(load(totals[m][n]), partial[m][n], load(scales[n][0]), here));
+      store(totals[m][n], end_group<kApart, Operand>(load(totals[m][n]), partial[m][n], load(scales[n][0]), here));
     }
   }
 }
 
 /// Adds one block of M rows of x times a panel of `count` rows to the totals from `column` on.
-template <class Layout, class Operand, int M>
+template <bool kApart, class Operand, int M>
 void multiply_rows(const typename Operand::Element* x, int row, Panel<Operand>& panel, int column, int count,
                    int groups) {
-  const int step = kGroupsApart<Layout, Operand> ? 1 : groups;
+  const int step = kApart ? 1 : groups;
   for (int c = 0; c < count; c += kTileColumns) {
     auto* totals = panel.totals[(column + c) / kTileColumns] + row;
     for (int group = 0; group < groups; group += step) {
       const auto* w = reinterpret_cast<const typename Operand::Element(*)[kBlock]>(panel.factors[c] + group * kGroup);
       const auto* scales = reinterpret_cast<const float(*)[kBlockGroups][16]>(panel.scales[c][group]);
       const auto* factors = x + row * kPackedBlock<Operand> + group * Operand::kGroupElements;
-      multiply_tile<Layout, Operand, M, kTileColumns>(factors, w, step * kGroup, scales, totals);
+      multiply_tile<kApart, Operand, M, kTileColumns>(factors, w, step * kGroup, scales, totals);
     }
   }
 }
 
 /// The same for all rows: tiles of M, then one of what is left.
-template <class Layout, class Operand, int M>
+template <bool kApart, class Operand, int M>
 void multiply_panel(const typename Operand::Element* x, int row, int rows, Panel<Operand>& panel, int column, int count,
                     int groups) {
-  for (; row + M <= rows; row += M) multiply_rows<Layout, Operand, M>(x, row, panel, column, count, groups);
+  for (; row + M <= rows; row += M) multiply_rows<kApart, Operand, M>(x, row, panel, column, count, groups);
   if constexpr (M > 1) {
-    if (row < rows) multiply_panel<Layout, Operand, M - 1>(x, row, rows, panel, column, count, groups);
+    if (row < rows) multiply_panel<kApart, Operand, M - 1>(x, row, rows, panel, column, count, groups);
   }
 }
 
@@ -350,7 +352,8 @@ void multiply_many(const LinearTask<Layout, T>& task, int first, int last, void*
       const int count = last - begin < kPanelRows ? last - begin : kPanelRows;
       decode_panel<Layout, Operand>(task.weight, begin, count, group, block_groups, panel);
       if (group == 0) clear_totals(panel, begin - first, task.rows);
-      multiply_panel<Layout, Operand, kTileRows>(x, 0, task.rows, panel, begin - first, count, block_groups);
+      multiply_panel<kGroupsApart<Layout, Operand>, Operand, kTileRows>(x, 0, task.rows, panel, begin - first, count,
+                                                                        block_groups);
     }
   }
   for (int begin = first; begin < last; begin += 16) {

@@ -98,6 +98,34 @@ NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
       [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_add_ps(a, b); })};
 }
 
+/// columns[i] has lane i of all rows.
+NIBBLE_HD void transpose(const F32x16 (&rows)[16], F32x16 (&columns)[16]) {
+  __m512d two[16];  // of each four lanes of rows r to r + 3, for r = 0, 4, 8, 12: their first, second, third, fourth
+  for (int r = 0; r < 16; r += 4) {
+    const auto pairs_of = [&](int i, int j) __attribute__((always_inline)) {
+      return _mm512_castps_pd(_mm512_unpacklo_ps(rows[r + i].lanes, rows[r + j].lanes));
+    };
+    const auto upper_of = [&](int i, int j) __attribute__((always_inline)) {
+      return _mm512_castps_pd(_mm512_unpackhi_ps(rows[r + i].lanes, rows[r + j].lanes));
+    };
+    two[r] = _mm512_unpacklo_pd(pairs_of(0, 1), pairs_of(2, 3));
+    two[r + 1] = _mm512_unpackhi_pd(pairs_of(0, 1), pairs_of(2, 3));
+    two[r + 2] = _mm512_unpacklo_pd(upper_of(0, 1), upper_of(2, 3));
+    two[r + 3] = _mm512_unpackhi_pd(upper_of(0, 1), upper_of(2, 3));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const auto half = [&](int r, int lanes) __attribute__((always_inline)) {
+      const __m512 a = _mm512_castpd_ps(two[r + i]), b = _mm512_castpd_ps(two[r + 4 + i]);
+      return lanes == 0 ? _mm512_shuffle_f32x4(a, b, 0x88) : _mm512_shuffle_f32x4(a, b, 0xdd);
+    };
+    // Fours 0 and 2 of rows 0 to 7 and 8 to 15, then fours 1 and 3.
+    columns[i].lanes = _mm512_shuffle_f32x4(half(0, 0), half(8, 0), 0x88);
+    columns[8 + i].lanes = _mm512_shuffle_f32x4(half(0, 0), half(8, 0), 0xdd);
+    columns[4 + i].lanes = _mm512_shuffle_f32x4(half(0, 1), half(8, 1), 0x88);
+    columns[12 + i].lanes = _mm512_shuffle_f32x4(half(0, 1), half(8, 1), 0xdd);
+  }
+}
+
 /// 2^n for whole n, -126 to 127
 NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.lanes), _mm512_set1_epi32(127));
@@ -135,6 +163,9 @@ struct I32x16 {
   __m512i lanes;
 };
 NIBBLE_HD I32x16 load(const std::int32_t* values) { return {_mm512_loadu_si512(values)}; }
+NIBBLE_HD void store(std::int32_t* values, const I32x16& v) { _mm512_storeu_si512(values, v.lanes); }
+NIBBLE_HD I32x16 operator+(const I32x16& a, const I32x16& b) { return {_mm512_add_epi32(a.lanes, b.lanes)}; }
+NIBBLE_HD I32x16 operator-(const I32x16& a, const I32x16& b) { return {_mm512_sub_epi32(a.lanes, b.lanes)}; }
 NIBBLE_HD I32x16 sums(const I32x16 (&v)[16]) {
   return {_mm512_castps_si512(sums_by(
       [&](int i) __attribute__((always_inline)) { return _mm512_castsi512_ps(v[i].lanes); },

@@ -12,7 +12,6 @@
 #include "kernels/cpu/operand_words.h"
 
 #include "kernels/cpu/operand_digits.h"
-#include "kernels/cpu/tiles_amx.h"
 
 namespace nibble {
 namespace {
@@ -43,8 +42,12 @@ using CodeOperandOfOne = typename OfOne<Layout, T>::CodeOperand;
 
 #include "kernels/cpu/table-inl.h"
 
+#include "kernels/cpu/tile_lines.h"
+#include "kernels/cpu/tiles_amx.h"
+
 #include "kernels/cpu/tiles-inl.h"
 
+#include "kernels/cpu/tile_bf16-inl.h"
 #include "kernels/cpu/tile_bytes-inl.h"
 
 #include "kernels/cpu/tile_attend-inl.h"
@@ -59,48 +62,29 @@ template <class Layout, class T>
 constexpr int kMostFewOf = GroupDecoder<Layout>::kScaled ? TilesOf<Layout, T>::kWeightTerms* kMostFew : kMostFew;
 
 template <class Layout, class T>
-constexpr void use_tiles_of_bytes(LinearKernels<Layout, T>& kernels) {
-  kernels.many = {kTile, turn_of_tiles<ByteTiles<1>>, pack_tile_of_bytes<Layout, T>,
-                  multiply_by_tiles_of_bytes<Layout, T>};
-  kernels.most_few = kMostFew;
-}
-
-template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
   if constexpr (std::is_same_v<Layout, Int8Decomp>) {
-    use_tiles_of_bytes(kernels);
+    use_tiles_of_bytes(kernels, kMostFew);
   } else if constexpr (std::is_same_v<Layout, Int8Row>) {
-    kernels.many = {kTile, turn_of_tiles<DigitTiles<T>>, pack_tile_of_digits<Layout, T>,
-                    multiply_by_tiles_of_digits<Layout, T>};
-    kernels.most_few = kMostFew;
+    use_tiles_of_digits(kernels, kMostFew);
   } else {
-    kernels.many = {kTile, turn_of_tiles<TilesOf<Layout, T>>, pack_tile<Layout, T>, multiply_by_tiles<Layout, T>};
-    kernels.most_few = kMostFewOf<Layout, T>;
+    use_tiles_of_bf16(kernels, kMostFewOf<Layout, T>);
   }
-}
-
-template <class T, class... Layouts>
-constexpr void use_tiles(LayoutTable<T, std::variant<Layouts...>>& table) {
-  (use_tiles(static_cast<LinearKernels<Layouts, T>&>(table)), ...);
 }
 
 template <class T>
 constexpr void use_tiles(DTypeKernels<T>& kernels) {
-  use_tiles(static_cast<LayoutTable<T, Weight>&>(kernels));
-  use_tiles_of_bytes(kernels.int8_activations);
+  use_tiles_of_bytes(kernels.int8_activations, kMostFew);
   kernels.attend_many = {kTileQueries, attend_in_tiles<T>};
   kernels.most_few_queries = kMostFew;
 }
 
-constexpr CpuKernels make_kernels_with_tiles() {
-  CpuKernels kernels = make_kernels();
-  use_tiles<float>(kernels);
-  use_tiles<Half>(kernels);
-  use_tiles<BFloat16>(kernels);
-  return kernels;
-}
-
 }  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/tile_table-inl.h"
+
+namespace nibble {
 
 constinit const CpuKernels kAmxKernels = make_kernels_with_tiles();
 

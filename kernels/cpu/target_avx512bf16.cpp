@@ -1,5 +1,5 @@
 // The loops for AVX-512 with BF16, VBMI and VNNI: bf16 activations are multiplied as they are, by weights rounded to
-// bf16.
+// bf16. Rows of long segments go through tiles of bf16 too, of fp32 in other dtypes.
 #include "kernels/cpu/targets.h"
 
 #if defined(__x86_64__)
@@ -17,6 +17,7 @@ namespace {
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
 constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
+constexpr int kTileSums = 16;
 
 template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
@@ -30,9 +31,64 @@ using CodeOperandOfOne = OperandOf<T>;
 
 #include "kernels/cpu/table-inl.h"
 
+#include "kernels/cpu/tile_lines.h"
+#include "kernels/cpu/tiles_lanes.h"
+#include "kernels/cpu/tiles_lanes_bf16.h"
+#include "kernels/cpu/tiles_lanes_vnni.h"
+
+namespace nibble {
+namespace {
+
+/// In bf16.
+template <class Layout, class T>
+using TilesOf = Bf16Tiles;
+
+}  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/tiles-inl.h"
+
+#include "kernels/cpu/tile_bf16-inl.h"
+#include "kernels/cpu/tile_bytes-inl.h"
+#include "kernels/cpu/tile_f32-inl.h"
+
+#include "kernels/cpu/tile_attend-inl.h"
+
+namespace nibble {
+namespace {
+
+constexpr int kMostFew = kFewestPanelRows - 1;
+
+template <class Layout, class T>
+constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
+  if constexpr (std::is_same_v<Layout, Int8Decomp>) {
+    use_tiles_of_bytes(kernels, kMostFew);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    use_tiles_of_bf16(kernels, kMostFew);
+  } else if constexpr (std::is_same_v<Layout, Int8Row>) {
+    use_tiles_of_digits(kernels, kMostFew);
+  } else {
+    use_tiles_of_f32(kernels, kMostFew);
+  }
+}
+
+template <class T>
+constexpr void use_tiles(DTypeKernels<T>& kernels) {
+  use_tiles_of_bytes(kernels.int8_activations, kMostFew);
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    kernels.attend_many = {kTileQueries, attend_in_tiles<T>};
+    kernels.most_few_queries = kMostFew;
+  }
+}
+
+}  // namespace
+}  // namespace nibble
+
+#include "kernels/cpu/tile_table-inl.h"
+
 namespace nibble {
 
-constinit const CpuKernels kAvx512Bf16Kernels = make_kernels();
+constinit const CpuKernels kAvx512Bf16Kernels = make_kernels_with_tiles();
 
 }  // namespace nibble
 

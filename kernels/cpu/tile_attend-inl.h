@@ -16,8 +16,8 @@ static_assert(kTileKeys == kPart && kTileKeys == kTilePanelRows && kTileQueries 
 /// A task, and where in the working memory what it makes is. Lines are those of a head's columns.
 template <class T>
 struct TileAttention {
-  using Tiles = Bf16Tiles<kTermsOf<T>, kTermsOf<T>>;
-  static constexpr int kTerms = kTermsOf<T>;
+  using Tiles = TilesOf<Dense<T>, T>;
+  static constexpr int kTerms = Tiles::kFactorTerms;
 
   NIBBLE_HD TileAttention(const AttendTask<T>& task, void* scratch)
       : task(task), lines(padded_to(task.head_dim, kPart) / kPart), columns(padded_to(task.head_dim, kTile) / kTile) {
@@ -29,8 +29,8 @@ struct TileAttention {
     };
     scores = take(std::ptrdiff_t{kTileQueries} * padded_to(keys(), kTileKeys) * std::ptrdiff_t{sizeof(float)});
     queries = take(std::ptrdiff_t{kTileQueries / kTile} * lines * kTerms * kTileBytes);
-    panel = reinterpret_cast<PanelLine*>(take(std::ptrdiff_t{lines} * kTerms * std::ptrdiff_t{sizeof(PanelLine)}));
-    probabilities = reinterpret_cast<PanelLine*>(take(kStretchLines * kTerms * sizeof(PanelLine)));
+    panel = take(panel_bytes<Tiles>(lines));
+    probabilities = take(panel_bytes<Tiles>(kStretchLines));
     values = take(std::ptrdiff_t{columns} * kStretchLines * kTerms * kTileBytes);
     sums = take(std::ptrdiff_t{kTileQueries / kTile} * columns * kTileBytes);
   }
@@ -54,11 +54,11 @@ struct TileAttention {
   const AttendTask<T>& task;
   int lines, columns;  ///< of 32 columns of a head, and tiles of 16
   char* scores;
-  char* queries;             ///< [turns, 2 tiles, lines, terms, kTileBytes]
-  PanelLine* panel;          ///< [lines, terms], 32 keys
-  PanelLine* probabilities;  ///< [lines of keys, terms], of one turn
-  char* values;              ///< [columns, lines of keys, terms, kTileBytes]
-  char* sums;                ///< [turns, 2 tiles, columns, kTileBytes]
+  char* queries;        ///< [turns, 2 tiles, lines, terms, kTileBytes]
+  char* panel;          ///< 32 keys, [lines, terms]
+  char* probabilities;  ///< the queries of a turn, [lines of keys, terms]
+  char* values;         ///< [columns, lines of keys, terms, kTileBytes]
+  char* sums;           ///< [turns, 2 tiles, columns, kTileBytes]
 };
 
 /// Calls f with how many tiles of sixteen so many rows of at most 32 take.
@@ -100,11 +100,11 @@ void pack_keys(const TileAttention<T>& a, int first) {
   for (int line = 0; line < a.lines; ++line) {
     const T* keys = a.task.keys + static_cast<std::ptrdiff_t>(first) * a.task.head_dim + line * kPart;
     const int left = a.task.head_dim - line * kPart;
-    PanelLine* to = a.panel + line * kTerms;
     for (int i = 0; i < kTileKeys; ++i) {
       Bf16x32 terms[kTerms];
       load_terms(keys + i * a.task.head_dim, i < count ? left : 0, terms);
-      for (int term = 0; term < kTerms; ++term) store_operand(reinterpret_cast<BFloat16*>(to[term][i]), terms[term]);
+      const Strided<char> to = lines_of_row<typename TileAttention<T>::Tiles>(a.panel, a.lines, i).from(line * kTerms);
+      for (int term = 0; term < kTerms; ++term) store_operand(reinterpret_cast<BFloat16*>(to[term]), terms[term]);
     }
   }
 }
@@ -127,9 +127,8 @@ void score_in_tiles(const TileAttention<T>& a, int line) {
     char* scores = a.scores_of(line, turn);
     with_tiles(
         a.queries_of(turn), [&]<int M>() __attribute__((always_inline)) {
-          multiply_tiles<typename Attention::Tiles, 2, M>(a.panel[0][0],
-                                                          {a.queries + 2 * turn * tile_bytes, tile_bytes}, a.lines,
-                                                          {scores, 2 * kTileBytes}, true, [] {});
+          multiply_tiles<typename Attention::Tiles, 2, M>(a.panel, {a.queries + 2 * turn * tile_bytes, tile_bytes},
+                                                          a.lines, {scores, 2 * kTileBytes}, true, [] {});
           memory_is_as_written();
           for (int tile = 0; tile < M; ++tile) {
             const int query =
@@ -192,10 +191,11 @@ void pack_values(const TileAttention<T>& a, int first_line, int lines) {
   }
 }
 
-/// The probabilities of sixteen queries for a line of keys, times what they are to be divided by, a line a query; and
-/// what they add up to.
-template <int kTerms>
-NIBBLE_HD F32x16 exponentials_in_tiles(char* scores, int tile, const F32x16& largest, PanelLine* lines) {
+/// The probabilities of sixteen queries for line number `line` of `lines` of keys, times what they are to be divided
+/// by, to the rows of queries; and what they add up to.
+template <class Tiles>
+NIBBLE_HD F32x16 exponentials_in_tiles(char* scores, int tile, const F32x16& largest, char* rows, int line, int lines) {
+  constexpr int kTerms = Tiles::kFactorTerms;
   const __m512i order = pairs_order();
   F32x16 total = broadcast(0);
   char pairs[kTerms][kTile][kTileLine];
@@ -213,7 +213,12 @@ NIBBLE_HD F32x16 exponentials_in_tiles(char* scores, int tile, const F32x16& lar
     }
   }
   for (int term = 0; term < kTerms; ++term) {
-    transpose_to_tile(pairs[term], kTileLine, lines[term][tile * kTile]);
+    __m512i queries[kTile];
+    transpose<false>(pairs[term], kTileLine, queries);
+    for (int i = 0; i < kTile; ++i) {
+      const Strided<char> to = lines_of_row<Tiles>(rows, lines, tile * kTile + i).from(line * kTerms);
+      _mm512_storeu_si512(to[term], queries[i]);
+    }
   }
   return total;
 }
@@ -229,7 +234,7 @@ void mix_in_tiles(const TileAttention<T>& a, int turn, int lines, bool begin) {
         for (int column = 0; column < a.columns; column += 2) {
           with_tiles((a.columns - column) * kTile, [&]<int M>() __attribute__((always_inline)) {
             multiply_tiles<typename Attention::Tiles, N, M>(
-                a.probabilities[0][0], {a.values + column * kColumnBytes, kColumnBytes}, lines,
+                a.probabilities, {a.values + column * kColumnBytes, kColumnBytes}, lines,
                 {a.sums_of(turn) + column * kTileBytes, std::ptrdiff_t{a.columns} * kTileBytes}, begin, [] {});
           });
         }
@@ -240,7 +245,7 @@ void mix_in_tiles(const TileAttention<T>& a, int turn, int lines, bool begin) {
 /// As attend, of up to kTileQueries.
 template <class T>
 void attend_in_tiles(const AttendTask<T>& task, float* scratch) {
-  constexpr int kTiles = kTileQueries / kTile, kTerms = TileAttention<T>::kTerms;
+  constexpr int kTiles = kTileQueries / kTile;
   const TileAttention<T> a(task, scratch);
   const int key_lines = padded_to(a.keys(), kTileKeys) / kTileKeys;
   const int tiles = padded_to(task.queries, kTile) / kTile;
@@ -258,8 +263,8 @@ void attend_in_tiles(const AttendTask<T>& task, float* scratch) {
       const int lines = left < kStretchLines ? left : kStretchLines;
       for (int tile = 2 * turn; tile < tiles && tile < 2 * turn + 2; ++tile) {
         for (int line = 0; line < lines; ++line) {
-          const F32x16 some = exponentials_in_tiles<kTerms>(a.scores_of(first + line, turn), tile % 2, largest[tile],
-                                                            a.probabilities + line * kTerms);
+          const F32x16 some = exponentials_in_tiles<typename TileAttention<T>::Tiles>(
+              a.scores_of(first + line, turn), tile % 2, largest[tile], a.probabilities, line, lines);
           total[tile] = total[tile] + some;
         }
       }

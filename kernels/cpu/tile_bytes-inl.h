@@ -18,26 +18,30 @@ constexpr int kDigitsOf<float> = 3;
 template <class T>
 using DigitTiles = ByteTiles<kDigitsOf<T>>;
 
-/// A group of a row as it is, zero beyond the last column.
-inline void copy_group(const Int8Row::View& w, std::int64_t row, int group, PanelLine* lines) {
-  const std::int8_t* codes = w.codes + row * w.k + group * kGroup;
-  const int left = w.k - group * kGroup;
-  std::int8_t some[kGroup];
-  if (left < kGroup) {
-    for (int i = 0; i < kGroup; ++i) some[i] = i < left ? codes[i] : std::int8_t{0};
-    codes = some;
-  }
-  for (int line = 0; line < kGroup / kTileLine; ++line) {
-    _mm512_storeu_si512(lines[line][0], _mm512_loadu_si512(codes + line * kTileLine));
-  }
-}
+/// Groups of rows of w, zero beyond the last column.
+template <class Tiles>
+class ByteGroups {
+ public:
+  NIBBLE_HD explicit ByteGroups(const Int8Row::View& w) : w_(w) {}
 
-template <class Tiles, class Layout, class T>
-void add_up_bytes(const LinearTask<Layout, T>& task, int first, int last, TileScratch& room) {
-  const Int8Row::View& w = task.weight;
-  add_up_tiles<Tiles>(task, first, last, room,
-                      [&](int row, int group, PanelLine* lines) { copy_group(w, row, group, lines); });
-}
+  NIBBLE_HD void operator()(std::int64_t row, int group, Strided<char> lines) const {
+    const std::int8_t* codes = w_.codes + row * w_.k + group * kGroup;
+    const int left = w_.k - group * kGroup;
+    std::int8_t some[kGroup];
+    if (left < kGroup) {
+      for (int i = 0; i < kGroup; ++i) some[i] = i < left ? codes[i] : std::int8_t{0};
+      codes = some;
+    }
+    for (int line = 0; line < kGroup / kTileLine; ++line) {
+      const __m512i bytes = _mm512_loadu_si512(codes + line * kTileLine);
+      _mm512_storeu_si512(lines[line],
+                          _mm512_add_epi8(bytes, _mm512_set1_epi8(static_cast<char>(Tiles::kWeightOffset))));
+    }
+  }
+
+ private:
+  const Int8Row::View& w_;
+};
 
 /// The power of two that makes elements whole numbers, and its inverse, which is NaN where one is not finite.
 struct DigitUnit {
@@ -79,6 +83,17 @@ NIBBLE_HD void round_to_digits(const T* x, int k, int first, float inverse, int 
   }
 }
 
+/// What a line of bytes of x adds to sums because those of w are larger.
+template <class Tiles>
+NIBBLE_HD I32x16 times_offset(const char* line) {
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(Tiles::kWeightOffset));
+  I32x16 sums{};
+  for (int word = 0; word < kTile; ++word) {
+    sums = Tiles::accumulate(sums, offset, Tiles::load_line(line + word * kTileLine));
+  }
+  return sums;
+}
+
 /// Up to sixteen rows of x from `row` on. Digits and units take less than half of the room that packed rows have.
 template <class Layout, class T>
 void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
@@ -89,21 +104,27 @@ void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
   std::int8_t digits[Tiles::kDigits][kTile][kTileLine] = {};
   for (int block = 0; block < lines; block += kTileBlock<Tiles>) {
     const int end = lines - block < kTileBlock<Tiles> ? lines : block + kTileBlock<Tiles>;
-    float inverses[kTile] = {}, units[kTile] = {};
+    auto& here = *reinterpret_cast<DigitBlock<Tiles>*>(out + place_of_blocks<Tiles>(lines, rows, block) +
+                                                       row / kTile * sizeof(DigitBlock<Tiles>));
+    here = {};
+    float inverses[kTile] = {};
     for (int i = 0; i < count; ++i) {
       const auto [inverse, unit] =
           digit_unit<Tiles::kDigits>(x + std::ptrdiff_t{i} * k, k, block * kTileLine, end * kTileLine);
       inverses[i] = inverse;
-      units[i] = unit;
+      here.units[i] = unit;
     }
-    store(reinterpret_cast<float*>(out + place_of_units<Tiles>(lines, rows, block)) + row, load(units));
     for (int line = block; line < end; ++line) {
       for (int i = 0; i < count; ++i) {
         round_to_digits(x + std::ptrdiff_t{i} * k, k, line * kTileLine, inverses[i], i, digits);
       }
       for (int digit = 0; digit < Tiles::kDigits; ++digit) {
         const int tile = row / kTile * Tiles::kDigits + digit;
-        transpose_to_tile(digits[digit], kTileLine, out + place_in_tiles<Tiles>(lines, rows, tile, line));
+        char* const to = out + place_in_tiles<Tiles>(lines, rows, tile, line);
+        transpose_to_tile(digits[digit], kTileLine, to);
+        if constexpr (Tiles::kWeightOffset != 0) {
+          store(here.offsets[digit], load(here.offsets[digit]) + times_offset<Tiles>(to));
+        }
       }
     }
   }
@@ -111,14 +132,7 @@ void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
 
 template <class Layout, class T>
 void multiply_by_tiles_of_digits(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
-  using Tiles = DigitTiles<T>;
-  auto& room = *static_cast<TileScratch*>(scratch);
-  add_up_bytes<Tiles>(task, first, last, room);
-  for_sums(
-      room, task.rows, first, last, [&](__m512i sums, int row, int begin, int count) __attribute__((always_inline)) {
-        const F32x16 products{_mm512_castsi512_ps(sums)};
-        finish_products(task, GroupDecoder<Layout>::finished(task.weight, products, begin, count), row, begin, count);
-      });
+  multiply_by_tiles<DigitTiles<T>>(task, first, last, scratch, ByteGroups<DigitTiles<T>>(task.weight));
 }
 
 /// Up to sixteen rows of x from `row` on, in a byte each.
@@ -133,26 +147,48 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
   };
   for (int i = 0; i < count; ++i) begin_bytes_row<Layout>(x + std::ptrdiff_t{i} * k, k, state(i));
   std::int8_t bytes[kTile][kTileLine] = {};
+  I32x16 offsets{};
   for (int line = 0; line < lines; ++line) {
     for (int i = 0; i < count; ++i) {
       round_to_bytes<Layout>(x + std::ptrdiff_t{i} * k, k, line * kTileLine, state(i), bytes[i]);
     }
-    transpose_to_tile(bytes, kTileLine, out + place_in_tiles<Tiles>(lines, rows, row / kTile, line));
+    char* const to = out + place_in_tiles<Tiles>(lines, rows, row / kTile, line);
+    transpose_to_tile(bytes, kTileLine, to);
+    if constexpr (Tiles::kWeightOffset != 0) offsets = offsets + times_offset<Tiles>(to);
   }
+  std::int32_t of_rows[kTile];
+  store(of_rows, offsets);
+  for (int i = 0; i < count; ++i) state(i).lanes[0] = of_rows[i];
 }
 
 template <class Layout, class T>
 void multiply_by_tiles_of_bytes(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   using Tiles = ByteTiles<1>;
   auto& room = *static_cast<TileScratch*>(scratch);
-  add_up_bytes<Tiles>(task, first, last, room);
   const auto* x = static_cast<const char*>(task.x);
+  add_up_tiles<Tiles, Int8Row>(task.weight, x, task.rows, first, last, room, ByteGroups<Tiles>(task.weight));
   const std::ptrdiff_t bytes = bytes_in_tiles<Tiles>(lines_of<Tiles>(task.weight.k), task.rows);
   for_sums(
-      room, task.rows, first, last, [&](__m512i sums, int row, int begin, int count) __attribute__((always_inline)) {
+      room, task.rows, first,
+      last, [&](const F32x16& sums, int row, int begin, int count) __attribute__((always_inline)) {
         const auto& state = *reinterpret_cast<const BytesRow*>(x + place_of_bytes_row(bytes, task.weight.k, row));
-        finish_bytes(task, I32x16{sums}, state, row, begin, count);
+        const I32x16 products = I32x16{_mm512_castps_si512(sums.lanes)} - I32x16{_mm512_set1_epi32(state.lanes[0])};
+        finish_bytes(task, products, state, row, begin, count);
       });
+}
+
+template <class Layout, class T>
+constexpr void use_tiles_of_digits(LinearKernels<Layout, T>& kernels, int most_few) {
+  kernels.many = {kTile, turn_of_tiles<DigitTiles<T>>, pack_tile_of_digits<Layout, T>,
+                  multiply_by_tiles_of_digits<Layout, T>};
+  kernels.most_few = most_few;
+}
+
+template <class Layout, class T>
+constexpr void use_tiles_of_bytes(LinearKernels<Layout, T>& kernels, int most_few) {
+  kernels.many = {kTile, turn_of_tiles<ByteTiles<1>>, pack_tile_of_bytes<Layout, T>,
+                  multiply_by_tiles_of_bytes<Layout, T>};
+  kernels.most_few = most_few;
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ TEST_P(Int8DigitsTest, TakeFromSmallElementsWhatALargestAllows) {
       const std::vector<float> given = x.values(), found = y.values();
       // A block's sums of digits are rounded three times, its sum once more, a row's twice, and so is a decoded weight.
       constexpr int kBlock = 512;
-      const bool digits = machine().digits(weight);
+      const bool digits = machine().digits(dtype(), weight);
       const double sum_error = digits ? (7 + k / kBlock + 1) * 0x1p-24 : machine().sum_error(index(k));
       for (int row = 0; row < kRows; ++row) {
         const auto elements = std::span(given).subspan(index(row * k), index(k));

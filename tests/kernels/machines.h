@@ -18,7 +18,8 @@ struct Machine {
   std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
 
   bool bf16_factors = false;  ///< whether this CPU's instructions multiply numbers of 16 bits
-  bool tiles = false;         ///< whether long segments go through tiles: AMX's, or a GPU's tensor cores
+  bool tiles = false;         ///< whether long segments go through tiles: of registers or AMX, or a GPU's tensor cores
+  bool amx = false;           ///< whether those are AMX's
 
   /// Whether factors have 16 bits: in a GPU's tensor cores, and in AVX512-BF16.
   bool rounds_factors(DType dtype) const {
@@ -33,11 +34,17 @@ struct Machine {
   }
 
   /// Whether few rows are multiplied as whole numbers: beside AMX, in 16 bits.
-  bool whole_numbers(DType dtype) const { return device == Device::kCpu && tiles && dtype != DType::kF32; }
+  bool whole_numbers(DType dtype) const { return amx && dtype != DType::kF32; }
 
-  /// Whether rows of long segments are multiplied by a weight as digits: in AMX's tiles.
-  bool digits(const Weight& weight) const {
-    return device == Device::kCpu && tiles && std::holds_alternative<Int8Row>(weight);
+  /// Whether rows of long segments are multiplied by a weight as digits: where there are instructions for bytes, and
+  /// none for numbers of the dtype that are as fast.
+  bool digits(DType dtype, const Weight& weight) const {
+    return (amx || (bf16_factors && dtype != DType::kBF16)) && std::holds_alternative<Int8Row>(weight);
+  }
+
+  /// Whether long segments attend in tiles.
+  bool attends_in_tiles(DType dtype) const {
+    return device == Device::kCuda || amx || (bf16_factors && dtype == DType::kBF16);
   }
 
   /// What a number of a row of x may be off by as digits, beside the largest of its 512 columns, or of its row, which
@@ -51,7 +58,7 @@ struct Machine {
   /// 2^13. Digits have more.
   double factor_error(DType dtype, const Weight& weight, double largest) const {
     if (whole_numbers(dtype)) return largest * 0x1p-14;
-    return digits(weight) ? digit_error(dtype, largest) : 0;
+    return digits(dtype, weight) ? digit_error(dtype, largest) : 0;
   }
 
   /// The same of a level of 4 bits, relative to it: nf4's are no whole numbers.
@@ -59,19 +66,21 @@ struct Machine {
 
   /// In AMX's tiles two numbers of bf16 stand for one that is multiplied in fp16: what they leave of a weight or a
   /// probability is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
-  double pair_error(DType dtype) const { return device == Device::kCpu && tiles && dtype == DType::kF16 ? 0x3p-17 : 0; }
+  double pair_error(DType dtype) const { return amx && dtype == DType::kF16 ? 0x3p-17 : 0; }
 
-  /// The same of the probabilities that attention multiplies values by: in tensor cores, and in tiles of AMX.
+  /// The same of the probabilities that attention multiplies values by: in tensor cores, and in tiles.
   double probability_error(DType dtype, double probability) const {
-    return tiles && rounds_factors(dtype) ? rounding(dtype, probability) : probability * pair_error(dtype);
+    return attends_in_tiles(dtype) && rounds_factors(dtype) ? rounding(dtype, probability)
+                                                            : probability * pair_error(dtype);
   }
 
   /// What adding up `terms` in fp32 may cost, relative to the sum of their magnitudes. The CPU has at least 16 lanes,
-  /// and an addition costs half a unit in the last place. On a GPU one lane may add all of them; a tensor core cuts off
-  /// 16 products and their sum at the last place of the largest, which is no worse. To a sum in AMX's tiles products
-  /// are added 32 at a time; those of fp32 have six parts, and what is left out of them is below 2^-23.
+  /// and an addition costs half a unit in the last place. On a GPU and in tiles of registers one lane may add all of
+  /// them; a tensor core cuts off 16 products and their sum at the last place of the largest, which is no worse. To a
+  /// sum in AMX's tiles products are added 32 at a time; those of fp32 have six parts, and what is left out of them is
+  /// below 2^-23.
   double sum_error(std::size_t terms) const {
-    const int share = device == Device::kCuda ? 2 : tiles ? 32 / 6 : 16;
+    const int share = amx ? 32 / 6 : tiles ? 2 : 16;
     return (static_cast<double>(terms) / share + 8) * 0x1p-23;
   }
 };
@@ -86,9 +95,11 @@ inline std::vector<Machine> machines() {
     std::erase(name, '-');
     machines.push_back({name, Device::kCpu,
                         [target](int threads) { return std::make_unique<CpuBackend>(threads, target); },
-                        target == CpuTarget::kAvx512Bf16 || target == CpuTarget::kAmx, target == CpuTarget::kAmx});
+                        target == CpuTarget::kAvx512Bf16 || target == CpuTarget::kAmx, target != CpuTarget::kPortable,
+                        target == CpuTarget::kAmx});
   }
-  if (has_cuda()) machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }, false, true});
+  if (has_cuda())
+    machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }, false, true, false});
   return machines;
 }
 
