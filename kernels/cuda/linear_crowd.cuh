@@ -20,7 +20,7 @@ void linear_crowd(const Launch& launch, const WorkingMemory& memory, const NormV
       launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[0].rows, kCrowdTiles[0].columns, 4, 4, 2>>(
           launch, task, parts);
     } else {
-      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 2, 4, 3>>(
+      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 4, 4, 2>>(
           launch, task, parts);
     }
   };

@@ -1,21 +1,25 @@
 // Speed of linear layers: instruction set x threads x layout x compute dtype x rows x shape, beside what the same
-// threads can read from memory.
+// threads can read from memory; and the same on a GPU.
 //
 //   linear_bench --benchmark_filter='avx512/threads:1/nf4/bf16/m:1/'
+//   linear_bench --benchmark_filter='cuda/nf4/fp16/'
 //
 // Rows are one segment, as when a prompt is read. Weights are taken in turn from copies that together exceed the
 // caches, so few rows are limited by memory. `weights` is the rate at which weight bytes pass and `read` the rate at
 // which the same threads read memory; `share` is their ratio. `flops` counts 2 m n k. Rates are those of the fastest
-// call, which other work on the machine disturbs least.
+// call, which other work on the machine disturbs least. On a GPU `each` is the time of one call of several that follow
+// each other, as in a recorded step; `sequences` are rows of as many segments.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <map>
 
 #include "kernels/cpu/backend.h"
 #include "kernels/roofline.h"
+#include "tests/devices.h"
 #include "tests/kernels/matrix.h"
 
 namespace nibble {
@@ -124,7 +128,53 @@ void run_linear(benchmark::State& state, const WeightCase& weight_case, DType dt
   state.SetLabel(backend.description());
 }
 
+/// Calls that follow each other, of a weight of its own each.
+constexpr int kCalls = 24;
+
+void run_on_gpu(benchmark::State& state, const WeightCase& weight_case, DType dtype, int m, bool sequences,
+                Shape shape) {
+  const auto backend = make_cuda_backend();
+  const Weight weight = weight_case.make(shape.n, shape.k, 1);
+  std::vector<Linear> linears;
+  for (int i = 0; i < kCalls; ++i) linears.push_back({backend->prepare(weight), {}});
+  const Matrix x(*backend, dtype, m, shape.k, 2), y(*backend, dtype, m, shape.n);
+  begin(*backend, segments_of(sequences ? std::vector<int>(index(m), 1) : std::vector{m}));
+  const std::function<void()> calls = [&] {
+    for (const Linear& linear : linears) project(*backend, x.tensor(), {linear, y.tensor()});
+  };
+  for (int i = 0; i < 2; ++i) backend->repeat(1, calls);  // the second records them
+  backend->wait();
+  for (auto _ : state) {
+    backend->repeat(1, calls);
+    backend->wait();
+  }
+  using benchmark::Counter;
+  state.counters["each"] = Counter(kCalls, Counter::kIsIterationInvariantRate | Counter::kInvert);
+  state.SetLabel(backend->description());
+}
+
+void register_on_gpu() {
+  for (const WeightCase& weight_case : kWeightCases) {
+    for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      for (const Shape shape : {Shape{4096, 4096}, Shape{16384, 4096}, Shape{4096, 16384}}) {
+        for (const bool sequences : {false, true}) {
+          for (const int m : {1, 2, 8, 16, 32, 64, 128, 512, 2048}) {
+            if (sequences && (m <= 16 || m > 128)) continue;
+            const std::string name = "cuda/" + std::string(weight_case.name) + "/" + std::string(to_string(dtype)) +
+                                     (sequences ? "/sequences:" : "/m:") + std::to_string(m) +
+                                     "/n:" + std::to_string(shape.n) + "/k:" + std::to_string(shape.k);
+            benchmark::RegisterBenchmark(name.c_str(), run_on_gpu, weight_case, dtype, m, sequences, shape)
+                ->UseRealTime()
+                ->Unit(benchmark::kMicrosecond);
+          }
+        }
+      }
+    }
+  }
+}
+
 void register_all() {
+  if (has_cuda()) register_on_gpu();
   for (const CpuTarget target : available_targets()) {
     for (const int threads : {1, 2}) {
       for (const WeightCase& weight_case : kWeightCases) {
