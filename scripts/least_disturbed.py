@@ -3,7 +3,7 @@
     python3 scripts/least_disturbed.py RUN.json [RUN.json ...] >best.json
 
 For a machine that is shared: other work only ever makes a measurement slower, so the fastest of runs spread over time is
-the nearest to the truth. Shares of the roofline are taken anew, of the fastest read that any run saw.
+the nearest to the truth. A share of the roofline is that of its own run, as what memory gives changes from one to another.
 """
 
 import json
@@ -23,11 +23,6 @@ def main() -> int:
         for key, row in run.items():
             if key not in best or row["median_ts"] > best[key]["median_ts"]:
                 best[key] = row
-    for row in best.values():
-        same = (r for run in runs for r in run.values() if all(r[k] == row[k] for k in ("backends", "n_threads")))
-        row["roofline_bytes_per_second"] = max(r["roofline_bytes_per_second"] for r in same)
-        if row["n_gen"]:
-            row["roofline_share"] = row["read_bytes_per_second"] / row["roofline_bytes_per_second"]
     print(json.dumps(list(best.values()), indent=1))
     return 0
 

@@ -10,13 +10,19 @@
 namespace nibble {
 namespace {
 
+/// Shared memory that each block asks for, and hardly uses, so that no third one finds room beside it: where blocks of
+/// the kernel before leave one after the other, all of these would stand on the first multiprocessors that are free.
+inline int shared_of_two() { return most_shared_bytes() * 2 / 5; }
+
+constexpr int kLineThreads = 128;
+
 /// Brings x into the order in which lanes' factors meet its columns. A thread moves four pieces of a line, whose four
 /// pairs of columns it deals out to four others.
 template <int kSteps>
-__global__ void __launch_bounds__(256) arrange_kernel(const uint4* x, int rows, int steps, uint4* out) {
+__global__ void __launch_bounds__(kLineThreads) arrange_kernel(const uint4* x, int rows, int steps, uint4* out) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const unsigned i = blockIdx.x * 256 + threadIdx.x;
+  const unsigned i = blockIdx.x * kLineThreads + threadIdx.x;
   const unsigned half = i % 2, step = i / 2 % static_cast<unsigned>(steps), row = i / 2 / static_cast<unsigned>(steps);
   if (row >= static_cast<unsigned>(rows)) return;
   const std::int64_t line = static_cast<std::int64_t>(row) * steps + step;
@@ -37,7 +43,8 @@ __global__ void __launch_bounds__(256) arrange_kernel(const uint4* x, int rows, 
 template <class T, int kSteps>
 __global__ void __launch_bounds__(kNormThreads)
     arrange_normed_kernel(const T* x, int rows, int cols, NormTask<T> norm, std::uint32_t* out) {
-  __shared__ Moments scratch[kNormWarps];
+  extern __shared__ __align__(1024) char shared[];
+  auto* const scratch = reinterpret_cast<Moments*>(shared);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
@@ -57,13 +64,16 @@ template <int kSteps, class T>
 void arrange(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows, void* out) {
   if (norm != nullptr) {
     const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
-    launch_overlapped(launch, arrange_normed_kernel<T, kSteps>, dim3(static_cast<unsigned>(rows)), kNormThreads, 0,
-                      x.row<T>(first_row), rows, x.cols, task, static_cast<std::uint32_t*>(out));
+    allow_shared_memory<arrange_normed_kernel<T, kSteps>>();
+    launch_overlapped(launch, arrange_normed_kernel<T, kSteps>, dim3(static_cast<unsigned>(rows)), kNormThreads,
+                      shared_of_two(), x.row<T>(first_row), rows, x.cols, task, static_cast<std::uint32_t*>(out));
     return;
   }
   const int steps = x.cols / kLineColumns;
   const std::int64_t threads = std::int64_t{2} * rows * steps;
-  launch_overlapped(launch, arrange_kernel<kSteps>, dim3(static_cast<unsigned>((threads + 255) / 256)), 256, 0,
+  const dim3 grid(static_cast<unsigned>((threads + kLineThreads - 1) / kLineThreads));
+  allow_shared_memory<arrange_kernel<kSteps>>();
+  launch_overlapped(launch, arrange_kernel<kSteps>, grid, kLineThreads, shared_of_two(),
                     reinterpret_cast<const uint4*>(x.row<T>(first_row)), rows, steps, static_cast<uint4*>(out));
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -96,7 +95,8 @@ void declare(CLI::App& app, BenchArguments& a) {
       "Every combination is measured. Lists may hold ranges: first-last, first-last+step, first-last*factor.\n"
       "t/s: the median and the median distance from it. GB/s: weights and cache read while generating; % roof: of "
       "what\n"
-      "the same threads can read from memory, measured in the same run, which weights that fit the caches exceed.");
+      "the same threads can read from memory, measured before and behind a test, which weights that fit the caches\n"
+      "exceed.");
 }
 
 std::vector<ModelArguments> loads(const BenchArguments& a) {
@@ -188,20 +188,26 @@ int threads_of(const LoadOptions& load) {
   return load.threads == 0 ? static_cast<int>(std::thread::hardware_concurrency()) : load.threads;
 }
 
-/// What each device and number of threads can read, measured once.
-class Rooflines {
+/// What a load's device and threads can read. A GPU's memory is nobody else's, and is measured before a model fills it;
+/// a CPU's is shared with others, who leave now more of it and now less: it is measured again beside each test.
+class Roofline {
  public:
-  double of(const LoadOptions& load) {
-    const auto [found, is_new] = measured_.try_emplace({load.device, load.threads});
-    if (is_new) found->second = measure_read_bandwidth(load.device, load.threads);
-    return found->second;
+  explicit Roofline(const LoadOptions& load) : load_(load), last_(measure_read_bandwidth(load.device, load.threads)) {}
+
+  /// The more of what was read before a test and behind it.
+  double beside_test() {
+    const double before = last_;
+    if (load_.device == Device::kCpu) last_ = measure_read_bandwidth(load_.device, load_.threads);
+    return std::max(before, last_);
   }
 
  private:
-  std::map<std::pair<Device, int>, double> measured_;
+  const LoadOptions& load_;
+  double last_;
 };
 
-void measure(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth, BenchReport& report) {
+void measure(const ModelArguments& arguments, const BenchArguments& a, BenchReport& report) {
+  Roofline roofline(arguments.load);
   reset_peak_resident();
   const auto start = std::chrono::steady_clock::now();
   const Engine engine = Engine::open(arguments.model, arguments.load);
@@ -237,17 +243,19 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, double re
                 .seconds = test_seconds(test, runs.measured),
                 .first_token = first_token_seconds(runs.measured),
                 .reads = decode_reads(reads, test),
-                .read_bandwidth = read_bandwidth,
+                .read_bandwidth = roofline.beside_test(),
                 .perplexity = perplexity});
   }
 }
 
-void measure_kernels(const ModelArguments& arguments, const BenchArguments& a, double read_bandwidth,
-                     KernelReport& report) {
+void measure_kernels(const ModelArguments& arguments, const BenchArguments& a, KernelReport& report) {
+  Roofline roofline(arguments.load);
   const Engine engine = Engine::open(arguments.model, arguments.load);
   for (const BenchTest& test : tests(a)) {
     Session session = engine.session(session_options(test));
-    for (KernelTiming& timing : session.time_kernels(std::max(1, test.prompt), test.depth, a.repetitions)) {
+    std::vector<KernelTiming> timings = session.time_kernels(std::max(1, test.prompt), test.depth, a.repetitions);
+    const double read_bandwidth = roofline.beside_test();
+    for (KernelTiming& timing : timings) {
       report.add({.model = engine.info(),
                   .device = arguments.load.device,
                   .threads = threads_of(arguments.load),
@@ -276,15 +284,14 @@ ExitCode bench(const BenchArguments& a) {
   for (const ModelArguments& load : loads(a)) {
     for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
   }
-  Rooflines rooflines;
   if (a.kernels) {
     KernelReport report(a.format);
-    for (const ModelArguments& load : loads(a)) measure_kernels(load, a, rooflines.of(load.load), report);
+    for (const ModelArguments& load : loads(a)) measure_kernels(load, a, report);
     report.finish();
     return kSuccess;
   }
   BenchReport report(a.format, !a.text.empty());
-  for (const ModelArguments& load : loads(a)) measure(load, a, rooflines.of(load.load), report);
+  for (const ModelArguments& load : loads(a)) measure(load, a, report);
   report.finish();
   return kSuccess;
 }

@@ -77,9 +77,9 @@ class CompareBench(unittest.TestCase):
 
 
 class LeastDisturbed(unittest.TestCase):
-    def test_keeps_the_fastest_and_the_highest_roofline(self):
+    def test_keeps_the_fastest_with_the_roofline_of_its_run(self):
         def run(rate: float, roofline: float) -> list[dict]:
-            share = {"read_bytes_per_second": 10 * rate, "roofline_bytes_per_second": roofline, "roofline_share": 0}
+            share = {"roofline_bytes_per_second": roofline, "roofline_share": 10 * rate / roofline}
             return [row(rate, **share)]
 
         with tempfile.TemporaryDirectory() as folder:
@@ -90,8 +90,8 @@ class LeastDisturbed(unittest.TestCase):
             command = [sys.executable, "-B", str(SCRIPTS / "least_disturbed.py"), *map(str, files)]
             (kept,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         self.assertEqual(kept["median_ts"], 80)
-        self.assertEqual(kept["roofline_bytes_per_second"], 2000)
-        self.assertEqual(kept["roofline_share"], 0.4)
+        self.assertEqual(kept["roofline_bytes_per_second"], 500)
+        self.assertEqual(kept["roofline_share"], 1.6)
 
 
 if __name__ == "__main__":
