@@ -10,11 +10,17 @@
 namespace nibble {
 namespace {
 
-/// Shared memory that each block asks for, and hardly uses, so that no third one finds room beside it: where blocks of
-/// the kernel before leave one after the other, all of these would stand on the first multiprocessors that are free.
-inline int shared_of_two() { return most_shared_bytes() * 2 / 5; }
-
 constexpr int kLineThreads = 128;
+
+/// Launches so few blocks that a third one on a multiprocessor finds no room: where those of the kernel before leave
+/// one after the other, all of these would stand on the first multiprocessors that are free. More blocks stand as they
+/// come.
+template <auto kKernel, class... Parameters>
+void launch_apart(const Launch& launch, std::int64_t blocks, int threads, const Parameters&... parameters) {
+  allow_shared_memory<kKernel>();
+  const int shared = blocks <= 2 * launch.processors ? most_shared_bytes() * 2 / 5 : kNormWarps * int{sizeof(Moments)};
+  launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), threads, shared, parameters...);
+}
 
 /// Brings x into the order in which lanes' factors meet its columns. A thread moves four pieces of a line, whose four
 /// pairs of columns it deals out to four others.
@@ -64,17 +70,15 @@ template <int kSteps, class T>
 void arrange(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows, void* out) {
   if (norm != nullptr) {
     const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
-    allow_shared_memory<arrange_normed_kernel<T, kSteps>>();
-    launch_overlapped(launch, arrange_normed_kernel<T, kSteps>, dim3(static_cast<unsigned>(rows)), kNormThreads,
-                      shared_of_two(), x.row<T>(first_row), rows, x.cols, task, static_cast<std::uint32_t*>(out));
+    launch_apart<arrange_normed_kernel<T, kSteps>>(launch, rows, kNormThreads, x.row<T>(first_row), rows, x.cols, task,
+                                                   static_cast<std::uint32_t*>(out));
     return;
   }
   const int steps = x.cols / kLineColumns;
   const std::int64_t threads = std::int64_t{2} * rows * steps;
-  const dim3 grid(static_cast<unsigned>((threads + kLineThreads - 1) / kLineThreads));
-  allow_shared_memory<arrange_kernel<kSteps>>();
-  launch_overlapped(launch, arrange_kernel<kSteps>, grid, kLineThreads, shared_of_two(),
-                    reinterpret_cast<const uint4*>(x.row<T>(first_row)), rows, steps, static_cast<uint4*>(out));
+  launch_apart<arrange_kernel<kSteps>>(launch, (threads + kLineThreads - 1) / kLineThreads, kLineThreads,
+                                       reinterpret_cast<const uint4*>(x.row<T>(first_row)), rows, steps,
+                                       static_cast<uint4*>(out));
 }
 
 }  // namespace
