@@ -153,14 +153,14 @@ inline Split fused_split(int linears, int n, int k, Length length) {
 }
 
 // Rows of short segments, more than sixteen, together: a tile has 256 rows of w and 32 of x, or 128 and 64. Times as
-// above, fitted to kernels that could all gather sums of pairs, 4 % off on average; today's take up to 2 us more or
-// less. What those are measured at, and how they go (LayerNorm is in those of the first and second of four):
+// above, fitted to kernels that could all gather sums of pairs, 4 % off on average; today's take up to 5 us less. What
+// those are measured at, 2026-11-30, and how they go (LayerNorm is in those of the first and second of four):
 //
 //        n x k            32 rows: us, tile, parts      64 rows
-//   3 x  4096 x 4096       22, 256 x 32, 2              39, 128 x 64, 2
-//       16384 x 4096       24, 256 x 32, 2              39, 128 x 64, 2
-//        4096 x 4096       15, 256 x 32, 8              20, 128 x 64, 4
-//        4096 x 16384      28, 256 x 32, 8              38, 128 x 64, 4
+//   3 x  4096 x 4096       22, 256 x 32, 2              36, 128 x 64, 2
+//       16384 x 4096       24, 256 x 32, 2              36, 128 x 64, 2
+//        4096 x 4096       13, 256 x 32, 8              15, 128 x 64, 4
+//        4096 x 16384      25, 256 x 32, 8              33, 128 x 64, 4
 
 /// log2 of how many sharers' columns a block takes at most.
 inline constexpr int kMostSharersShift = 2;
