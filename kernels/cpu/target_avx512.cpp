@@ -15,7 +15,8 @@ namespace {
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
 constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
-constexpr int kTileSums = 16;
+/// Sums in tiles that there are registers for; and rows of a segment up to which lanes are faster than tiles.
+constexpr int kTileSums = 16, kMostFew = 12;
 
 template <class T>
 using OperandOf = F32x32;
@@ -29,30 +30,7 @@ using CodeOperandOfOne = OperandOf<T>;
 
 #include "kernels/cpu/table-inl.h"
 
-#include "kernels/cpu/tile_lines.h"
-#include "kernels/cpu/tiles_lanes.h"
-
-#include "kernels/cpu/tiles-inl.h"
-
-#include "kernels/cpu/tile_f32-inl.h"
-
-namespace nibble {
-namespace {
-
-constexpr int kMostFew = kFewestPanelRows - 1;
-
-template <class Layout, class T>
-constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
-  if constexpr (!std::is_same_v<Layout, Int8Decomp>) use_tiles_of_f32(kernels, kMostFew);
-}
-
-template <class T>
-constexpr void use_tiles(DTypeKernels<T>&) {}
-
-}  // namespace
-}  // namespace nibble
-
-#include "kernels/cpu/tile_table-inl.h"
+#include "kernels/cpu/tile_f32_table-inl.h"
 
 namespace nibble {
 

@@ -17,7 +17,8 @@ namespace {
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
 constexpr int kFusedColumns[kFusedRows] = {4, 4, 4, 4};
-constexpr int kTileSums = 16;
+/// Sums in tiles that there are registers for; and rows of a segment up to which lanes are faster than tiles.
+constexpr int kTileSums = 16, kMostFew = 12;
 
 template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
@@ -56,8 +57,6 @@ using TilesOf = Bf16Tiles;
 
 namespace nibble {
 namespace {
-
-constexpr int kMostFew = kFewestPanelRows - 1;
 
 template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {

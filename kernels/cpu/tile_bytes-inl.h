@@ -104,8 +104,8 @@ void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
   std::int8_t digits[Tiles::kDigits][kTile][kTileLine] = {};
   for (int block = 0; block < lines; block += kTileBlock<Tiles>) {
     const int end = lines - block < kTileBlock<Tiles> ? lines : block + kTileBlock<Tiles>;
-    auto& here = *reinterpret_cast<DigitBlock<Tiles>*>(out + place_of_blocks<Tiles>(lines, rows, block) +
-                                                       row / kTile * sizeof(DigitBlock<Tiles>));
+    auto* const blocks = reinterpret_cast<DigitBlock<Tiles>*>(out + place_of_blocks<Tiles>(lines, rows, block));
+    auto& here = blocks[row / kTile];
     here = {};
     float inverses[kTile] = {};
     for (int i = 0; i < count; ++i) {
