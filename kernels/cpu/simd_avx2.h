@@ -93,33 +93,32 @@ NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
   return load(result);
 }
 
-/// columns[i] has lane i of all rows.
-NIBBLE_HD void transpose(const F32x16 (&rows)[16], F32x16 (&columns)[16]) {
-  const auto transpose_eight = [](auto&& row, auto&& put) __attribute__((always_inline)) {
-    __m256 four[8];  // of lanes 0 to 3 and 4 to 7: for rows 0 to 3 and then 4 to 7 their first, second, third, fourth
-    for (int r = 0; r < 8; r += 4) {
-      const __m256 low[2] = {_mm256_unpacklo_ps(row(r), row(r + 1)), _mm256_unpacklo_ps(row(r + 2), row(r + 3))};
-      const __m256 high[2] = {_mm256_unpackhi_ps(row(r), row(r + 1)), _mm256_unpackhi_ps(row(r + 2), row(r + 3))};
-      four[r] = _mm256_shuffle_ps(low[0], low[1], 0x44);
-      four[r + 1] = _mm256_shuffle_ps(low[0], low[1], 0xee);
-      four[r + 2] = _mm256_shuffle_ps(high[0], high[1], 0x44);
-      four[r + 3] = _mm256_shuffle_ps(high[0], high[1], 0xee);
-    }
-    for (int i = 0; i < 4; ++i) {
-      put(i, _mm256_permute2f128_ps(four[i], four[4 + i], 0x20));
-      put(4 + i, _mm256_permute2f128_ps(four[i], four[4 + i], 0x31));
-    }
-  };
-  for (int half = 0; half < 16; half += 8) {
-    const auto row_at = [&](int r) -> const F32x16& { return rows[half + r]; };
-    const auto put = [&](int column, __m256 v) __attribute__((always_inline)) {
-      (half == 0 ? columns[column].low : columns[column].high) = v;
-    };
+/// Eight numbers of eight rows of sixteen as columns: `column(i)` is where number i of all goes.
+template <class Column>
+NIBBLE_HD void transpose_eight(const float* rows, Column&& column) {
+  const auto row = [&](int r) __attribute__((always_inline)) { return _mm256_loadu_ps(rows + 16 * r); };
+  __m256 four[8];  // of lanes 0 to 3 and 4 to 7: for rows 0 to 3 and then 4 to 7 their first, second, third, fourth
+  for (int r = 0; r < 8; r += 4) {
+    const __m256 low[2] = {_mm256_unpacklo_ps(row(r), row(r + 1)), _mm256_unpacklo_ps(row(r + 2), row(r + 3))};
+    const __m256 high[2] = {_mm256_unpackhi_ps(row(r), row(r + 1)), _mm256_unpackhi_ps(row(r + 2), row(r + 3))};
+    four[r] = _mm256_shuffle_ps(low[0], low[1], 0x44);
+    four[r + 1] = _mm256_shuffle_ps(low[0], low[1], 0xee);
+    four[r + 2] = _mm256_shuffle_ps(high[0], high[1], 0x44);
+    four[r + 3] = _mm256_shuffle_ps(high[0], high[1], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    column(i) = _mm256_permute2f128_ps(four[i], four[4 + i], 0x20);
+    column(4 + i) = _mm256_permute2f128_ps(four[i], four[4 + i], 0x31);
+  }
+}
+
+/// columns[i] has number i of sixteen rows of sixteen, one behind the other.
+NIBBLE_HD void transpose(const float* rows, F32x16 (&columns)[16]) {
+  for (int first = 0; first < 16; first += 8) {
     transpose_eight(
-        [&](int r) __attribute__((always_inline)) { return row_at(r).low; }, put);
+        rows + first, [&](int i) __attribute__((always_inline))->__m256 & { return columns[first + i].low; });
     transpose_eight(
-        [&](int r) __attribute__((always_inline)) { return row_at(r).high; },
-        [&](int column, __m256 v) __attribute__((always_inline)) { put(8 + column, v); });
+        rows + 128 + first, [&](int i) __attribute__((always_inline))->__m256 & { return columns[first + i].high; });
   }
 }
 

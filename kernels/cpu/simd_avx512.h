@@ -98,32 +98,38 @@ NIBBLE_HD F32x16 sums(const F32x16 (&v)[16]) {
       [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_add_ps(a, b); })};
 }
 
-/// columns[i] has lane i of all rows.
-NIBBLE_HD void transpose(const F32x16 (&rows)[16], F32x16 (&columns)[16]) {
-  __m512d two[16];  // of each four lanes of rows r to r + 3, for r = 0, 4, 8, 12: their first, second, third, fourth
-  for (int r = 0; r < 16; r += 4) {
-    const auto pairs_of = [&](int i, int j) __attribute__((always_inline)) {
-      return _mm512_castps_pd(_mm512_unpacklo_ps(rows[r + i].lanes, rows[r + j].lanes));
-    };
-    const auto upper_of = [&](int i, int j) __attribute__((always_inline)) {
-      return _mm512_castps_pd(_mm512_unpackhi_ps(rows[r + i].lanes, rows[r + j].lanes));
-    };
-    two[r] = _mm512_unpacklo_pd(pairs_of(0, 1), pairs_of(2, 3));
-    two[r + 1] = _mm512_unpackhi_pd(pairs_of(0, 1), pairs_of(2, 3));
-    two[r + 2] = _mm512_unpacklo_pd(upper_of(0, 1), upper_of(2, 3));
-    two[r + 3] = _mm512_unpackhi_pd(upper_of(0, 1), upper_of(2, 3));
+/// Sixteen lines of sixteen 32-bit words, `stride` bytes apart, as columns. Of each four neighbouring words of a line
+/// it is each(four lines' words) that become columns.
+template <class Each>
+NIBBLE_HD void transpose_words(const void* lines, std::ptrdiff_t stride, __m512i (&columns)[16], Each&& each) {
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    __m512i four[4];  // each 128 bits of lines i, i + 4, i + 8, i + 12
+    for (int i = 0; i < 4; ++i) {
+      const auto at = [&](int line) __attribute__((always_inline)) {
+        return _mm_loadu_si128(
+            reinterpret_cast<const __m128i*>(static_cast<const char*>(lines) + line * stride + 16 * quarter));
+      };
+      four[i] = _mm512_castsi128_si512(at(i));
+      four[i] = _mm512_inserti32x4(four[i], at(i + 4), 1);
+      four[i] = _mm512_inserti32x4(four[i], at(i + 8), 2);
+      four[i] = _mm512_inserti32x4(four[i], at(i + 12), 3);
+      four[i] = each(four[i]);
+    }
+    const __m512i low[2] = {_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpacklo_epi32(four[2], four[3])};
+    const __m512i high[2] = {_mm512_unpackhi_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[2], four[3])};
+    columns[4 * quarter] = _mm512_unpacklo_epi64(low[0], low[1]);
+    columns[4 * quarter + 1] = _mm512_unpackhi_epi64(low[0], low[1]);
+    columns[4 * quarter + 2] = _mm512_unpacklo_epi64(high[0], high[1]);
+    columns[4 * quarter + 3] = _mm512_unpackhi_epi64(high[0], high[1]);
   }
-  for (int i = 0; i < 4; ++i) {
-    const auto half = [&](int r, int lanes) __attribute__((always_inline)) {
-      const __m512 a = _mm512_castpd_ps(two[r + i]), b = _mm512_castpd_ps(two[r + 4 + i]);
-      return lanes == 0 ? _mm512_shuffle_f32x4(a, b, 0x88) : _mm512_shuffle_f32x4(a, b, 0xdd);
-    };
-    // Fours 0 and 2 of rows 0 to 7 and 8 to 15, then fours 1 and 3.
-    columns[i].lanes = _mm512_shuffle_f32x4(half(0, 0), half(8, 0), 0x88);
-    columns[8 + i].lanes = _mm512_shuffle_f32x4(half(0, 0), half(8, 0), 0xdd);
-    columns[4 + i].lanes = _mm512_shuffle_f32x4(half(0, 1), half(8, 1), 0x88);
-    columns[12 + i].lanes = _mm512_shuffle_f32x4(half(0, 1), half(8, 1), 0xdd);
-  }
+}
+
+/// columns[i] has number i of sixteen rows of sixteen, one behind the other.
+NIBBLE_HD void transpose(const float* rows, F32x16 (&columns)[16]) {
+  __m512i words[16];
+  transpose_words(
+      rows, 64, words, [](__m512i four) __attribute__((always_inline)) { return four; });
+  for (int i = 0; i < 16; ++i) columns[i] = {_mm512_castsi512_ps(words[i])};
 }
 
 /// 2^n for whole n, -126 to 127

@@ -4,31 +4,15 @@
 namespace nibble {
 namespace {
 
-/// Sixteen lines of sixteen 32-bit words, `stride` bytes apart, as columns. kPairs of words of 16 bits are taken four
-/// apart: of each eight, words 0 and 4, 1 and 5, 2 and 6, 3 and 7.
+/// Sixteen lines of sixteen 32-bit words, `stride` bytes apart, as columns. kApart: pairs of words of 16 bits are taken
+/// four apart, of each eight words 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 template <bool kApart>
 NIBBLE_HD void transpose(const void* lines, std::ptrdiff_t stride, __m512i (&columns)[kTile]) {
   const __m512i apart = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-  for (int quarter = 0; quarter < 4; ++quarter) {
-    __m512i four[4];  // each 128 bits of lines i, i + 4, i + 8, i + 12
-    for (int i = 0; i < 4; ++i) {
-      const auto at = [&](int line) __attribute__((always_inline)) {
-        return _mm_loadu_si128(
-            reinterpret_cast<const __m128i*>(static_cast<const char*>(lines) + line * stride + 16 * quarter));
-      };
-      four[i] = _mm512_castsi128_si512(at(i));
-      four[i] = _mm512_inserti32x4(four[i], at(i + 4), 1);
-      four[i] = _mm512_inserti32x4(four[i], at(i + 8), 2);
-      four[i] = _mm512_inserti32x4(four[i], at(i + 12), 3);
-      if constexpr (kApart) four[i] = _mm512_shuffle_epi8(four[i], apart);
-    }
-    const __m512i low[2] = {_mm512_unpacklo_epi32(four[0], four[1]), _mm512_unpacklo_epi32(four[2], four[3])};
-    const __m512i high[2] = {_mm512_unpackhi_epi32(four[0], four[1]), _mm512_unpackhi_epi32(four[2], four[3])};
-    columns[4 * quarter] = _mm512_unpacklo_epi64(low[0], low[1]);
-    columns[4 * quarter + 1] = _mm512_unpackhi_epi64(low[0], low[1]);
-    columns[4 * quarter + 2] = _mm512_unpacklo_epi64(high[0], high[1]);
-    columns[4 * quarter + 3] = _mm512_unpackhi_epi64(high[0], high[1]);
-  }
+  transpose_words(
+      lines, stride, columns, [&](__m512i four) __attribute__((always_inline)) {
+        return kApart ? _mm512_shuffle_epi8(four, apart) : four;
+      });
 }
 
 /// Sixteen lines of 64 bytes, `stride` bytes apart, as the columns of a tile.

@@ -102,8 +102,8 @@ void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
   const int lines = lines_of<Tiles>(k);
   auto* out = static_cast<char*>(packed);
   std::int8_t digits[Tiles::kDigits][kTile][kTileLine] = {};
-  for (int block = 0; block < lines; block += kTileBlock<Tiles>) {
-    const int end = lines - block < kTileBlock<Tiles> ? lines : block + kTileBlock<Tiles>;
+  for (int block = 0; block < lines; block += Tiles::kBlockLines) {
+    const int end = lines - block < Tiles::kBlockLines ? lines : block + Tiles::kBlockLines;
     auto* const blocks = reinterpret_cast<DigitBlock<Tiles>*>(out + place_of_blocks<Tiles>(lines, rows, block));
     auto& here = blocks[row / kTile];
     here = {};

@@ -10,11 +10,10 @@ void pack_tile_of_f32(const T* x, int k, int rows, int row, void* packed) {
   const int count = rows - row < kTile ? rows - row : kTile, lines = lines_of<F32Tiles>(k);
   for (int first = 0; first < lines * kTile; first += kTile) {
     const int left = k - first < kTile ? k - first : kTile;
-    F32x16 values[kTile], columns[kTile];
-    for (int i = 0; i < kTile; ++i) {
-      values[i] = i < count && left > 0 ? load_some(x + std::ptrdiff_t{i} * k + first, left) : broadcast(0);
-    }
-    transpose(values, columns);
+    float values[kTile][kTile] = {};
+    for (int i = 0; i < count && left > 0; ++i) store(values[i], load_some(x + std::ptrdiff_t{i} * k + first, left));
+    F32x16 columns[kTile];
+    transpose(values[0], columns);
     for (int i = 0; i < kTile; ++i) {
       const int to = first / kGroup * kGroup + GroupDecoder<Layout>::template place<F32x32>(first % kGroup + i);
       char* line = static_cast<char*>(packed) + place_in_tiles<F32Tiles>(lines, rows, row / kTile, to / kTile);

@@ -8,9 +8,6 @@
 namespace nibble {
 namespace {
 
-/// Lines of a block.
-template <class Tiles>
-constexpr int kTileBlock = Tiles::kBlockLines;
 /// Rows of w that are decoded at once, and of one task at most; rows of x of one turn at most.
 constexpr int kTilePanelRows = 2 * kTile;
 constexpr int kTileTaskRows = 128;
@@ -47,8 +44,8 @@ NIBBLE_HD int tiles_of(int rows) {
 /// how many bytes all are.
 template <class Tiles>
 NIBBLE_HD std::ptrdiff_t place_in_tiles(int lines, int rows, int tile, int line) {
-  const int block = line / kTileBlock<Tiles> * kTileBlock<Tiles>;
-  const int here = lines - block < kTileBlock<Tiles> ? lines - block : kTileBlock<Tiles>;
+  const int block = line / Tiles::kBlockLines * Tiles::kBlockLines;
+  const int here = lines - block < Tiles::kBlockLines ? lines - block : Tiles::kBlockLines;
   return (std::ptrdiff_t{block} * tiles_of<Tiles>(rows) + tile * here + line - block) * Tiles::kFactorTerms *
          kTileBytes;
 }
@@ -135,7 +132,7 @@ struct DigitBlock {
 /// Where that is for the block from `line` on.
 template <class Tiles>
 NIBBLE_HD std::ptrdiff_t place_of_blocks(int lines, int rows, int line) {
-  return bytes_in_tiles<Tiles>(lines, rows) + std::ptrdiff_t{line / kTileBlock<Tiles>} *
+  return bytes_in_tiles<Tiles>(lines, rows) + std::ptrdiff_t{line / Tiles::kBlockLines} *
                                                   (padded_to(rows, kTile) / kTile) *
                                                   std::ptrdiff_t{sizeof(DigitBlock<Tiles>)};
 }
@@ -162,7 +159,7 @@ NIBBLE_HD void join_digits(const char (*digits)[kTileBytes], const DigitBlock<Ti
 template <class Tiles, class Layout, class Decode>
 [[gnu::noinline]] void add_up_tiles(const typename Layout::View& weight, const char* packed, int rows, int first,
                                     int last, TileScratch& scratch, const Decode& decode) {
-  static_assert(panel_bytes<Tiles>(kTileBlock<Tiles>) <= kMostPanelBytes);
+  static_assert(panel_bytes<Tiles>(Tiles::kBlockLines) <= kMostPanelBytes);
   begin_tiles();
   const int lines = lines_of<Tiles>(weight.k);
   const int tiles = tiles_of<Tiles>(rows);
@@ -170,13 +167,13 @@ template <class Tiles, class Layout, class Decode>
     return last - place.row < kTilePanelRows ? last - place.row : kTilePanelRows;
   };
   const auto lines_at = [&](PanelPlace place) {
-    return lines - place.line < kTileBlock<Tiles> ? lines - place.line : kTileBlock<Tiles>;
+    return lines - place.line < Tiles::kBlockLines ? lines - place.line : Tiles::kBlockLines;
   };
   // Blocks of columns one after the other; then comes {last, 0}, which has no rows here and is where the next task is.
   const auto after = [&](PanelPlace place) {
     if (place.row + kTilePanelRows < last) return PanelPlace{place.row + kTilePanelRows, place.line};
-    return place.line + kTileBlock<Tiles> < lines ? PanelPlace{first, place.line + kTileBlock<Tiles>}
-                                                  : PanelPlace{last, 0};
+    return place.line + Tiles::kBlockLines < lines ? PanelPlace{first, place.line + Tiles::kBlockLines}
+                                                   : PanelPlace{last, 0};
   };
   const auto in_shares = [&](PanelPlace place, char* panel, int shares) __attribute__((always_inline)) {
     return PanelInShares<Tiles, Layout, Decode>(weight, place, rows_of(place), lines_at(place), after(place), panel,
@@ -241,10 +238,8 @@ NIBBLE_HD void for_sums(const TileScratch& scratch, int rows, int first, int las
     const int here = rows - row < kTile ? rows - row : kTile;
     for (int begin = first; begin < last; begin += kTile) {
       const int count = last - begin < kTile ? last - begin : kTile;
-      F32x16 of_columns[kTile], sums[kTile];
-      const char* tile = scratch.sums[(begin - first) / kTile][row / kTile];
-      for (int i = 0; i < kTile; ++i) of_columns[i] = load(reinterpret_cast<const float*>(tile + i * kTileLine));
-      transpose(of_columns, sums);
+      F32x16 sums[kTile];
+      transpose(reinterpret_cast<const float*>(scratch.sums[(begin - first) / kTile][row / kTile]), sums);
       for (int i = 0; i < here; ++i) finish(sums[i], row + i, begin, count);
     }
   }
