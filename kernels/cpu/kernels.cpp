@@ -23,14 +23,14 @@ struct TargetRow {
 
 #if defined(__x86_64__)
 /// F16C came before AVX2 in every family of processors, and not every compiler can ask for it.
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_avx512_bf16() {
+[[maybe_unused]] bool has_avx512_bf16() {
   return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
          __builtin_cpu_supports("avx512vnni");
 }
@@ -41,7 +41,7 @@ bool may_use_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
   // CPUID, leaf 7: not every compiler knows these names.
   constexpr unsigned kBf16 = 1U << 22, kTiles = 1U << 24, kInt8 = 1U << 25, kAll = kBf16 | kTiles | kInt8;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -53,10 +53,16 @@ bool has_amx() {
 
 constexpr TargetRow kTargets[] = {
     {CpuTarget::kPortable, "portable", &kPortableKernels, [] { return true; }},
-#if defined(__x86_64__)
+#ifdef NIBBLE_HAS_AVX2
     {CpuTarget::kAvx2, "avx2", &kAvx2Kernels, has_avx2},
+#endif
+#ifdef NIBBLE_HAS_AVX512
     {CpuTarget::kAvx512, "avx512", &kAvx512Kernels, has_avx512},
+#endif
+#ifdef NIBBLE_HAS_AVX512BF16
     {CpuTarget::kAvx512Bf16, "avx512-bf16", &kAvx512Bf16Kernels, has_avx512_bf16},
+#endif
+#ifdef NIBBLE_HAS_AMX
     {CpuTarget::kAmx, "amx", &kAmxKernels, has_amx},
 #endif
 };
@@ -79,11 +85,11 @@ std::vector<CpuTarget> available_targets() {
 }
 
 CpuTarget fastest_target() {
-  CpuTarget fastest = available_targets().back();
+  std::vector<CpuTarget> targets = available_targets();
 #if defined(__x86_64__)
-  if (fastest == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) fastest = CpuTarget::kAvx512;
+  if (targets.back() == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) targets.pop_back();
 #endif
-  return fastest;
+  return targets.back();
 }
 
 CpuTarget parse_cpu_target(std::string_view name) {

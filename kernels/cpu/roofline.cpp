@@ -36,7 +36,7 @@ double cpu_read_bandwidth(int threads) {
   constexpr std::size_t kWords = std::size_t{1} << 17;  // a piece
   constexpr std::size_t kPiece = kWords * sizeof(std::uint64_t);
   constexpr int kLeastReads = 5;
-  constexpr std::chrono::milliseconds kLeastTime{500};
+  constexpr std::chrono::milliseconds kLeastTime{200};
   const int pieces = static_cast<int>(beyond_caches() / kPiece);
   const std::size_t bytes = static_cast<std::size_t>(pieces) * kPiece;
   Buffer memory = Buffer::allocate_in_huge_pages(bytes);

@@ -1,7 +1,6 @@
 // The loops for AMX, of Intel's processors: rows of short segments as on AVX-512, those of longer ones through tiles.
 #include "kernels/cpu/targets.h"
 
-#if defined(__x86_64__)
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
@@ -89,5 +88,3 @@ namespace nibble {
 constinit const CpuKernels kAmxKernels = make_kernels_with_tiles();
 
 }  // namespace nibble
-
-#endif

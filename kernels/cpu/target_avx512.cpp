@@ -1,7 +1,6 @@
 // The loops for AVX-512 (F, BW, DQ, VL).
 #include "kernels/cpu/targets.h"
 
-#if defined(__x86_64__)
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
@@ -37,5 +36,3 @@ namespace nibble {
 constinit const CpuKernels kAvx512Kernels = make_kernels_with_tiles();
 
 }  // namespace nibble
-
-#endif

@@ -2,7 +2,6 @@
 // bf16. Rows of long segments go through tiles of bf16 too, of fp32 in other dtypes.
 #include "kernels/cpu/targets.h"
 
-#if defined(__x86_64__)
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
@@ -90,5 +89,3 @@ namespace nibble {
 constinit const CpuKernels kAvx512Bf16Kernels = make_kernels_with_tiles();
 
 }  // namespace nibble
-
-#endif

@@ -1,4 +1,4 @@
-// The tables that target_*.cpp define.
+// The tables that target_*.cpp define, of which a build may have some: CMakeLists.txt, NIBBLE_CPU_TARGETS.
 #pragma once
 
 #include "kernels/cpu/kernels.h"
@@ -6,11 +6,9 @@
 namespace nibble {
 
 extern const CpuKernels kPortableKernels;
-#if defined(__x86_64__)
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
 extern const CpuKernels kAvx512Bf16Kernels;
 extern const CpuKernels kAmxKernels;
-#endif
 
 }  // namespace nibble

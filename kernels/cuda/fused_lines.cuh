@@ -54,15 +54,17 @@ __global__ void __launch_bounds__(kNormThreads)
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(x + first, cols, norm, norm, scratch, [&](int col, const float(&v)[8]) {
-    uint4 piece;
-    store8(reinterpret_cast<T*>(&piece), v);
-    *reinterpret_cast<uint4*>(norm.y + first + col) = piece;
-    const unsigned half = kSteps == 4 ? col / 8 % 2 : col / 32 % 2, word = kSteps == 4 ? col / 16 % 4 : col / 8 % 4;
-    std::uint32_t* const line = out + (std::int64_t{col / kLineColumns} * rows + blockIdx.x) * (kLineBytes / 4);
+  normalise_row<kNormTurns>(
+      x + first, cols, norm, norm, scratch, [] {},
+      [&](int col, const float(&v)[8]) {
+        uint4 piece;
+        store8(reinterpret_cast<T*>(&piece), v);
+        *reinterpret_cast<uint4*>(norm.y + first + col) = piece;
+        const unsigned half = kSteps == 4 ? col / 8 % 2 : col / 32 % 2, word = kSteps == 4 ? col / 16 % 4 : col / 8 % 4;
+        std::uint32_t* const line = out + (std::int64_t{col / kLineColumns} * rows + blockIdx.x) * (kLineBytes / 4);
 #pragma unroll
-    for (int p = 0; p < 4; ++p) line[((4 * half ^ blockIdx.x % 8) ^ p) * 4 + word] = word_at(piece, p);
-  });
+        for (int p = 0; p < 4; ++p) line[((4 * half ^ blockIdx.x % 8) ^ p) * 4 + word] = word_at(piece, p);
+      });
 }
 
 /// Puts rows of x, or of their LayerNorm, in lines. `norm` may be null.

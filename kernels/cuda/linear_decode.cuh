@@ -137,19 +137,22 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
       sums.decode_ahead(view, batch, column, decoded[i]);
     }
   }
+  const auto ask_for_the_rest = [&] {
+#pragma unroll
+    for (int i = kAskedFirst; i < kStages; ++i) stream.ask();
+  };
   wait_for_previous_kernel();
   if (task.normed) {
     normalise_row<norm_turns(kPlace)>(task.x, task.k, task.norm, parameters, reinterpret_cast<Moments*>(partial),
-                                      [&](int col, const float(&v)[8]) {
+                                      ask_for_the_rest, [&](int col, const float(&v)[8]) {
                                         store8(place_of_x(col), v);
                                         if (blockIdx.x == 0) store8(task.norm.y + col, v);
                                       });
     fetch_residual(warp);
   } else {
     stage_row(task.x, task.k, place_of_x, [&] { fetch_residual(warp); });
+    ask_for_the_rest();
   }
-#pragma unroll
-  for (int i = kAskedFirst; i < kStages; ++i) stream.ask();
   __syncthreads();
 
   int col = 0, col_of_next = 0;  // from which on products of the row of tiles, and of the next one, are to be added

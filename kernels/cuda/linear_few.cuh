@@ -266,8 +266,8 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   wait_for_previous_kernel();
   if (kStaged && task.normed) {
     norm.load(task.x);
+    after_row().exchange().wait_for_team();  // before which the compiler would rather ask for the rest than for x
     ask_for_the_rest();
-    after_row().exchange().wait_for_team();
     Moments* const moments = reinterpret_cast<Moments*>(shared + Block::kX + task.rows * task.x_pitch);
     norm.tell(inbox, moments);
     inbox.wait_for_all();

@@ -190,11 +190,12 @@ class NormParameters {
 };
 
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
-/// with a column and its values. `parameters` are those of `norm`, which may be itself. `scratch` has room for
-/// kNormWarps. Rounding as in torch.
-template <int kTurns, class T, class Parameters, class Put>
+/// with a column and its values. `meanwhile` is called when x is on its way. `parameters` are those of `norm`, which
+/// may be itself. `scratch` has room for kNormWarps. Rounding as in torch.
+template <int kTurns, class T, class Parameters, class Meanwhile, class Put>
 __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm,
-                                              const Parameters& parameters, Moments* scratch, const Put& put) {
+                                              const Parameters& parameters, Moments* scratch,
+                                              const Meanwhile& meanwhile, const Put& put) {
   Eight<T> eights[kTurns] = {};
   const auto each_turn = [&](const auto& work) {
 #pragma unroll
@@ -204,6 +205,7 @@ __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTa
     }
   };
   each_turn([&](int i, int col) { eights[i] = *reinterpret_cast<const Eight<T>*>(x + col); });
+  meanwhile();
 
   Moments moments[kTurns];
 #pragma unroll

@@ -31,8 +31,9 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(x + first, cols, norm, norm, scratch,
-                            [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
+  normalise_row<kNormTurns>(
+      x + first, cols, norm, norm, scratch, [] {},
+      [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
 }
 
 template <class T>

@@ -189,11 +189,13 @@ int threads_of(const LoadOptions& load) {
 }
 
 /// What a load's device and threads can read. A GPU's memory is nobody else's, and is measured before a model fills it;
-/// a CPU's is shared with others, who leave now more of it and now less: it is measured again beside each test.
+/// a CPU's is shared with others, who leave now more of it and now less: it is measured again beside what it limits.
 class Roofline {
  public:
   explicit Roofline(const LoadOptions& load) : load_(load), last_(measure_read_bandwidth(load.device, load.threads)) {}
 
+  /// What was read the last time.
+  double last() const { return last_; }
   /// The more of what was read before a test and behind it.
   double beside_test() {
     const double before = last_;
@@ -243,7 +245,7 @@ void measure(const ModelArguments& arguments, const BenchArguments& a, BenchRepo
                 .seconds = test_seconds(test, runs.measured),
                 .first_token = first_token_seconds(runs.measured),
                 .reads = decode_reads(reads, test),
-                .read_bandwidth = roofline.beside_test(),
+                .read_bandwidth = test.generated > 0 ? roofline.beside_test() : roofline.last(),
                 .perplexity = perplexity});
   }
 }
