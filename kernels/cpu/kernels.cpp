@@ -6,6 +6,7 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
 #include <string>
 
 #include "kernels/cpu/targets.h"
@@ -85,9 +86,10 @@ std::vector<CpuTarget> available_targets() {
 }
 
 CpuTarget fastest_target() {
-  std::vector<CpuTarget> targets = available_targets();
+  const std::vector<CpuTarget> targets = available_targets();
 #if defined(__x86_64__)
-  if (targets.back() == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) targets.pop_back();
+  const bool has_plain = std::ranges::find(targets, CpuTarget::kAvx512) != targets.end();
+  if (targets.back() == CpuTarget::kAvx512Bf16 && has_plain && __builtin_cpu_is("intel")) return CpuTarget::kAvx512;
 #endif
   return targets.back();
 }

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
     fetch_residual(warp);
   } else {
     stage_row(task.x, task.k, place_of_x, [&] { fetch_residual(warp); });
-    ask_for_the_rest();
+    ask_for_the_rest();  // asked for earlier, it took longer: NOTES, 2026-11-30
   }
   __syncthreads();
 
