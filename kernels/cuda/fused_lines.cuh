@@ -16,54 +16,71 @@ constexpr int kLineThreads = 128;
 /// one after the other, all of these would stand on the first multiprocessors that are free. More blocks stand as they
 /// come.
 template <auto kKernel, class... Parameters>
-void launch_apart(const Launch& launch, std::int64_t blocks, int threads, const Parameters&... parameters) {
+void launch_apart(const Launch& launch, dim3 grid, int threads, const Parameters&... parameters) {
   allow_shared_memory<kKernel>();
-  const int shared = blocks <= 2 * launch.processors ? most_shared_bytes() * 2 / 5 : kNormWarps * int{sizeof(Moments)};
-  launch_overlapped(launch, kKernel, dim3(static_cast<unsigned>(blocks)), threads, shared, parameters...);
+  const bool has_room = static_cast<int>(grid.x * grid.y) <= 2 * launch.processors;
+  const int shared = has_room ? most_shared_bytes() * 2 / 5 : kNormWarps * int{sizeof(Moments)};
+  launch_overlapped(launch, kKernel, grid, threads, shared, parameters...);
 }
 
-/// Brings x into the order in which lanes' factors meet its columns. A thread moves four pieces of a line, whose four
-/// pairs of columns it deals out to four others.
+/// Brings x into the order in which lanes' factors meet its columns. A block does kArrangeRows rows of kArrangeSteps
+/// steps; eight threads write a line, each a piece, whose pairs of columns four pieces of x have.
+constexpr int kArrangeRows = 4, kArrangeSteps = kLineThreads / 8;
 template <int kSteps>
 __global__ void __launch_bounds__(kLineThreads) arrange_kernel(const uint4* x, int rows, int steps, uint4* out) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const unsigned i = blockIdx.x * kLineThreads + threadIdx.x;
-  const unsigned half = i % 2, step = i / 2 % static_cast<unsigned>(steps), row = i / 2 / static_cast<unsigned>(steps);
-  if (row >= static_cast<unsigned>(rows)) return;
-  const std::int64_t line = static_cast<std::int64_t>(row) * steps + step;
-  std::uint32_t words[4][4];
+  const int step = static_cast<int>(blockIdx.x) * kArrangeSteps + static_cast<int>(threadIdx.x) / 8;
+  const int first_row = static_cast<int>(blockIdx.y) * kArrangeRows, of_line = static_cast<int>(threadIdx.x) % 8;
+  if (step >= steps) return;
+  uint4 pieces[kArrangeRows];
 #pragma unroll
-  for (unsigned t = 0; t < 4; ++t) {
-    const uint4 piece = x[line * 8 + (kSteps == 4 ? 2 * t + half : 4 * half + t)];
-    words[0][t] = piece.x, words[1][t] = piece.y, words[2][t] = piece.z, words[3][t] = piece.w;
+  for (int i = 0; i < kArrangeRows; ++i) {
+    const int row = min(first_row + i, rows - 1), piece = of_line ^ row % 8, half = piece / 4, pair = piece % 4;
+    const auto* const from =
+        reinterpret_cast<const std::uint32_t*>(x + (static_cast<std::int64_t>(row) * steps + step) * 8) + pair;
+    const auto word = [&](int t) { return from[4 * (kSteps == 4 ? 2 * t + half : 4 * half + t)]; };
+    pieces[i] = {word(0), word(1), word(2), word(3)};
   }
-  uint4* const to = out + (static_cast<std::int64_t>(step) * rows + row) * 8;
+  uint4* const to = out + (static_cast<std::int64_t>(step) * rows + first_row) * 8 + of_line;
 #pragma unroll
-  for (unsigned p = 0; p < 4; ++p) {
-    to[(4 * half ^ row % 8) ^ p] = {words[p][0], words[p][1], words[p][2], words[p][3]};
+  for (int i = 0; i < kArrangeRows; ++i) {
+    if (first_row + i < rows) to[i * 8] = pieces[i];
   }
 }
 
+/// Of four lanes, kApart from one to the next, that have four words each, lane t gets word t of each.
+template <int kApart>
+__device__ __forceinline__ uint4 deal_out(uint4 v) {
+  const auto change = [](bool second, std::uint32_t& a, std::uint32_t& b, int apart) {
+    const std::uint32_t other = __shfl_xor_sync(0xffffffffU, second ? a : b, apart);
+    (second ? a : b) = other;
+  };
+  const int t = static_cast<int>(threadIdx.x) / kApart % 4;
+  change(t / 2 == 1, v.x, v.z, 2 * kApart), change(t / 2 == 1, v.y, v.w, 2 * kApart);
+  change(t % 2 == 1, v.x, v.y, kApart), change(t % 2 == 1, v.z, v.w, kApart);
+  return v;
+}
+
 /// The same behind LayerNorm, of which a block does a row.
-template <class T, int kSteps>
+template <class T, int kSteps, int kTurns>
 __global__ void __launch_bounds__(kNormThreads)
-    arrange_normed_kernel(const T* x, int rows, int cols, NormTask<T> norm, std::uint32_t* out) {
+    arrange_normed_kernel(const T* x, int rows, int cols, NormTask<T> norm, uint4* out) {
+  constexpr int kApart = kSteps == 4 ? 2 : 1;  // lanes that have the same place in their pieces' pairs
   extern __shared__ __align__(1024) char shared[];
   auto* const scratch = reinterpret_cast<Moments*>(shared);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(
+  normalise_row<kTurns>(
       x + first, cols, norm, norm, scratch, [] {},
       [&](int col, const float(&v)[8]) {
         uint4 piece;
         store8(reinterpret_cast<T*>(&piece), v);
         *reinterpret_cast<uint4*>(norm.y + first + col) = piece;
-        const unsigned half = kSteps == 4 ? col / 8 % 2 : col / 32 % 2, word = kSteps == 4 ? col / 16 % 4 : col / 8 % 4;
-        std::uint32_t* const line = out + (std::int64_t{col / kLineColumns} * rows + blockIdx.x) * (kLineBytes / 4);
-#pragma unroll
-        for (int p = 0; p < 4; ++p) line[((4 * half ^ blockIdx.x % 8) ^ p) * 4 + word] = word_at(piece, p);
+        const int eight = col / 8, half = kSteps == 4 ? eight % 2 : eight / 4 % 2;
+        uint4* const line = out + (std::int64_t{col / kLineColumns} * rows + blockIdx.x) * (kLineBytes / 16);
+        line[(4 * half + eight / kApart % 4) ^ static_cast<int>(blockIdx.x % 8)] = deal_out<kApart>(piece);
       });
 }
 
@@ -72,15 +89,18 @@ template <int kSteps, class T>
 void arrange(const Launch& launch, const NormView<T>* norm, Tensor x, int first_row, int rows, void* out) {
   if (norm != nullptr) {
     const NormTask<T> task{norm->weight, norm->bias, norm->y + static_cast<std::int64_t>(first_row) * x.cols};
-    launch_apart<arrange_normed_kernel<T, kSteps>>(launch, rows, kNormThreads, x.row<T>(first_row), rows, x.cols, task,
-                                                   static_cast<std::uint32_t*>(out));
+    with_norm_turns(x.cols, [&]<int kTurns>(std::integral_constant<int, kTurns>) {
+      launch_apart<arrange_normed_kernel<T, kSteps, kTurns>>(launch, dim3(static_cast<unsigned>(rows)), kNormThreads,
+                                                             x.row<T>(first_row), rows, x.cols, task,
+                                                             static_cast<uint4*>(out));
+    });
     return;
   }
   const int steps = x.cols / kLineColumns;
-  const std::int64_t threads = std::int64_t{2} * rows * steps;
-  launch_apart<arrange_kernel<kSteps>>(launch, (threads + kLineThreads - 1) / kLineThreads, kLineThreads,
-                                       reinterpret_cast<const uint4*>(x.row<T>(first_row)), rows, steps,
-                                       static_cast<uint4*>(out));
+  const dim3 grid(static_cast<unsigned>((steps + kArrangeSteps - 1) / kArrangeSteps),
+                  static_cast<unsigned>((rows + kArrangeRows - 1) / kArrangeRows));
+  launch_apart<arrange_kernel<kSteps>>(launch, grid, kLineThreads, reinterpret_cast<const uint4*>(x.row<T>(first_row)),
+                                       rows, steps, static_cast<uint4*>(out));
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
 #define NIBBLE_64(d, i) NIBBLE_32(d, i), NIBBLE_32(d, i + 32)
 #define NIBBLE_40(d, i) NIBBLE_32(d, i), NIBBLE_8(d, i + 32)
 #define NIBBLE_48(d, i) NIBBLE_32(d, i), NIBBLE_16(d, i + 32)
+#define NIBBLE_128(d, i) NIBBLE_64(d, i), NIBBLE_64(d, i + 64)
 #define NIBBLE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define NIBBLE_NAMES_32 \
   NIBBLE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -54,6 +55,12 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
 #define NIBBLE_NAMES_48 NIBBLE_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define NIBBLE_NAMES_64 \
   NIBBLE_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define NIBBLE_NAMES_128                                                                         \
+  NIBBLE_NAMES_64                                                                                \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"             \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"             \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define NIBBLE_PRODUCT(type, n, names, a, b, adds, turned)                                                     \
   "{.reg .pred p; setp.ne.b32 p, %" #adds ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
@@ -74,14 +81,15 @@ __device__ __forceinline__ void multiply_turned(float (&d)[N / 2], const std::ui
                  : sums(d, 0)                                                                                     \
                  : "l"(rows), "l"(lines), "r"(static_cast<int>(accumulates)));                                    \
   }
-#define NIBBLE_MULTIPLIES(T, type)                                                                        \
-  NIBBLE_MULTIPLY(multiply, "0", T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16)         \
-  NIBBLE_MULTIPLY(multiply, "0", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)         \
-  NIBBLE_MULTIPLY(multiply, "0", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64)        \
-  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)  \
-  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 80, NIBBLE_NAMES_40, 40, 41, 42, 43, 44, 45, NIBBLE_40)  \
-  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 96, NIBBLE_NAMES_48, 48, 49, 50, 51, 52, 53, NIBBLE_48)  \
-  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64) \
+#define NIBBLE_MULTIPLIES(T, type)                                                                         \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 32, NIBBLE_NAMES_16, 16, 17, 18, 19, 20, 21, NIBBLE_16)          \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)          \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64)         \
+  NIBBLE_MULTIPLY(multiply, "0", T, type, 256, NIBBLE_NAMES_128, 128, 129, 130, 131, 132, 133, NIBBLE_128) \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, 35, 36, 37, NIBBLE_32)   \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 80, NIBBLE_NAMES_40, 40, 41, 42, 43, 44, 45, NIBBLE_40)   \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 96, NIBBLE_NAMES_48, 48, 49, 50, 51, 52, 53, NIBBLE_48)   \
+  NIBBLE_MULTIPLY(multiply_turned, "1", T, type, 128, NIBBLE_NAMES_64, 64, 65, 66, 67, 68, 69, NIBBLE_64)  \
   NIBBLE_MULTIPLY_LINES(T, type, 64, NIBBLE_NAMES_32, 32, 33, 34, NIBBLE_32)
 NIBBLE_MULTIPLIES(Half, "f16")
 NIBBLE_MULTIPLIES(BFloat16, "bf16")
@@ -89,17 +97,30 @@ NIBBLE_MULTIPLIES(BFloat16, "bf16")
 #undef NIBBLE_MULTIPLY_LINES
 #undef NIBBLE_MULTIPLY
 #undef NIBBLE_PRODUCT
+#undef NIBBLE_NAMES_128
 #undef NIBBLE_NAMES_64
 #undef NIBBLE_NAMES_48
 #undef NIBBLE_NAMES_40
 #undef NIBBLE_NAMES_32
 #undef NIBBLE_NAMES_16
+#undef NIBBLE_128
 #undef NIBBLE_64
 #undef NIBBLE_48
 #undef NIBBLE_40
 #undef NIBBLE_32
 #undef NIBBLE_16
 #undef NIBBLE_8
+
+/// Takes registers of what the block's warpgroups have together, or gives them back: a multiple of eight for each
+/// thread, more or fewer than before. By all threads of a warpgroup.
+template <int kCount, bool kMore>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (kMore) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+  } else {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+  }
+}
 
 // A barrier is eight bytes of shared memory. Its phase ends when as many have arrived as it was made for, and all
 // bytes that were announced have come; `parity` is that of the phase that is waited for, 0 at first.
@@ -115,6 +136,11 @@ __device__ __forceinline__ void publish_barriers() {
 }
 __device__ __forceinline__ void arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// At another block's barrier, at an address that `in_block` gave. What this one wrote may be seen there later: a
+/// release for the cluster would be a fence of the whole GPU.
+__device__ __forceinline__ void arrive_there(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cta.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 __device__ __forceinline__ void arrive_announcing(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)

@@ -264,10 +264,10 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight, i
                                        : kDecodes<T, Layout> && is_tiled(w) ? "decode"
                                                                             : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
-    for (const int most : {kMostFewRows, kMostBriefRows, kMostShortRows, kMostSomeRows, kMostMoreRows}) {
-      const Split split = split_of<T>(launch, together, length_of(most + 1), w);
+    for (Length length = Length::kBrief; length <= Length::kMany; length = static_cast<Length>(int(length) + 1)) {
+      const Split split = split_of<T>(launch, together, length, w);
       const std::string name = split.parts == 0 ? many : "fused, k / " + std::to_string(split.parts);
-      if (name != ways.back().name) ways.push_back({most + 1, name});
+      if (name != ways.back().name) ways.push_back({typical_rows(static_cast<Length>(int(length) - 1)) + 1, name});
     }
     return ways;
   });
@@ -277,7 +277,7 @@ std::size_t expand_bytes(int most_cols) {
   // In OPT a weight of so many columns has a quarter as many rows. Products of fewer are too small for the machine.
   constexpr std::size_t kLeast = std::size_t{16} << 20, kMost = std::size_t{128} << 20;
   const auto cols = static_cast<std::size_t>(most_cols);
-  return std::max({std::clamp(cols * cols / 4 * sizeof(Half), kLeast, kMost), kWide * cols * sizeof(float),
+  return std::max({std::clamp(cols * cols / 4 * sizeof(Half), kLeast, kMost), kMostTileColumns * cols * sizeof(float),
                    decomp_bytes(kTileRows, most_cols)});
 }
 

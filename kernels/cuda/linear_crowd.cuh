@@ -16,15 +16,9 @@ void linear_crowd(const Launch& launch, const WorkingMemory& memory, const NormV
         crowd_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, 1 << sharers_shift_of<View>(x.cols));
     task.split = tiling.split;
     task.products = batches_of_sharer<View>(x.cols);
-    if (tiling.tile == 0) {
-      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[0].rows, kCrowdTiles[0].columns, 4, 4, 2>>(
-          launch, task, parts);
-    } else {
-      launch_fused<Layout, T, FusedTile<SharedProducts, kCrowdTiles[1].rows, kCrowdTiles[1].columns, 4, 4, 2>>(
-          launch, task, parts);
-    }
+    launch_tile<SharedProducts, kCrowdTiles, Layout, T>(tiling.tile, launch, task, parts);
   };
-  in_lines<T, Layout>(launch, memory, norm, x, first_row, rows, rows, projections, multiply);
+  in_lines<T, Layout>(launch, memory, beside_sums(memory), norm, x, first_row, rows, rows, projections, multiply);
 }
 
 #define NIBBLE_CROWD(T, ...)                                                                                       \

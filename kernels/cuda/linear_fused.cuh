@@ -2,9 +2,9 @@
 //
 // A block computes kRows rows of w times kColumns rows of x. Its warpgroups have 64 rows of w each, a warp sixteen,
 // whose weights it keeps coming through a ring of its own (weight_stream.cuh), turns into factors in registers and
-// multiplies, as the larger operand, with lines of x in shared memory, which threads keep coming by turns. A step is 64
-// columns; how it is multiplied, and what its sums are, fused_products.cuh says. While one group waits for its
-// products, the others decode.
+// multiplies, as the larger operand, with lines of x in shared memory. One thread of a warpgroup that multiplies
+// nothing keeps these coming. A step is 64 columns; how it is multiplied, and what its sums are, fused_products.cuh
+// says. While one group waits for its products, the others decode.
 //
 //   x -> arranged in lines -> ring in shared memory \
 //   w -> rings in shared memory -> factors of T ------ wgmma -> fp32 sums -> (other blocks' of the cluster) -> finish
@@ -29,18 +29,20 @@ namespace nibble {
 namespace {
 
 /// Tiles of a kernel.
-template <template <class, class, int> class Products_, int kRows_, int kColumns_, int kMostStageSteps_,
-          int kStepsAhead_, int kMostWeightStages_>
+template <template <class, class, int> class Products_, int kRows_, int kColumns_, int kMostStageSteps_, int kSteps_>
 struct FusedTile {
   template <class T, class View>
   using Products = Products_<T, View, kColumns_>;
   static constexpr int kRows = kRows_;        ///< of w
   static constexpr int kColumns = kColumns_;  ///< rows of x
-  /// Steps of x that come together, a stage, where a batch of weights has so many; and that are asked for ahead.
-  static constexpr int kMostStageSteps = kMostStageSteps_, kStepsAhead = kStepsAhead_;
-  static constexpr int kMostWeightStages = kMostWeightStages_;  ///< batches of tiles in a warp's, where they have room
-  static constexpr int kWarps = kRows / kTileRows;
+  /// Steps of x that come together, a stage, where a batch of weights has so many; and that have room.
+  static constexpr int kMostStageSteps = kMostStageSteps_, kSteps = kSteps_;
+  static constexpr int kWarps = kRows / kTileRows;  ///< that multiply
   static constexpr int kThreads = 32 * kWarps;
+  /// Of a whole block; and registers that a thread has at first, that one has who multiplies and one who does not.
+  static constexpr int kBlockThreads = kThreads + 128;
+  static constexpr int kFirstRegisters = 65536 / kBlockThreads / 8 * 8, kOtherRegisters = 24;
+  static constexpr int kRegisters = (kBlockThreads * kFirstRegisters - 128 * kOtherRegisters) / kThreads / 8 * 8;
   static constexpr int kStepBytes = kColumns * kLineBytes;
 };
 
@@ -58,19 +60,15 @@ struct FusedRoom {
   static constexpr int kBatchSteps = kBatch * View::kSteps / 4,
                        kStageSteps = std::min(Tile::kMostStageSteps, kBatchSteps);
   static constexpr int kStageBytes = kStageSteps * Tile::kStepBytes;
-  /// Stages that are asked for ahead; and those of the ring, so that whoever asks does not wait for the last one's
-  /// readers.
-  static constexpr int kAhead = Tile::kStepsAhead / kStageSteps, kLineStages = kAhead + 2;
-  static_assert(Tile::kStepsAhead <= kFusedColumns / kLineColumns);
+  static constexpr int kLineStages = Tile::kSteps / kStageSteps;
   static constexpr int kWeights = kLines + kLineStages * kStageBytes;
-  static constexpr int kBarrierBytes = 8 * (2 * kLineStages + 2), kSourceBytes = 2 * 16;
-  static constexpr int kRoomForWeights = (227 << 10) - kWeights - kBarrierBytes - kSourceBytes;
-  static constexpr int kWeightStages =
-      std::min(Tile::kMostWeightStages, kRoomForWeights / (Tile::kWarps * WeightStream<View, 1>::kBytes));
+  /// Of stages that are there, of those that were read, and three of sums.
+  static constexpr int kBarrierBytes = 8 * (2 * kLineStages + 3);
+  static constexpr int kRoomForWeights = (227 << 10) - kWeights - kBarrierBytes;
+  static constexpr int kWeightStages = std::min(2, kRoomForWeights / (Tile::kWarps * WeightStream<View, 1>::kBytes));
   using Stream = WeightStream<View, kWeightStages>;
   static constexpr int kBarriers = kWeights + Tile::kWarps * Stream::kBytes;
-  static constexpr int kSources = kBarriers + kBarrierBytes;
-  static constexpr int kBytes = kSources + kSourceBytes;
+  static constexpr int kBytes = kBarriers + kBarrierBytes;
 
   /// A warp's sums of eight rows of x, from one block.
   static constexpr int kEightBytes = 8 * kTileRows * 4;
@@ -79,7 +77,7 @@ struct FusedRoom {
   static constexpr bool has_room() {
     for (int blocks = 1; blocks <= kMostCluster; ++blocks) {
       const bool fits = kLines + Tile::kWarps * kEightBytes * eights_of(blocks) <= kBarriers;
-      if (fused_takes(Tile::kColumns, {blocks, blocks}) && !fits) return false;
+      if (takes({Tile::kRows, Tile::kColumns}, {blocks, blocks}) && !fits) return false;
     }
     return true;
   }
@@ -107,7 +105,7 @@ struct FusedTask {
 
 /// kGathers: several pairs divide the columns of a tile. It takes registers that the other kernel would miss.
 template <class Layout, class T, class Tile, bool kGathers>
-__global__ void __launch_bounds__(Tile::kThreads, 1)
+__global__ void __launch_bounds__(Tile::kBlockThreads, 1)
     linear_fused_kernel(const __grid_constant__ FusedTask<Layout, T> task) {
   using View = TileView<Layout>;
   using Room = FusedRoom<View, Tile>;
@@ -120,7 +118,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   const std::uint32_t room = shared_address(shared);
   const std::uint32_t lines = room + Room::kLines;
   const std::uint32_t full = room + Room::kBarriers, empty = full + 8 * Room::kLineStages;
-  const std::uint32_t inbox_barrier = empty + 8 * Room::kLineStages;
+  // Sums have come; all blocks of the cluster have done with their rings; this one's has room for lines again.
+  const std::uint32_t inbox_barrier = empty + 8 * Room::kLineStages, done = inbox_barrier + 8, free = done + 8;
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x / 32), 0);
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
@@ -139,6 +138,53 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     u -= task.parts[part].first_unit;
     return Place{part, u / task.column_tiles * Tile::kRows, u % task.column_tiles * Tile::kColumns};
   };
+  const auto place_in_ring = [](unsigned number) { return number % Room::kLineStages; };
+  const auto parity_of = [](unsigned number) { return static_cast<int>(number / Room::kLineStages % 2); };
+
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Room::kLineStages; ++i) {
+      make_barrier(full + 8 * i, 1), make_barrier(empty + 8 * i, Tile::kWarps);
+    }
+    make_barrier(inbox_barrier, 1), make_barrier(done, cluster * Tile::kWarps), make_barrier(free, Tile::kWarps);
+    publish_barriers();
+  }
+  let_next_kernel_start();
+  const auto meet = [&] {
+    __syncthreads();
+    if (cluster > 1) come_to_cluster(), wait_for_blocks();
+    wait_for_previous_kernel();
+  };
+
+  if (warp >= Tile::kWarps) {
+    set_registers<Tile::kOtherRegisters, false>();
+    meet();
+    if (threadIdx.x > Tile::kThreads) return;
+    // Stages are numbered over all units, and go through the ring of lines in turn.
+    unsigned number = 0;
+    for (int turn = 0; unit < task.units; unit += at_once, ++turn) {
+      const int column = place_of(unit).column, bytes = min(Tile::kColumns, task.rows - column) * kLineBytes;
+      const std::int64_t step_bytes = std::int64_t{task.rows} * kLineBytes;
+      const char* line = task.x + (std::int64_t{first_batch() * Room::kBatchSteps} * task.rows + column) * kLineBytes;
+      if (cluster > 1) {
+        if (turn > 0) wait(free, (turn - 1) % 2);  // sums have been where lines go
+        const int eights = FusedShare::of<kEights>(block_of_cluster(), cluster).count;
+        arrive_announcing(inbox_barrier, eights * (cluster - 1) * Tile::kWarps * Room::kEightBytes);
+      }
+#pragma unroll 1
+      for (int stage = 0; stage < count * kStages; ++stage, ++number) {
+        const unsigned place = place_in_ring(number);
+        wait(empty + 8 * place, parity_of(number) ^ 1);
+        arrive_announcing(full + 8 * place, bytes * Room::kStageSteps);
+#pragma unroll
+        for (int i = 0; i < Room::kStageSteps; ++i, line += step_bytes) {
+          copy_bulk(lines + place * Room::kStageBytes + i * Tile::kStepBytes, line, bytes, full + 8 * place);
+        }
+      }
+    }
+    return;
+  }
+
+  set_registers<Tile::kRegisters, true>();
   // A warp's way through its weights of a unit. Rows of tiles that are not there are those of the last one.
   const auto tile_of = [&](const Place& place) { return place.row / kTileRows + warp; };
   const auto begin = [&](const Place& place) {
@@ -150,69 +196,13 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     for (int i = 0; i < Room::kWeightStages; ++i) stream.ask();
     return stream;
   };
-  if constexpr (View::kHasTable) fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < Room::kLineStages; ++i) {
-      make_barrier(full + 8 * i, 1), make_barrier(empty + 8 * i, Tile::kWarps);
-    }
-    make_barrier(inbox_barrier, 1);
-    publish_barriers();
-  }
-  let_next_kernel_start();
-
-  // Where lines of x begin for this unit and the next, in turn, and how many bytes a step has; none where there is no
-  // such unit.
-  const auto set_source = [&](int u, int turn) {
-    uint4 source{};
-    if (u < task.units) {
-      const int column = place_of(u).column;
-      const auto line = reinterpret_cast<std::uint64_t>(
-          task.x + (std::int64_t{first_batch() * Room::kBatchSteps} * task.rows + column) * kLineBytes);
-      source = {static_cast<std::uint32_t>(line), static_cast<std::uint32_t>(line >> 32),
-                static_cast<std::uint32_t>(min(Tile::kColumns, task.rows - column) * kLineBytes), 0};
-    }
-    *reinterpret_cast<uint4*>(shared + Room::kSources + (turn & 1) * 16) = source;
-  };
-  int taken_units = 0;
-  if (threadIdx.x == 0) set_source(unit, 0), set_source(unit + at_once, 1);
   int part_number = place_of(unit).part;
   Stream stream = begin(place_of(unit));
-  __syncthreads();
-  wait_for_previous_kernel();
+  if constexpr (View::kHasTable) fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
+  meet();
 
-  // Stages are numbered over all units, and go through the ring of lines in turn. One thread, each time of another
-  // warp, sends for the one that is so much further, of this unit or the next.
   unsigned taken = 0;  // batches
-  const auto place_in_ring = [](unsigned number) { return number % Room::kLineStages; };
-  const auto parity_of = [](unsigned number) { return static_cast<int>(number / Room::kLineStages % 2); };
-  const auto fill = [&](int stage, unsigned number) {
-    const bool is_next = stage >= count * kStages;
-    if (is_next && cluster > 1) return;  // sums come before it
-    if (is_next) stage -= count * kStages;
-    const uint4 source = load_shared(room + Room::kSources + ((taken_units + (is_next ? 1 : 0)) & 1) * 16);
-    const auto bytes = static_cast<int>(source.z);
-    if (bytes == 0) return;
-    const std::int64_t step_bytes = std::int64_t{task.rows} * kLineBytes;
-    const auto* line = reinterpret_cast<const char*>(source.x | static_cast<std::uint64_t>(source.y) << 32) +
-                       stage * Room::kStageSteps * step_bytes;
-    const unsigned place = place_in_ring(number);
-    wait(empty + 8 * place, parity_of(number) ^ 1);
-    arrive_announcing(full + 8 * place, bytes * Room::kStageSteps);
-#pragma unroll
-    for (int i = 0; i < Room::kStageSteps; ++i, line += step_bytes) {
-      copy_bulk(lines + place * Room::kStageBytes + i * Tile::kStepBytes, line, bytes, full + 8 * place);
-    }
-  };
-  const auto fill_first = [&] {
-    if (threadIdx.x > 0) return;
-    for (unsigned i = 0; i < Room::kAhead; ++i) fill(static_cast<int>(i), taken * kStages + i);
-    if (cluster > 1) {
-      const int eights = FusedShare::of<kEights>(block_of_cluster(), cluster).count;
-      arrive_announcing(inbox_barrier, eights * (cluster - 1) * Tile::kWarps * Room::kEightBytes);
-    }
-  };
-  fill_first();
-
+  int taken_units = 0;
   const std::uint32_t table = kept(column_of<T>(lane) + room - kReservedShared);
   while (true) {
     const View& view = task.parts[part_number].weight;
@@ -235,9 +225,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
               if (kOfStage == 0 && !is_first) release(number - 1);
             });
       };
-      if (threadIdx.x == number % Tile::kWarps * 32) {
-        fill(batch * kStages + kStage + Room::kAhead, number + Room::kAhead);
-      }
       (take_step(std::integral_constant<int, kStep>{}), ...);
     };
     const auto take_batch = [&]<int... kStage>(std::integer_sequence<int, kStage...>, int batch) {
@@ -260,8 +247,6 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     const int finished_unit = kept(unit);
     const Place finished = place_of(finished_unit);
     unit += at_once;
-    if (threadIdx.x == 0) set_source(unit + at_once, taken_units);
-    ++taken_units;
     const bool goes_on = unit < task.units;
     if (goes_on) part_number = place_of(unit).part;
     const auto& part = task.parts[finished.part];
@@ -270,12 +255,21 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
       // The next unit's first weights are on their way while this one is finished.
       if (goes_on) stream = begin(place_of(unit));
     } else {
-      come_to_cluster(), wait_for_blocks();  // all have done with their rings
-      const int blocks = kept(cluster);
+      const int blocks = kept(cluster), parity = taken_units % 2;
+      if (lane < blocks) arrive_there(in_block(done, lane));
+      wait(done, parity);
       const std::uint32_t inbox =
           lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * Room::kEightBytes + lane * 16);
-      share = share_sums<Room>(sum, inbox, inbox_barrier, (taken_units - 1) % 2, blocks);
+      share = share_sums<Room>(sum, inbox, inbox_barrier, parity, blocks);
+      let_copies_follow();
+      __syncwarp();
+      if (lane == 0) arrive(free);
+      if (goes_on) {
+        wait(free, parity);  // other warps' sums may be where this one's weights go
+        stream = begin(place_of(unit));
+      }
     }
+    ++taken_units;
     bool has_all = true;
     if constexpr (kGathers) {
       const int pairs = split / 2, pair = part_of_split() / 2, block = part_of_split() % 2;
@@ -300,15 +294,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
         finisher.store(words + done / 4, first, rows - done, now);
       }
     }
-    if (cluster > 1) {
-      let_copies_follow();
-      __syncthreads();
-    }
     if (!goes_on) return;
-    if (cluster > 1) {
-      stream = begin(place_of(unit));
-      fill_first();
-    }
   }
 }
 
@@ -320,36 +306,50 @@ void launch_in_turns(const Launch& launch, FusedTask<Layout, T>& task) {
   static_assert(FusedRoom<TileView<Layout>, Tile>::has_room());
   allow_shared_memory<kKernel>();
   const auto cluster = static_cast<unsigned>(task.split.cluster);
-  const int resident = resident_clusters<kKernel>(cluster, Tile::kThreads, kBytes);
+  const int resident = resident_clusters<kKernel>(cluster, Tile::kBlockThreads, kBytes);
   task.at_once = std::clamp(resident / task.split.clusters(), 1, task.units);
   const dim3 grid(static_cast<unsigned>(task.split.parts), static_cast<unsigned>(task.at_once));
-  launch_in_clusters(launch, kKernel, grid, cluster, Tile::kThreads, kBytes, task);
+  launch_in_clusters(launch, kKernel, grid, cluster, Tile::kBlockThreads, kBytes, task);
 }
 
-template <class Layout, class T, class Tile>
-void launch_fused(const Launch& launch, FusedTask<Layout, T>& task, int parts) {
-  task.column_tiles = (task.rows + Tile::kColumns - 1) / Tile::kColumns;
-  task.units = 0;
-  for (int i = 0; i < kMostProjections; ++i) {
-    task.parts[i].first_unit = task.units;
-    if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
+/// Calls the kernel of kTiles' tile number `tile`.
+template <template <class, class, int> class Products, const auto& kTiles, class Layout, class T>
+void launch_tile(int tile, const Launch& launch, FusedTask<Layout, T>& task, int parts) {
+  const auto launch_it = [&]<class Tile>(std::type_identity<Tile>) {
+    task.column_tiles = (task.rows + Tile::kColumns - 1) / Tile::kColumns;
+    task.units = 0;
+    for (int i = 0; i < kMostProjections; ++i) {
+      task.parts[i].first_unit = task.units;
+      if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
+    }
+    if constexpr (Tile::kRows * Tile::kColumns <= kMostPairSums) {
+      if (task.split.clusters() > 1) return launch_in_turns<Layout, T, Tile, true>(launch, task);
+    }
+    launch_in_turns<Layout, T, Tile, false>(launch, task);
+  };
+  [&]<std::size_t... kTile>(std::index_sequence<kTile...>) {
+    ((tile == kTile ? launch_it(std::type_identity<FusedTile<Products, kTiles[kTile].rows, kTiles[kTile].columns,
+                                                             kTiles[kTile].stage_steps, kTiles[kTile].steps>>{})
+                    : void()),
+     ...);
   }
-  if constexpr (Tile::kColumns <= kNarrow) {
-    if (task.split.clusters() > 1) return launch_in_turns<Layout, T, Tile, true>(launch, task);
-  }
-  launch_in_turns<Layout, T, Tile, false>(launch, task);
+  (std::make_index_sequence<std::size(kTiles)>{});
+}
+
+/// Room that is there beside sums of several clusters, which have its end.
+inline std::span<std::byte> beside_sums(const WorkingMemory& memory) {
+  constexpr std::size_t kSums = kMostPairs * sizeof(float) * kMostPairSums, kAligned = 256;
+  return memory.room.first((memory.room.size() - kSums) / kAligned * kAligned);
 }
 
 /// Calls `multiply` with the task that `projections` of rows of x, or of their LayerNorm, are, as many as `most` and
-/// the room for their lines allow at once.
+/// the room for their lines, `lines`, allow at once.
 template <class T, class Layout, class F>
-void in_lines(const Launch& launch, const WorkingMemory& memory, const NormView<T>* norm, Tensor x, int first_row,
-              int rows, int most, std::span<const Projection> projections, F&& multiply) {
+void in_lines(const Launch& launch, const WorkingMemory& memory, std::span<std::byte> lines, const NormView<T>* norm,
+              Tensor x, int first_row, int rows, int most, std::span<const Projection> projections, F&& multiply) {
   static_assert(kFusedColumns % kNormColumns == 0);
-  constexpr std::size_t kSums = kMostPairs * std::size_t{kNarrowTileBytes};
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * sizeof(T);
-  const std::span<std::byte> lines = memory.room.subspan(kSums);
-  most = std::min(most, static_cast<int>(lines.size() / row_bytes) / kWide * kWide);
+  most = std::min(most, static_cast<int>(lines.size() / row_bytes) / kMostTileColumns * kMostTileColumns);
   for (int done = 0; done < rows; done += most) {
     const int first = first_row + done;
     FusedTask<Layout, T> task{};
@@ -359,7 +359,7 @@ void in_lines(const Launch& launch, const WorkingMemory& memory, const NormView<
     }
     task.rows = std::min(most, rows - done), task.steps = x.cols / kLineColumns;
     task.x = reinterpret_cast<const char*>(lines.data());
-    task.sums = reinterpret_cast<float4*>(memory.room.data()), task.counts = memory.counts;
+    task.sums = reinterpret_cast<float4*>(std::to_address(beside_sums(memory).end())), task.counts = memory.counts;
     arrange<TileView<Layout>::kSteps>(launch, norm, x, first, task.rows, lines.data());
     multiply(task);
   }
@@ -370,18 +370,15 @@ void in_lines(const Launch& launch, const WorkingMemory& memory, const NormView<
 template <class T, class Layout>
 void linear_fused(const Launch& launch, const WorkingMemory& memory, const NormView<T>* norm, Tensor x, int first_row,
                   int rows, Split split, std::span<const Projection> projections) {
+  const auto parts = static_cast<int>(projections.size());
   const auto multiply = [&](FusedTask<Layout, T>& task) {
     task.split = split;
-    const auto parts = static_cast<int>(projections.size());
-    if (fused_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, split).columns == kNarrow) {
-      launch_fused<Layout, T, FusedTile<ScaledProducts, kFusedTileRows, kNarrow, 2, 4, 2>>(launch, task, parts);
-    } else {
-      launch_fused<Layout, T, FusedTile<ScaledProducts, kFusedTileRows, kWide, 1, 2, 2>>(launch, task, parts);
-    }
+    const FusedTiling tiling = fused_tiling(parts, task.parts[0].weight.n, x.cols, task.rows, split);
+    launch_tile<ScaledProducts, kFusedTiles, Layout, T>(tiling.tile, launch, task, parts);
   };
-  const int tiles = tiles_of(static_cast<int>(projections.size()), projections[0].y.cols, 1, kFusedTileRows, kNarrow);
-  const int most = split.clusters() == 1 ? rows : kMostPairs / (tiles * split.clusters()) * kNarrow;
-  in_lines<T, Layout>(launch, memory, norm, x, first_row, rows, most, projections, multiply);
+  const int most = std::min(rows, most_fused_rows(parts, projections[0].y.cols, split));
+  const std::span<std::byte> lines = split.clusters() == 1 ? memory.room : beside_sums(memory);
+  in_lines<T, Layout>(launch, memory, lines, norm, x, first_row, rows, most, projections, multiply);
 }
 
 #define NIBBLE_FUSED(T, ...)                                                                                       \

@@ -12,7 +12,8 @@ struct WorkingMemory {
   /// Of kMostPairs pairs of blocks, how many warps' sums are there (linear_fused.cuh). 0 while no kernel runs.
   int* counts;
 
-  static constexpr std::size_t kCountBytes = kMostPairs * kFusedTileRows / kTileRows * sizeof(int);
+  static constexpr int kMostWarps = 16;  ///< that multiply in a block
+  static constexpr std::size_t kCountBytes = kMostPairs * kMostWarps * sizeof(int);
 };
 
 /// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `norm` may be

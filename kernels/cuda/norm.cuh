@@ -1,6 +1,8 @@
 // LayerNorm of a row by one block, and how rows come to shared memory.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/ptx.cuh"
 
 namespace nibble {
@@ -25,6 +27,18 @@ inline constexpr int kNormStride = kNormThreads * 8;
 
 /// Of a block that does nothing else: rows of up to 12,288 columns, OPT-175B's.
 inline constexpr int kNormTurns = 6, kMostNormColumns = kNormTurns * kNormStride;
+
+/// Calls f with kNormTurns or fewer that rows of so many columns need: the more, the more registers a kernel takes.
+template <class F>
+void with_norm_turns(int cols, F&& f) {
+  if (cols <= kNormStride) {
+    f(std::integral_constant<int, 1>{});
+  } else if (cols <= 2 * kNormStride) {
+    f(std::integral_constant<int, 2>{});
+  } else {
+    f(std::integral_constant<int, kNormTurns>{});
+  }
+}
 
 /// Brings a row to shared memory, 16 bytes to place(column), in the time of one trip to memory, without waiting for
 /// copies that are under way. `meanwhile` is called whenever some are on their way.

@@ -25,13 +25,13 @@ __global__ void look_up_kernel(View table, const int* indices, const int* chosen
 }
 
 /// One block a row, as the decode path does it.
-template <class T>
+template <class T, int kTurns>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols, NormTask<T> norm) {
   __shared__ Moments scratch[kNormWarps];
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * cols;
   let_next_kernel_start();
   wait_for_previous_kernel();
-  normalise_row<kNormTurns>(
+  normalise_row<kTurns>(
       x + first, cols, norm, norm, scratch, [] {},
       [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
 }
@@ -91,7 +91,9 @@ void normalise_rows(const Launch& launch, const LayerNorm& norm, Tensor x, Tenso
   const NormTask<T> task{view.weight, view.bias, view.y};
   const dim3 grid(static_cast<unsigned>(x.rows));
   if (x.cols % kNormColumns == 0 && x.cols <= kMostNormColumns) {
-    launch_overlapped(launch, norm_kernel<T>, grid, kNormThreads, 0, x.row<T>(0), x.cols, task);
+    with_norm_turns(x.cols, [&]<int kTurns>(std::integral_constant<int, kTurns>) {
+      launch_overlapped(launch, norm_kernel<T, kTurns>, grid, kNormThreads, 0, x.row<T>(0), x.cols, task);
+    });
   } else {
     launch_overlapped(launch, plain_norm_kernel<T>, grid, 32, 0, x.row<T>(0), x.cols, task);
   }

@@ -191,16 +191,18 @@ struct CrowdCase {
   int n, k, rows;
   CrowdTiling of_four, of_eight;
 };
-// Every division there is in both tiles, parts of tiles, clusters that take turns or divide a tile; and columns that
-// come out even only in layouts with half as many to a tile.
+// Every division that is chosen in each tile, parts of tiles, clusters that take turns or divide a tile; and columns
+// that come out even only in layouts with half as many to a tile.
 constexpr CrowdCase kCrowdCases[] = {
-    {272, 2048, 17, {1, {4, 4}}, {1, {8, 8}}},   {1360, 2048, 17, {1, {4, 4}}, {0, {8, 8}}},
-    {2448, 1024, 17, {0, {4, 4}}, {0, {4, 4}}},  {6528, 1024, 31, {0, {2, 2}}, {0, {2, 2}}},
-    {12240, 1024, 20, {0, {1, 1}}, {0, {2, 2}}}, {7888, 2048, 17, {0, {4, 2}}, {0, {4, 2}}},
-    {4080, 4096, 32, {0, {4, 4}}, {0, {8, 2}}},  {2992, 1024, 100, {1, {1, 1}}, {1, {2, 2}}},
-    {8704, 1024, 100, {1, {1, 1}}, {1, {2, 2}}}, {1632, 1024, 100, {1, {2, 2}}, {1, {2, 2}}},
-    {5984, 2048, 100, {1, {1, 1}}, {1, {2, 2}}}, {4080, 2560, 33, {1, {4, 2}}, {1, {4, 2}}},
-    {4352, 2048, 100, {1, {1, 1}}, {1, {4, 4}}}, {272, 1536, 64, {1, {4, 4}}, {1, {4, 4}}},
+    {272, 1024, 17, {1, {4, 4}}, {1, {4, 4}}},   {272, 2048, 17, {1, {4, 4}}, {1, {8, 8}}},
+    {1360, 1024, 65, {1, {1, 1}}, {1, {2, 2}}},  {1360, 2048, 65, {2, {4, 4}}, {2, {4, 4}}},
+    {4080, 1536, 17, {1, {4, 2}}, {1, {4, 2}}},  {4352, 1024, 100, {2, {1, 1}}, {2, {2, 2}}},
+    {1360, 1536, 65, {1, {2, 2}}, {1, {2, 2}}},  {8704, 1024, 65, {0, {1, 1}}, {0, {2, 2}}},
+    {544, 4096, 100, {1, {4, 4}}, {2, {8, 8}}},  {4080, 4096, 33, {2, {4, 2}}, {2, {4, 2}}},
+    {2176, 8192, 65, {0, {4, 4}}, {0, {4, 4}}},  {7888, 8192, 17, {0, {4, 2}}, {0, {4, 2}}},
+    {2176, 4096, 100, {2, {2, 2}}, {2, {2, 2}}}, {1088, 16384, 65, {1, {4, 4}}, {0, {8, 8}}},
+    {4080, 8192, 17, {1, {4, 2}}, {0, {8, 2}}},  {4352, 8192, 65, {0, {2, 2}}, {0, {2, 2}}},
+    {17952, 1024, 65, {0, {1, 1}}, {0, {2, 2}}}, {17952, 1024, 20, {0, {1, 1}}, {1, {2, 2}}},
 };
 
 TEST(Crowd, GoesInTheTilesItIsTestedWith) {
@@ -227,28 +229,34 @@ TEST_P(LinearTest, GivesACrowdTheBitsOfOne) {
   }
 }
 
-/// Rows of x by a weight that the fused way takes, and how: tiles of so many of the rows, columns divided so.
+/// Rows of x by a weight that the fused way takes, and how: in which of its tiles, columns divided so.
 struct FusedCase {
-  int n, k, rows, tile_rows;
+  int n, k, rows, tile;
   Split split;
 };
-// Whole tiles and a part of one; every division there is; and clusters that take turns or divide a tile.
+// Whole tiles and a part of one; every division that is chosen; clusters that take turns.
 constexpr FusedCase kFusedCases[] = {
-    {272, 256, 17, kNarrow, {1, 1}},    {272, 256, 513, kNarrow, {1, 1}},   {272, 256, 1025, kNarrow, {1, 1}},
-    {8512, 4096, 65, kNarrow, {3, 3}},  {25648, 256, 65, kNarrow, {1, 1}},  {3616, 768, 65, kNarrow, {2, 2}},
-    {592, 768, 17, kNarrow, {3, 3}},    {432, 1024, 17, kNarrow, {4, 4}},   {352, 1280, 17, kNarrow, {5, 5}},
-    {352, 1536, 17, kNarrow, {6, 6}},   {352, 1792, 17, kNarrow, {7, 7}},   {272, 2048, 17, kNarrow, {8, 8}},
-    {2768, 768, 64, kNarrow, {3, 3}},   {1680, 1280, 100, kNarrow, {5, 5}}, {3888, 4608, 65, kNarrow, {4, 2}},
-    {832, 11520, 17, kNarrow, {14, 2}}, {752, 11008, 33, kNarrow, {16, 2}}, {22928, 256, 65, kWide, {1, 1}},
-    {15856, 1024, 500, kWide, {1, 1}},  {3888, 3072, 300, kWide, {2, 2}},   {4976, 7168, 65, kWide, {4, 4}},
+    {16928, 256, 17, 0, {1, 1}},  {8720, 2048, 17, 0, {3, 3}},  {5680, 4352, 17, 0, {4, 4}},
+    {5072, 2560, 17, 0, {5, 5}},  {5072, 7936, 17, 0, {6, 2}},  {4160, 6400, 17, 0, {6, 6}},
+    {2944, 8448, 17, 0, {8, 8}},  {16928, 256, 129, 0, {1, 1}}, {272, 256, 17, 1, {1, 1}},
+    {352, 1024, 513, 1, {2, 2}},  {272, 768, 17, 1, {3, 3}},    {912, 3072, 129, 1, {4, 2}},
+    {272, 1024, 17, 1, {4, 4}},   {272, 1280, 17, 1, {5, 5}},   {2336, 9472, 17, 1, {6, 2}},
+    {272, 1536, 17, 1, {6, 6}},   {272, 1792, 17, 1, {7, 7}},   {912, 10496, 65, 1, {8, 2}},
+    {272, 2048, 17, 1, {8, 8}},   {592, 14848, 65, 1, {12, 2}}, {672, 12544, 17, 1, {14, 2}},
+    {352, 11520, 17, 1, {16, 2}}, {33952, 256, 17, 1, {1, 1}},  {8720, 256, 65, 2, {1, 1}},
+    {1232, 1536, 400, 2, {2, 2}}, {672, 1536, 400, 2, {3, 3}},  {1952, 4608, 129, 2, {4, 2}},
+    {592, 1024, 400, 2, {4, 4}},  {1312, 1792, 129, 2, {5, 5}}, {1072, 13568, 129, 2, {6, 2}},
+    {912, 3328, 129, 2, {6, 6}},  {672, 4096, 129, 2, {8, 8}},  {1072, 19968, 65, 2, {14, 2}},
+    {16928, 256, 65, 2, {1, 1}},  {11456, 512, 129, 3, {1, 1}}, {2336, 4096, 400, 3, {2, 2}},
+    {2944, 8192, 129, 3, {4, 4}}, {25440, 768, 200, 3, {1, 1}},
 };
 
 TEST(FusedWay, TakesWhatItIsTestedWith) {
-  for (const auto& [n, k, rows, tile_rows, split] : kFusedCases) {
+  for (const auto& [n, k, rows, tile, split] : kFusedCases) {
     const Split found = fused_split(1, n, k, length_of(rows));
     ASSERT_EQ(found.parts, split.parts) << n << " x " << k << " with " << rows << " rows";
     ASSERT_EQ(found.cluster, split.cluster) << n << " x " << k << " with " << rows << " rows";
-    ASSERT_EQ(fused_tiling(1, n, k, rows, split).columns, tile_rows) << n << " x " << k << " with " << rows << " rows";
+    ASSERT_EQ(fused_tiling(1, n, k, rows, split).tile, tile) << n << " x " << k << " with " << rows << " rows";
   }
 }
 
