@@ -2,18 +2,21 @@
 #pragma once
 
 #include "kernels/cuda/fused_weights.cuh"
+#include "kernels/cuda/hopper.cuh"
 #include "kernels/cuda/linear.h"
 
 namespace nibble {
 namespace {
 
-/// Sums of sixteen rows of w on their way to y, 32 rows of x at a time: finished but for the residual where wgmma left
-/// them, and turned round in shared memory, where lanes leave neighbouring rows of x for lanes that have neighbouring
-/// rows of w.
+/// Sums of a warpgroup's 64 rows of w on their way to y, 32 rows of x a turn: finished but for the residual where wgmma
+/// left them, and turned round in shared memory, where warps leave neighbouring rows of x for lanes that have
+/// neighbouring rows of w. So y is written in runs of 128 bytes, and the residual read.
 template <class T, class View, int kApart>
 class FusedFinish {
  public:
-  static constexpr int kRows = 32;  ///< of x
+  static constexpr int kRows = 32;  ///< of x, a turn
+  /// Two turns' results, so that warps meet once a turn.
+  static constexpr int kScratchPieces = 2 * kRows;
   /// What a lane's results are finished with, fetched ahead of their sums.
   struct Ahead {
     uint4 residuals[kRows / 16];
@@ -25,23 +28,27 @@ class FusedFinish {
     }
   };
 
-  /// `scratch` has pieces of 128 bytes for four rows of x each, kApart from one to the next.
+  /// `tile` is the warp's. `scratch` is the warpgroup's, pieces of 128 bytes, kApart from one to the next.
   __device__ __forceinline__ FusedFinish(const View& weight, const Finish<T>& finish, int tile, int rows,
-                                         std::uint32_t scratch, int lane)
-      : finish_(finish), n_(weight.n), row_(tile * kTileRows + lane % 2 * 8), rows_(rows), lane_(lane) {
-    has_row_ = row_ < n_;
+                                         std::uint32_t scratch, int warp, int lane)
+      : finish_(finish),
+        n_(weight.n),
+        row_((tile - warp % 4) * kTileRows + lane % 8 * 8),
+        rows_(rows),
+        row_of_x_(warp % 4 * 4 + lane / 8),
+        group_(warp / 4) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = tile * kTileRows + lane / 4 + 8 * i;
       bias_[i] = finish.fetch_bias(row, row < n_);
       if constexpr (!kHasScales<View>) scales_[i] = row < n_ ? weight.row_scale(row) : 0.0F;
     }
+    // A piece has a row of x, whose eights of rows of w change places by its number.
     const auto place_of = [&](int row_of_x, int eight) {
-      return scratch +
-             static_cast<std::uint32_t>(row_of_x / 4 * kApart + row_of_x % 4 * 32 + (eight ^ row_of_x / 4 % 2) * 16);
+      return scratch + static_cast<std::uint32_t>(row_of_x * kApart + (eight ^ row_of_x % 8) * 16);
     };
-    to_ = place_of(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    from_ = place_of(lane / 2, lane % 2);
+    to_ = place_of(lane / 16 * 8 + lane % 8, warp % 4 * 2 + lane / 8 % 2);
+    from_ = place_of(row_of_x_, lane % 8);
   }
 
   /// For `count` rows of x from `first` on.
@@ -64,18 +71,20 @@ class FusedFinish {
     }
     finish_.steps(words);
   }
-  /// Behind that, kRows / 4 words.
-  __device__ __forceinline__ void store(const std::uint32_t* words, int first, int count, const Ahead& ahead) const {
-    constexpr int kFurther = 4 * kApart;
+  /// Behind that, kRows / 4 words. By all warps of the group; turns are numbered over all tiles.
+  __device__ __forceinline__ void store(unsigned turn, const std::uint32_t* words, int first, int count,
+                                        const Ahead& ahead) const {
+    constexpr int kFurther = 16 * kApart;
+    const std::uint32_t half = turn % 2 * (kRows * kApart);
 #pragma unroll
     for (int i = 0; i < kRows / 16; ++i) {
-      store_matrices_transposed(to_ + i * kFurther, words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+      store_matrices_transposed(to_ + half + i * kFurther, words[4 * i], words[4 * i + 1], words[4 * i + 2],
+                                words[4 * i + 3]);
     }
-    __syncwarp();
+    meet_group(group_);
     uint4 results[kRows / 16];
 #pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) results[i] = load_shared(from_ + i * kFurther);
-    __syncwarp();
+    for (int i = 0; i < kRows / 16; ++i) results[i] = load_shared(from_ + half + i * kFurther);
 #pragma unroll
     for (int i = 0; i < kRows / 16; ++i) {
       if (is_there(first, count, i)) finish_.store(results[i], ahead.residuals[i], place_of(first, i));
@@ -83,17 +92,16 @@ class FusedFinish {
   }
 
  private:
-  __device__ __forceinline__ int row_of(int i) const { return 16 * i + lane_ / 2; }
+  __device__ __forceinline__ int row_of(int i) const { return 16 * i + row_of_x_; }
   __device__ __forceinline__ bool is_there(int first, int count, int i) const {
-    return has_row_ && row_of(i) < count && first + row_of(i) < rows_;
+    return row_ < n_ && row_of(i) < count && first + row_of(i) < rows_;
   }
   __device__ __forceinline__ std::int64_t place_of(int first, int i) const {
     return static_cast<std::int64_t>(first + row_of(i)) * n_ + row_;
   }
 
   const Finish<T>& finish_;
-  int n_, row_, rows_, lane_;
-  bool has_row_;
+  int n_, row_, rows_, row_of_x_, group_;
   float bias_[2], scales_[2];
   std::uint32_t to_, from_;
 };

@@ -1,12 +1,13 @@
 // How the fused way multiplies a step, 64 columns of w and of rows of x, and what a thread's sums are meanwhile. All
 // have:
 //
-//   Products(int)  what a launch tells them
-//   take_step      multiplies step kStep of the batch of weights that `stream` has by the lines of x that `lines`
-//                  describes, which are there when `wait` has come back; calls `release` when the products of the step
-//                  before are done
-//   batches        how many batches, of those that a block has, go together; `gather` comes behind them
-//   end            the sums of all: lane 4 g + t has rows g and g + 8 of w, 2t and 2t + 1 of each eight of x
+//   Products(sum, int)  where a thread's sums are at the end, 0 before, and what a launch tells them
+//   take_step           multiplies step kStep of the batch of weights that `stream` has by the lines of x that `lines`
+//                       describes, which are there when `wait` has come back; calls `release` when the products of the
+//                       step before are done
+//   batches             how many batches, of those that a block has, go together; `gather` comes behind them
+//   end                 brings sums to where they are told: lane 4 g + t has rows g and g + 8 of w, 2t and 2t + 1 of
+//                       each eight of x
 #pragma once
 
 #include "kernels/cuda/fused_weights.cuh"
@@ -21,12 +22,12 @@ namespace {
 template <class T, class View, int kColumns>
 class ScaledProducts {
  public:
-  __device__ __forceinline__ explicit ScaledProducts(int) {}
+  __device__ __forceinline__ ScaledProducts(float (&sum)[kColumns / 2], int) : sum_(sum) {}
 
   /// Half a step's products are under way while the other half's factors are made.
   template <int kStep, class Stream, class Wait, class Release>
   __device__ __forceinline__ void take_step(const View& view, const Stream& stream, std::uint32_t column,
-                                            std::uint64_t lines, bool is_first, Wait&& wait, Release&& release) {
+                                            std::uint64_t lines, Wait&& wait, Release&& release) {
     StepOfWeights<T, View> weights;
     weights.read(view, stream, kStep * StepOfWeights<T, View>::kTiles);
     const auto take_half = [&]<int kHalf>(std::integral_constant<int, kHalf>) {
@@ -34,7 +35,7 @@ class ScaledProducts {
       weights.template decode<2 * kHalf + 1>(view, column, factors_[2 * kHalf + 1]);
       if (kHalf == 0) wait();
       begin_products();
-      multiply<T, kColumns>(sum_, factors_[2 * kHalf], lines + 4 * kHalf, kHalf > 0 || !is_first);
+      multiply<T, kColumns>(sum_, factors_[2 * kHalf], lines + 4 * kHalf, true);
       multiply<T, kColumns>(sum_, factors_[2 * kHalf + 1], lines + 4 * kHalf + 2, true);
       commit_products();
       wait_for_products<1>();
@@ -45,15 +46,14 @@ class ScaledProducts {
   }
   __device__ __forceinline__ int batches(int all) const { return all; }
   __device__ __forceinline__ void gather() {}
-  __device__ __forceinline__ float (&end())[kColumns / 2] {
+  __device__ __forceinline__ void end() {
     wait_for_products<0>();
 #pragma unroll
     for (float& s : sum_) asm volatile("" : "+f"(s));  // not before they are there
-    return sum_;
   }
 
  private:
-  float sum_[kColumns / 2];
+  float (&sum_)[kColumns / 2];
   std::uint32_t factors_[4][4];  // of a step
 };
 
@@ -63,13 +63,13 @@ class ScaledProducts {
 template <class T, class View, int kColumns>
 class SharedProducts {
  public:
-  __device__ __forceinline__ explicit SharedProducts(int batches) : batches_(batches) {}
+  __device__ __forceinline__ SharedProducts(float (&sum)[kColumns / 2], int batches) : sum_(sum), batches_(batches) {}
 
   /// Nothing is under way while factors are made: registers for the next ones would cost more than the wait, in which
   /// other warps decode.
   template <int kStep, class Stream, class Wait, class Release>
   __device__ __forceinline__ void take_step(const View& view, const Stream& stream, std::uint32_t column,
-                                            std::uint64_t lines, bool, Wait&& wait, Release&& release) {
+                                            std::uint64_t lines, Wait&& wait, Release&& release) {
     constexpr int kTiles = 4 / View::kSteps;
     release();
     const auto take_tile = [&]<int kOfStep>(std::integral_constant<int, kOfStep>) {
@@ -102,17 +102,16 @@ class SharedProducts {
     gathered_.add(sharers_++, sharer_);
     sums_.clear();
   }
-  __device__ __forceinline__ float (&end())[kColumns / 2] {
+  __device__ __forceinline__ void end() {
 #pragma unroll
     for (int i = 0; i < kColumns / 2; ++i) sum_[i] = sharer_[0].d[i / 4][i % 4];
-    return sum_;
   }
 
  private:
   using TileSums = Sums<T, kColumns, View::kSteps>;
 
   TileSums sums_;
-  float sum_[kColumns / 2];              ///< of a tile, and at the end of all
+  float (&sum_)[kColumns / 2];           ///< of a tile, and at the end of all
   typename TileSums::Spread sharer_[1];  ///< of the last sharer, with those that came together with it
   Gathered<typename TileSums::Spread, 1, kMostSharersShift> gathered_;
   int batches_, sharers_ = 0;

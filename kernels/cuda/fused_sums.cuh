@@ -92,19 +92,25 @@ __device__ __forceinline__ void sum_of_pairs(const float4* sums, int pairs, floa
 }
 
 /// Leaves a warp's sums, half of a tile's as its block is one of a pair, for the last of the pairs that divide the
-/// tile's columns. There it adds them up, and is true. `sums` are the lane's of the first eight of the first pair.
+/// tile's columns. There it adds them up, and is true, for all warps of a warpgroup or for none. `sums` are the lane's
+/// of the first eight of the first pair; `before` is a word in shared memory.
 template <class Tile, class Room, int kSums>
-__device__ __forceinline__ bool gather_sums(float (&sum)[kSums], float4* sums, int* count, int pair, int pairs) {
+__device__ __forceinline__ bool gather_sums(float (&sum)[kSums], float4* sums, int* count, std::uint32_t before,
+                                            int pair, int pairs) {
   constexpr int kEights = Room::kEights / 2, kApart = Tile::kThreads, kPairsApart = Room::kEights * kApart;
 #pragma unroll
   for (int i = 0; i < kEights; ++i) {
     __stcg(sums + pair * kPairsApart + i * kApart, {sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]});
   }
-  __syncwarp();
-  const int before = threadIdx.x % 32 == 0 ? count_in_memory(count) : 0;
-  if (__shfl_sync(0xffffffffU, before, 0) < pairs - 1) return false;
-  if (threadIdx.x % 32 == 0) *count = 0;
-  __syncwarp();
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  meet_group(group);
+  if (threadIdx.x % 128 == 0) {
+    const int there = count_in_memory(count);
+    if (there == pairs - 1) *count = 0;
+    store_shared_word(before, __int_as_float(there));
+  }
+  meet_group(group);
+  if (static_cast<int>(load_shared_word(before)) < pairs - 1) return false;
   float4 all[kEights];
   sum_of_pairs<kEights, kApart, kPairsApart>(sums, pairs, all);
   if (pairs > 4) {

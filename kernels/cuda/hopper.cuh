@@ -122,6 +122,9 @@ __device__ __forceinline__ void set_registers() {
   }
 }
 
+/// By all threads of a block's warpgroup number `group`.
+__device__ __forceinline__ void meet_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
+
 // A barrier is eight bytes of shared memory. Its phase ends when as many have arrived as it was made for, and all
 // bytes that were announced have come; `parity` is that of the phase that is waited for, 0 at first.
 __device__ __forceinline__ void make_barrier(std::uint32_t barrier, int arrivals) {

@@ -20,6 +20,7 @@
 #include "kernels/cuda/fused_finish.cuh"
 #include "kernels/cuda/fused_lines.cuh"
 #include "kernels/cuda/fused_products.cuh"
+#include "kernels/cuda/fused_room.cuh"
 #include "kernels/cuda/fused_sums.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear_fused.h"
@@ -28,59 +29,21 @@
 namespace nibble {
 namespace {
 
-/// Tiles of a kernel.
-template <template <class, class, int> class Products_, int kRows_, int kColumns_, int kMostStageSteps_, int kSteps_>
-struct FusedTile {
-  template <class T, class View>
-  using Products = Products_<T, View, kColumns_>;
-  static constexpr int kRows = kRows_;        ///< of w
-  static constexpr int kColumns = kColumns_;  ///< rows of x
-  /// Steps of x that come together, a stage, where a batch of weights has so many; and that have room.
-  static constexpr int kMostStageSteps = kMostStageSteps_, kSteps = kSteps_;
-  static constexpr int kWarps = kRows / kTileRows;  ///< that multiply
-  static constexpr int kThreads = 32 * kWarps;
-  /// Of a whole block; and registers that a thread has at first, that one has who multiplies and one who does not.
-  static constexpr int kBlockThreads = kThreads + 128;
-  static constexpr int kFirstRegisters = 65536 / kBlockThreads / 8 * 8, kOtherRegisters = 24;
-  static constexpr int kRegisters = (kBlockThreads * kFirstRegisters - 128 * kOtherRegisters) / kThreads / 8 * 8;
-  static constexpr int kStepBytes = kColumns * kLineBytes;
-};
+/// A number that others are divided by, in two instructions, where the product of both is below 2^31.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int by) : by_(by), inverse_((kOne - 1) / static_cast<std::uint32_t>(std::max(by, 1)) + 1) {}
 
-/// Where a block has what in shared memory. Sums on their way out of registers take kScratchPieces of 128 bytes a warp,
-/// which fit into the gaps of a table of pairs; those of all blocks of a cluster take the place of both rings.
-template <class View, class Tile>
-struct FusedRoom {
-  static constexpr int kEights = Tile::kColumns / 8;
-  static constexpr int kScratchPieces = 16;
-  static constexpr int kScratch = View::kHasTable ? 128 : 0;
-  static constexpr int kScratchApart = View::kHasTable ? 256 : 128;
-  static constexpr int kLines = View::kHasTable ? kPairTableBytes : Tile::kWarps * kScratchPieces * kScratchApart;
-  static_assert(Tile::kWarps * kScratchPieces * kScratchApart <= kLines);
-  /// Of a batch of weights, and of a stage of lines.
-  static constexpr int kBatchSteps = kBatch * View::kSteps / 4,
-                       kStageSteps = std::min(Tile::kMostStageSteps, kBatchSteps);
-  static constexpr int kStageBytes = kStageSteps * Tile::kStepBytes;
-  static constexpr int kLineStages = Tile::kSteps / kStageSteps;
-  static constexpr int kWeights = kLines + kLineStages * kStageBytes;
-  /// Of stages that are there, of those that were read, and three of sums.
-  static constexpr int kBarrierBytes = 8 * (2 * kLineStages + 3);
-  static constexpr int kRoomForWeights = (227 << 10) - kWeights - kBarrierBytes;
-  static constexpr int kWeightStages = std::min(2, kRoomForWeights / (Tile::kWarps * WeightStream<View, 1>::kBytes));
-  using Stream = WeightStream<View, kWeightStages>;
-  static constexpr int kBarriers = kWeights + Tile::kWarps * Stream::kBytes;
-  static constexpr int kBytes = kBarriers + kBarrierBytes;
-
-  /// A warp's sums of eight rows of x, from one block.
-  static constexpr int kEightBytes = 8 * kTileRows * 4;
-  /// Eights that the blocks of a cluster have together when each takes as many as the one with the most.
-  static constexpr int eights_of(int blocks) { return (kEights + blocks - 1) / blocks * blocks; }
-  static constexpr bool has_room() {
-    for (int blocks = 1; blocks <= kMostCluster; ++blocks) {
-      const bool fits = kLines + Tile::kWarps * kEightBytes * eights_of(blocks) <= kBarriers;
-      if (takes({Tile::kRows, Tile::kColumns}, {blocks, blocks}) && !fits) return false;
-    }
-    return true;
+  __device__ __forceinline__ int quotient(int u) const {
+    return static_cast<int>((static_cast<std::uint64_t>(inverse_) * static_cast<std::uint32_t>(u)) >> 31);
   }
+  __device__ __forceinline__ int by() const { return by_; }
+
+ private:
+  static constexpr std::uint32_t kOne = std::uint32_t{1} << 31;
+  int by_ = 1;
+  std::uint32_t inverse_ = kOne;
 };
 
 template <class Layout, class T>
@@ -88,19 +51,20 @@ struct FusedTask {
   struct Part {
     TileView<Layout> weight;
     Finish<T> finish;
-    int first_unit;  ///< units of the parts follow each other
   };
   Part parts[kMostProjections];
-  int units;         ///< tiles of y
-  int column_tiles;  ///< tiles that rows of x make
-  int rows;          ///< of x
-  int steps;         ///< of 64 columns
-  Split split;       ///< how they are divided
-  int at_once;       ///< units that blocks take turns with
-  int products;      ///< what Products are told
-  const char* x;     ///< in lines: [steps][rows][kLineBytes]
-  float4* sums;      ///< of pairs, [units][pairs of a split][eights][warps][lanes]
-  int* counts;       ///< of those that are there, [units][blocks of a pair][warps]: WorkingMemory::counts
+  int units;  ///< tiles of y: whole ones first, then those that have half as many rows of x
+  int whole_units;
+  Divisor row_tiles;     ///< of a part
+  Divisor column_tiles;  ///< whole ones that rows of x make
+  int rows;              ///< of x
+  int steps;             ///< of 64 columns
+  Split split;           ///< how they are divided
+  int at_once;           ///< units that blocks take turns with
+  int products;          ///< what Products are told
+  const char* x;         ///< in lines: [steps][rows][kLineBytes]
+  float4* sums;          ///< of pairs, [units][pairs of a split][eights][warps][lanes]
+  int* counts;           ///< of those that are there, [units][blocks of a pair][warpgroups]: WorkingMemory::counts
 };
 
 /// kGathers: several pairs divide the columns of a tile. It takes registers that the other kernel would miss.
@@ -114,12 +78,14 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
   constexpr int kEights = Room::kEights;
   using Finisher = FusedFinish<T, View, Room::kScratchApart>;
   static_assert(kFusedColumns % (Room::kBatchSteps * kLineColumns) == 0);
+  static_assert(Finisher::kScratchPieces == 4 * Room::kScratchPieces);
   extern __shared__ __align__(1024) char shared[];
   const std::uint32_t room = shared_address(shared);
   const std::uint32_t lines = room + Room::kLines;
   const std::uint32_t full = room + Room::kBarriers, empty = full + 8 * Room::kLineStages;
   // Sums have come; all blocks of the cluster have done with their rings; this one's has room for lines again.
   const std::uint32_t inbox_barrier = empty + 8 * Room::kLineStages, done = inbox_barrier + 8, free = done + 8;
+  const std::uint32_t words_of_groups = free + 8;
 
   const int warp = __shfl_sync(0xffffffffU, static_cast<int>(threadIdx.x / 32), 0);
   const int lane = kept(static_cast<int>(threadIdx.x % 32));
@@ -134,9 +100,11 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
     int part, row, column;  ///< first row of w and of x
   };
   const auto place_of = [&](int u) {
-    const int part = u < task.parts[1].first_unit ? 0 : u < task.parts[2].first_unit ? 1 : 2;
-    u -= task.parts[part].first_unit;
-    return Place{part, u / task.column_tiles * Tile::kRows, u % task.column_tiles * Tile::kColumns};
+    const bool is_whole = !Tile::kHasHalves || u < task.whole_units;
+    const int tile = is_whole ? task.column_tiles.quotient(u) : u - task.whole_units;
+    const int column = is_whole ? u - tile * task.column_tiles.by() : task.column_tiles.by();
+    const int part = task.row_tiles.quotient(tile);
+    return Place{part, (tile - part * task.row_tiles.by()) * Tile::kRows, column * Tile::kColumns};
   };
   const auto place_in_ring = [](unsigned number) { return number % Room::kLineStages; };
   const auto parity_of = [](unsigned number) { return static_cast<int>(number / Room::kLineStages % 2); };
@@ -201,47 +169,57 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
   if constexpr (View::kHasTable) fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
   meet();
 
-  unsigned taken = 0;  // batches
+  unsigned taken = 0, finished_turns = 0;  // batches, and turns of results
   int taken_units = 0;
   const std::uint32_t table = kept(column_of<T>(lane) + room - kReservedShared);
   while (true) {
     const View& view = task.parts[part_number].weight;
-    typename Tile::template Products<T, View> products(task.products);
     const auto release = [&](unsigned number) {
       if (lane == 0) arrive(empty + 8 * place_in_ring(number));
     };
-    const auto take_stage = [&]<int kStage, int... kStep>(std::integer_sequence<int, kStep...>,
-                                                          std::integral_constant<int, kStage>, int batch) {
-      const bool is_first = kStage == 0 && batch == 0;
-      const unsigned number = taken * kStages + kStage;
-      const std::uint32_t place = uniform(lines + place_in_ring(number) * Room::kStageBytes);
-      const auto take_step = [&]<int kOfStage>(std::integral_constant<int, kOfStage>) {
-        products.template take_step<kStage * Room::kStageSteps + kOfStage>(
-            view, stream, table, describe_lines(place + kOfStage * Tile::kStepBytes), is_first && kOfStage == 0,
-            [&] {
-              if (kOfStage == 0) wait(full + 8 * place_in_ring(number), parity_of(number));
-            },
-            [&] {
-              if (kOfStage == 0 && !is_first) release(number - 1);
-            });
+    float sum[Tile::kColumns / 2] = {};
+    const auto multiply = [&]<int kColumns>(std::integral_constant<int, kColumns>) {
+      typename Tile::template Products<T, View, kColumns> products(reinterpret_cast<float(&)[kColumns / 2]>(sum),
+                                                                   task.products);
+      const auto take_stage = [&]<int kStage, int... kStep>(std::integer_sequence<int, kStep...>,
+                                                            std::integral_constant<int, kStage>, int batch) {
+        const bool is_first = kStage == 0 && batch == 0;
+        const unsigned number = taken * kStages + kStage;
+        const std::uint32_t place = uniform(lines + place_in_ring(number) * Room::kStageBytes);
+        const auto take_step = [&]<int kOfStage>(std::integral_constant<int, kOfStage>) {
+          products.template take_step<kStage * Room::kStageSteps + kOfStage>(
+              view, stream, table, describe_lines(place + kOfStage * Tile::kStepBytes),
+              [&] {
+                if (kOfStage == 0) wait(full + 8 * place_in_ring(number), parity_of(number));
+              },
+              [&] {
+                if (kOfStage == 0 && !is_first) release(number - 1);
+              });
+        };
+        (take_step(std::integral_constant<int, kStep>{}), ...);
       };
-      (take_step(std::integral_constant<int, kStep>{}), ...);
-    };
-    const auto take_batch = [&]<int... kStage>(std::integer_sequence<int, kStage...>, int batch) {
-      stream.wait();
-      (take_stage(std::make_integer_sequence<int, Room::kStageSteps>{}, std::integral_constant<int, kStage>{}, batch),
-       ...);
-      __syncwarp();
-      stream.ask();
-    };
+      const auto take_batch = [&]<int... kStage>(std::integer_sequence<int, kStage...>, int batch) {
+        stream.wait();
+        (take_stage(std::make_integer_sequence<int, Room::kStageSteps>{}, std::integral_constant<int, kStage>{}, batch),
+         ...);
+        __syncwarp();
+        stream.ask();
+      };
 #pragma unroll 1
-    for (int batch = 0; batch < count;) {
-      const int end = batch + products.batches(count);
+      for (int batch = 0; batch < count;) {
+        const int end = batch + products.batches(count);
 #pragma unroll 1
-      for (; batch < end; ++batch, ++taken) take_batch(std::make_integer_sequence<int, kStages>{}, batch);
-      products.gather();
+        for (; batch < end; ++batch, ++taken) take_batch(std::make_integer_sequence<int, kStages>{}, batch);
+        products.gather();
+      }
+      products.end();
+    };
+    constexpr int kHalf = Tile::kHasHalves ? Tile::kColumns / 2 : Tile::kColumns;
+    if (Tile::kHasHalves && unit >= task.whole_units) {
+      multiply(std::integral_constant<int, kHalf>{});
+    } else {
+      multiply(std::integral_constant<int, Tile::kColumns>{});
     }
-    float(&sum)[Tile::kColumns / 2] = products.end();
     release(taken * kStages - 1);
 
     const int finished_unit = kept(unit);
@@ -274,13 +252,16 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
     if constexpr (kGathers) {
       const int pairs = split / 2, pair = part_of_split() / 2, block = part_of_split() % 2;
       const std::int64_t place = std::int64_t{finished_unit} * pairs * kEights + share.first;
+      const int group = warp / 4;
       has_all = gather_sums<Tile, Room>(sum, task.sums + place * Tile::kThreads + kept(static_cast<int>(threadIdx.x)),
-                                        task.counts + (finished_unit * 2 + block) * Tile::kWarps + warp, pair, pairs);
+                                        task.counts + (finished_unit * 2 + block) * (Tile::kWarps / 4) + group,
+                                        words_of_groups + 4 * group, pair, pairs);
     }
     if (has_all) {
       const int column = finished.column + share.first * 8, rows = share.count * 8;
-      const std::uint32_t scratch = kept(room + Room::kScratch + warp * Room::kScratchPieces * Room::kScratchApart);
-      const Finisher finisher(part.weight, part.finish, tile_of(finished), task.rows, scratch, kept(lane));
+      const std::uint32_t scratch =
+          kept(room + Room::kScratch + warp / 4 * Finisher::kScratchPieces * Room::kScratchApart);
+      const Finisher finisher(part.weight, part.finish, tile_of(finished), task.rows, scratch, warp, kept(lane));
       std::uint32_t words[Tile::kColumns / 4];
       auto ahead = finisher.fetch(column, rows);
       finisher.finish(sum, words);
@@ -291,7 +272,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
         const auto now = ahead;
         now.wait();
         ahead = finisher.fetch(first + Finisher::kRows, rows - done - Finisher::kRows);
-        finisher.store(words + done / 4, first, rows - done, now);
+        finisher.store(finished_turns++, words + done / 4, first, rows - done, now);
       }
     }
     if (!goes_on) return;
@@ -316,12 +297,11 @@ void launch_in_turns(const Launch& launch, FusedTask<Layout, T>& task) {
 template <template <class, class, int> class Products, const auto& kTiles, class Layout, class T>
 void launch_tile(int tile, const Launch& launch, FusedTask<Layout, T>& task, int parts) {
   const auto launch_it = [&]<class Tile>(std::type_identity<Tile>) {
-    task.column_tiles = (task.rows + Tile::kColumns - 1) / Tile::kColumns;
-    task.units = 0;
-    for (int i = 0; i < kMostProjections; ++i) {
-      task.parts[i].first_unit = task.units;
-      if (i < parts) task.units += (task.parts[i].weight.n + Tile::kRows - 1) / Tile::kRows * task.column_tiles;
-    }
+    const bool has_halves = Tile::kHasHalves && has_half_tile(task.rows, Tile::kColumns);
+    const int columns = (task.rows + Tile::kColumns - 1) / Tile::kColumns - (has_halves ? 1 : 0);
+    const int rows = parts * ((task.parts[0].weight.n + Tile::kRows - 1) / Tile::kRows);
+    task.column_tiles = Divisor(columns), task.row_tiles = Divisor(rows / parts);
+    task.whole_units = rows * columns, task.units = task.whole_units + (has_halves ? rows : 0);
     if constexpr (Tile::kRows * Tile::kColumns <= kMostPairSums) {
       if (task.split.clusters() > 1) return launch_in_turns<Layout, T, Tile, true>(launch, task);
     }

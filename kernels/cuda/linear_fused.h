@@ -9,11 +9,11 @@ namespace nibble {
 /// Memory that linears work in.
 struct WorkingMemory {
   std::span<std::byte> room;
-  /// Of kMostPairs pairs of blocks, how many warps' sums are there (linear_fused.cuh). 0 while no kernel runs.
+  /// Of kMostPairs pairs of blocks, how many warpgroups' sums are there (linear_fused.cuh). 0 while no kernel runs.
   int* counts;
 
-  static constexpr int kMostWarps = 16;  ///< that multiply in a block
-  static constexpr std::size_t kCountBytes = kMostPairs * kMostWarps * sizeof(int);
+  static constexpr int kMostGroups = 4;  ///< warpgroups that multiply in a block
+  static constexpr std::size_t kCountBytes = kMostPairs * kMostGroups * sizeof(int);
 };
 
 /// Any number of rows of x times up to kMostProjections weights of one layout and shape, on a Hopper GPU. `norm` may be

@@ -83,24 +83,37 @@ constexpr bool takes(const TileShape& tile, const Split& split) {
 constexpr int tiles_of(int linears, int n, int rows, const TileShape& tile) {
   return linears * ((n + tile.rows - 1) / tile.rows) * ((rows + tile.columns - 1) / tile.columns);
 }
+/// Whether the last of the tiles that rows of x make is half a one: tiles of kMostTileColumns can be.
+constexpr bool has_half_tile(int rows, int columns) {
+  return columns == kMostTileColumns && (rows - 1) % columns < columns / 2;
+}
 
-/// About what a launch takes that has `tiles` tiles of k columns, us: how often clusters take turns, in each turn the
-/// steps and what is around them; and once the launch, and what its blocks are in each other's way. Never where a tile
-/// cannot be divided so, or sums of several clusters have no room.
-inline float fused_us(int tiles, int k, const Split& split, const TileShape& tile) {
+/// How many turns as many clusters as are there at once take with whole tiles, and with halves behind them, which take
+/// 0.63 of a whole one's time, as tiles of 128 x 128 do.
+constexpr float turns_of(int whole, int halves, int at_once) {
+  const int rest = whole % at_once, beside = rest > 0 ? at_once - rest : 0;
+  return static_cast<float>((whole + at_once - 1) / at_once) +
+         0.63F * static_cast<float>((std::max(0, halves - beside) + at_once - 1) / at_once);
+}
+
+/// About what a launch takes for `rows` rows of x and so many linears with weights [n, k], us: how often clusters take
+/// turns, in each turn the steps and what is around them; and once the launch, and what its blocks are in each other's
+/// way. Never where a tile cannot be divided so, or sums of several clusters have no room.
+inline float fused_us(int linears, int n, int k, int rows, const Split& split, const TileShape& tile) {
   constexpr int kBlocks = 132;
   constexpr int kClusters[kMostCluster + 1] = {0, kBlocks, 66, 39, 30, 22, 17, 15, 15};  // of each size, at once
   constexpr float kLaunch = 1.6F, kCrowded = 0.9F;                                       // all blocks there can be
-  const int clusters = split.clusters();
+  const int tiles = tiles_of(linears, n, rows, tile), clusters = split.clusters();
   if (!takes(tile, split) || (clusters > 1 && tiles * clusters > kMostPairs)) {
     return std::numeric_limits<float>::infinity();
   }
-  const int at_once = kClusters[split.cluster] / clusters, turns = (tiles + at_once - 1) / at_once;
+  const int at_once = kClusters[split.cluster] / clusters;
+  const int halves = has_half_tile(rows, tile.columns) ? tiles_of(linears, n, 1, tile) : 0;
   const float steps = static_cast<float>(k / 64) / static_cast<float>(split.parts);
   const float sums = (split.cluster == 1 ? tile.around : tile.around_divided) +
                      (clusters == 1 ? 0 : static_cast<float>(clusters) * tile.cluster);
   const float share = static_cast<float>(std::min(tiles, at_once) * split.parts) / kBlocks;
-  return static_cast<float>(turns) * (steps * tile.step + sums) + kLaunch + share * share * kCrowded;
+  return turns_of(tiles - halves, halves, at_once) * (steps * tile.step + sums) + kLaunch + share * share * kCrowded;
 }
 
 /// The best of the fused way's tiles, by its number, for `rows` rows of x and so many linears with weights [n, k].
@@ -111,7 +124,7 @@ struct FusedTiling {
 inline FusedTiling fused_tiling(int linears, int n, int k, int rows, const Split& split) {
   FusedTiling best;
   for (int tile = 0; tile < static_cast<int>(std::size(kFusedTiles)); ++tile) {
-    const float us = fused_us(tiles_of(linears, n, rows, kFusedTiles[tile]), k, split, kFusedTiles[tile]);
+    const float us = fused_us(linears, n, k, rows, split, kFusedTiles[tile]);
     if (us < best.us) best = {tile, us};
   }
   return best;
@@ -167,10 +180,9 @@ inline CrowdTiling crowd_tiling(int linears, int n, int k, int rows, int sharers
   CrowdTiling best{};
   float least = std::numeric_limits<float>::infinity();
   for (int tile = 0; tile < static_cast<int>(std::size(kCrowdTiles)); ++tile) {
-    const int tiles = tiles_of(linears, n, rows, kCrowdTiles[tile]);
     each_split(std::min(sharers, k / kFusedColumns), [&](const Split& split) {
       if (sharers % split.parts != 0 || sharers / split.parts > 1 << kMostSharersShift) return;
-      const float found = fused_us(tiles, k, split, kCrowdTiles[tile]);
+      const float found = fused_us(linears, n, k, rows, split, kCrowdTiles[tile]);
       if (found < least) best = {tile, split}, least = found;
     });
   }
