@@ -264,10 +264,10 @@ std::vector<LinearWay> linear_ways(const Launch& launch, const Weight& weight, i
                                        : kDecodes<T, Layout> && is_tiled(w) ? "decode"
                                                                             : "plain"}};
     const std::string many = std::is_same_v<Layout, Dense<T>> ? "cuBLASLt" : "expand, cuBLASLt";
-    for (Length length = Length::kBrief; length <= Length::kMany; length = static_cast<Length>(int(length) + 1)) {
-      const Split split = split_of<T>(launch, together, length, w);
+    for (std::size_t i = 1; i < std::size(kMostRows); ++i) {
+      const Split split = split_of<T>(launch, together, static_cast<Length>(i), w);
       const std::string name = split.parts == 0 ? many : "fused, k / " + std::to_string(split.parts);
-      if (name != ways.back().name) ways.push_back({typical_rows(static_cast<Length>(int(length) - 1)) + 1, name});
+      if (name != ways.back().name) ways.push_back({kMostRows[i - 1] + 1, name});
     }
     return ways;
   });

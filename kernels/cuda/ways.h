@@ -153,6 +153,24 @@ inline float expand_us(int linears, int n, int k, int rows) {
   return static_cast<float>(linears) * (9.8F + 0.99F * millions + product);
 }
 
+// What both are measured at. One H200, nf4, fp16, us: expanded, with LayerNorm in the first and second of four
+// (2026-11-29; from 128 rows on cuBLASLt had the algorithm for the next longer segments) / fused, x in lines not
+// counted (2026-11-30), of what was tried the fastest.
+//
+//        n x k             64 rows         128         256         512        1024        2048
+//   3 x  1024 x 1024        37 / 6      37 / 7      38 / 8     37 / 10     43 / 17          27
+//        4096 x 1024        15 / 6      15 / 7      18 / 8     20 / 10     29 / 17          33
+//        1024 x 1024        11 / 5      11 / 6      11 / 7      11 / 9     11 / 10          11
+//        1024 x 4096        17 / 7      16 / 9     18 / 11     18 / 15     24 / 18          29
+//   3 x  2048 x 2048        44 / 9     47 / 12     51 / 16     57 / 27     81 / 44          77
+//        8192 x 2048        30 / 9     28 / 12     44 / 16     46 / 27     71 / 52         102
+//        2048 x 2048        14 / 7      14 / 9     16 / 10     16 / 13     21 / 17          29
+//        2048 x 8192       36 / 11     32 / 15     41 / 20     44 / 30     60 / 51          86
+//   3 x  4096 x 4096       92 / 21     91 / 28    126 / 46    140 / 80   222 / 132         261
+//       16384 x 4096      100 / 22     96 / 30    104 / 47    154 / 90   257 / 183         379
+//        4096 x 4096       30 / 11     29 / 14     39 / 18     41 / 29     63 / 48         101
+//        4096 x 16384      95 / 26     95 / 33    132 / 55    141 / 90   223 / 161         320
+
 /// How the fused way divides the columns of so many linears' weights for rows of segments of this length; in no parts
 /// where the other way is faster. What is best for likely numbers of rows.
 inline Split fused_split(int linears, int n, int k, Length length) {
