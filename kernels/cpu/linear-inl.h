@@ -51,7 +51,7 @@ void pack_row(const T* x, int k, int rows, int row, void* packed) {
     }
   };
   if (rows == 1) return with_operand<Layout, T, CodeOperandOfOne<Layout, T>>(k, pack);
-  with_operand<Layout, T, CodeOperandOf<T>>(k, pack);
+  with_operand<Layout, T, CodeOperandOf<Layout, T>>(k, pack);
 }
 
 /// Whether a group is summed apart and then added to its row's total: where that multiplies it, and where codes of one
@@ -387,7 +387,7 @@ void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scra
       });
     });
   }
-  with_operand<Layout, T, CodeOperandOf<T>>(task.weight.k, [&](auto operand) {
+  with_operand<Layout, T, CodeOperandOf<Layout, T>>(task.weight.k, [&](auto operand) {
     using Operand = typename decltype(operand)::type;
     if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows, Operand>(task, first, last);
     multiply_many<Operand>(task, first, last, scratch);

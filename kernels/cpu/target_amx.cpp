@@ -22,12 +22,12 @@ constexpr int kFusedColumns[kFusedRows] = {1, 4, 4, 4};
 template <class T>
 using OperandOf = F32x32;
 /// Of weights whose factors are codes or levels.
-template <class T>
+template <class Layout, class T>
 using CodeOperandOf = std::conditional_t<std::is_same_v<T, float>, F32x32, I16x32>;
 /// Of one row of x; its sums are those of CodeOperandOf, to the bit.
 template <class Layout, class T>
 struct OfOne {
-  using CodeOperand = CodeOperandOf<T>;
+  using CodeOperand = CodeOperandOf<Layout, T>;
 };
 template <class Zero, class T>
 struct OfOne<Int4Group<Zero>, T> {

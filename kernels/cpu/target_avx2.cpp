@@ -19,7 +19,7 @@ constexpr int kTileSums = 4, kMostFew = 8;
 
 template <class T>
 using OperandOf = F32x32;
-template <class T>
+template <class Layout, class T>
 using CodeOperandOf = OperandOf<T>;
 template <class Layout, class T>
 using CodeOperandOfOne = OperandOf<T>;

@@ -1,5 +1,6 @@
 // The loops for AVX-512 with BF16, VBMI and VNNI: bf16 activations are multiplied as they are, by weights rounded to
-// bf16. Rows of long segments go through tiles of bf16 too, of fp32 in other dtypes.
+// bf16, and few rows in fp16 by codes of 4 bits as words of 16. Rows of long segments go through tiles of bf16 too, of
+// fp32 in other dtypes.
 #include "kernels/cpu/targets.h"
 
 // In this order: each builds on the one before.
@@ -9,6 +10,7 @@
 
 #include "kernels/cpu/operand.h"
 #include "kernels/cpu/operand_bf16.h"
+#include "kernels/cpu/operand_words.h"
 
 namespace nibble {
 namespace {
@@ -21,10 +23,24 @@ constexpr int kTileSums = 16, kMostFew = 12;
 
 template <class T>
 using OperandOf = std::conditional_t<std::is_same_v<T, BFloat16>, Bf16x32, F32x32>;
-template <class T>
-using CodeOperandOf = OperandOf<T>;
+/// Of weights whose factors are codes or levels: with those of 4 bits fp16 goes as words. Beside bytes fp32 is as fast,
+/// and bf16 has instructions of its own.
 template <class Layout, class T>
-using CodeOperandOfOne = OperandOf<T>;
+struct OfCodes {
+  using Operand = OperandOf<T>;
+};
+template <class Scale>
+struct OfCodes<Lut4<Scale>, Half> {
+  using Operand = I16x32;
+};
+template <class Zero>
+struct OfCodes<Int4Group<Zero>, Half> {
+  using Operand = I16x32;
+};
+template <class Layout, class T>
+using CodeOperandOf = typename OfCodes<Layout, T>::Operand;
+template <class Layout, class T>
+using CodeOperandOfOne = CodeOperandOf<Layout, T>;
 
 }  // namespace
 }  // namespace nibble

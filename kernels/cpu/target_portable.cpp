@@ -17,7 +17,7 @@ constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2};
 
 template <class T>
 using OperandOf = F32x32;
-template <class T>
+template <class Layout, class T>
 using CodeOperandOf = OperandOf<T>;
 template <class Layout, class T>
 using CodeOperandOfOne = OperandOf<T>;

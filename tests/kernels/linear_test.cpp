@@ -35,9 +35,7 @@ struct Factors {
 
   Factors(const Machine& machine, DType dtype, const Weight& weight)
       : values(decoded(weight)), errors(values.size()), x_error(machine.factor_error(dtype, weight, 1)) {
-    const bool has_levels =
-        std::holds_alternative<Lut4<F32Scale>>(weight) || std::holds_alternative<Lut4<NestedScale>>(weight);
-    const double level_error = has_levels ? machine.level_error(dtype) : 0;
+    const double level_error = machine.level_error(dtype, weight);
     std::ranges::transform(values, errors.begin(), [&](float value) {
       return machine.weight_error(dtype, value) + std::fabs(value) * level_error;
     });
@@ -376,7 +374,7 @@ TEST_P(LinearTest, ProjectsShortSegmentsAsLinearDoes) {
 
 TEST_P(LinearTest, DecodesTheWeightItself) {
   // Unit vectors pick single weights; each must be the decoded value, rounded to the compute dtype. A machine that
-  // rounds factors rounds twice, and one that multiplies by scales afterwards may do so in another order.
+  // rounds factors or levels rounds twice, and one that multiplies by scales afterwards may do so in another order.
   const auto backend = machine().backend(1);
   for (const auto& shape : {std::pair{20, 37}, std::pair{20, 96}, std::pair{32, 128}}) {
     const int n = shape.first, k = shape.second;  // clang 14 captures no structured bindings
@@ -392,7 +390,7 @@ TEST_P(LinearTest, DecodesTheWeightItself) {
         for (int row = 0; row < n; ++row) {
           const float value = w[index(row * k + i)];
           const bool exact = machine().device == Device::kCpu && machine().weight_error(dtype(), value) == 0 &&
-                             !std::holds_alternative<Int8Decomp>(weight);
+                             machine().level_error(dtype(), weight) == 0 && !std::holds_alternative<Int8Decomp>(weight);
           const double slack = exact ? 0 : 4 * rounding(dtype(), value);
           const float expected =
               with_dtype(dtype(), [&](auto tag) { return rounded<typename decltype(tag)::type>(value); });

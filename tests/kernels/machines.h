@@ -33,8 +33,16 @@ struct Machine {
     return std::fabs(weight) * pair_error(dtype);
   }
 
-  /// Whether few rows are multiplied as whole numbers: beside AMX, in 16 bits.
-  bool whole_numbers(DType dtype) const { return amx && dtype != DType::kF32; }
+  /// Whether few rows are multiplied as whole numbers: beside AMX in 16 bits, and by 4 bits in fp16 where bf16 has
+  /// instructions.
+  bool whole_numbers(DType dtype, const Weight& weight) const {
+    const bool has_four_bits = has_levels(weight) || std::holds_alternative<Int4Group<SymmetricZero>>(weight) ||
+                               std::holds_alternative<Int4Group<ZeroPoints>>(weight);
+    return (amx && dtype != DType::kF32) || (bf16_factors && dtype == DType::kF16 && has_four_bits);
+  }
+  static bool has_levels(const Weight& weight) {
+    return std::holds_alternative<Lut4<F32Scale>>(weight) || std::holds_alternative<Lut4<NestedScale>>(weight);
+  }
 
   /// Whether rows of long segments are multiplied by a weight as digits: where there are instructions for bytes, and
   /// none for numbers of the dtype that are as fast.
@@ -57,12 +65,14 @@ struct Machine {
   /// What a number of a row of x may be off by: of eight that become whole numbers together the largest is at least
   /// 2^13. Digits have more.
   double factor_error(DType dtype, const Weight& weight, double largest) const {
-    if (whole_numbers(dtype)) return largest * 0x1p-14;
+    if (whole_numbers(dtype, weight)) return largest * 0x1p-14;
     return digits(dtype, weight) ? digit_error(dtype, largest) : 0;
   }
 
   /// The same of a level of 4 bits, relative to it: nf4's are no whole numbers.
-  double level_error(DType dtype) const { return whole_numbers(dtype) ? 0x1p-12 : 0; }
+  double level_error(DType dtype, const Weight& weight) const {
+    return has_levels(weight) && whole_numbers(dtype, weight) ? 0x1p-12 : 0;
+  }
 
   /// In AMX's tiles two numbers of bf16 stand for one that is multiplied in fp16: what they leave of a weight or a
   /// probability is below 2^-17 of it, and the product of the lesser two, which is left out, below 2^-16.
