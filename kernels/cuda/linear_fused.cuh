@@ -299,9 +299,10 @@ void launch_tile(int tile, const Launch& launch, FusedTask<Layout, T>& task, int
   const auto launch_it = [&]<class Tile>(std::type_identity<Tile>) {
     const bool has_halves = Tile::kHasHalves && has_half_tile(task.rows, Tile::kColumns);
     const int columns = (task.rows + Tile::kColumns - 1) / Tile::kColumns - (has_halves ? 1 : 0);
-    const int rows = parts * ((task.parts[0].weight.n + Tile::kRows - 1) / Tile::kRows);
-    task.column_tiles = Divisor(columns), task.row_tiles = Divisor(rows / parts);
-    task.whole_units = rows * columns, task.units = task.whole_units + (has_halves ? rows : 0);
+    const int row_tiles = (task.parts[0].weight.n + Tile::kRows - 1) / Tile::kRows;
+    task.column_tiles = Divisor(columns), task.row_tiles = Divisor(row_tiles);
+    task.whole_units = parts * row_tiles * columns;
+    task.units = task.whole_units + (has_halves ? parts * row_tiles : 0);
     if constexpr (Tile::kRows * Tile::kColumns <= kMostPairSums) {
       if (task.split.clusters() > 1) return launch_in_turns<Layout, T, Tile, true>(launch, task);
     }

@@ -88,8 +88,7 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
     cublasLtMatmulHeuristicResult_t found{};
     cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
     for (const int columns : {std::min(k, n), k}) {
-      const int typical =
-          std::max(typical_rows(length), typical_rows(Length::kShort));  // algorithms for fewer were not measured
+      const int typical = typical_rows(std::max(length, Length::kShort));  // algorithms for fewer were not measured
       Layout typical_a(kCudaType<T>, columns, count, columns), typical_b(kCudaType<T>, columns, typical, columns),
           typical_c(kCudaType<T>, count, typical, n);
       int number = 0;
