@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kNormThreads)
   let_next_kernel_start();
   wait_for_previous_kernel();
   normalise_row<kTurns>(
-      x + first, cols, norm, norm, scratch, [] {},
+      x + first, cols, norm, scratch, [] {},
       [&](int col, const float(&v)[8]) {
         uint4 piece;
         store8(reinterpret_cast<T*>(&piece), v);

@@ -37,18 +37,49 @@ struct Finish {
   __device__ __forceinline__ T residual_of(std::int64_t place) const {
     return residual == nullptr ? T{} : residual[place];
   }
-  __device__ __forceinline__ float value(float sum, float bias_of_it, float residual_of_it) const {
-    float v = rounded_f32<T>(sum + bias_of_it);
-    if (scale != 1.0F) v = rounded_f32<T>(v * scale);
+  /// All steps but the residual, of sums with their bias.
+  template <int kCount>
+  __device__ __forceinline__ void steps(float (&v)[kCount]) const {
+    const auto each = [&](const auto& step) {
+#pragma unroll
+      for (float& one : v) one = step(one);
+    };
+    each([](float one) { return rounded_f32<T>(one); });
+    if (scale != 1.0F) each([&](float one) { return rounded_f32<T>(one * scale); });
     if (activation == Activation::kRelu) {
-      v = activated(v, Activation::kRelu);
+      each([](float one) { return activated(one, Activation::kRelu); });
     } else if (activation != Activation::kIdentity) {
-      v = rounded_f32<T>(activated(v, activation));
+      in_turn(v, [&](float one) { return rounded_f32<T>(activated(one, activation)); });
     }
-    return v + residual_of_it;
+  }
+  __device__ __forceinline__ float value(float sum, float bias_of_it, float residual_of_it) const {
+    float v[1] = {sum + bias_of_it};
+    steps(v);
+    return v[0] + residual_of_it;
   }
   __device__ __forceinline__ void operator()(float sum, const Ahead& ahead, std::int64_t place) const {
     y[place] = from_f32<T>(value(sum, to_f32(ahead.bias), to_f32(ahead.residual)));
+  }
+
+  // The same for two results side by side, of which the first one's column is even.
+  using Two = std::conditional_t<sizeof(T) == 2, std::uint32_t, float2>;
+  __device__ __forceinline__ Two two_biases_of(int column) const { return two_at(bias, column); }
+  __device__ __forceinline__ Two two_residuals_of(std::int64_t place) const { return two_at(residual, place); }
+  __device__ __forceinline__ void store_two(float2 v, const Two& residuals, std::int64_t place) const {
+    const float2 more = values_of(residuals);
+    v.x += more.x, v.y += more.y;
+    if constexpr (sizeof(T) == 2) {
+      *reinterpret_cast<Two*>(y + place) = pack2<T>(v.x, v.y);
+    } else {
+      *reinterpret_cast<Two*>(y + place) = v;
+    }
+  }
+  __device__ __forceinline__ static float2 values_of(const Two& two) {
+    if constexpr (sizeof(T) == 2) {
+      return unpack2<T>(two);
+    } else {
+      return two;
+    }
   }
 
   // The same for many results at once, two to a word.
@@ -71,14 +102,10 @@ struct Finish {
     if (activation == Activation::kRelu) {
       each([](std::uint32_t word) { return larger2<T>(word, 0); });
     } else if (activation != Activation::kIdentity) {
-      // In turn through the first place, so that there is one copy of the function.
-#pragma unroll 1
-      for (int turn = 0; turn < kWords; ++turn) {
-        const float2 v = unpack2<T>(words[0]);
-#pragma unroll
-        for (int i = 0; i + 1 < kWords; ++i) words[i] = words[i + 1];
-        words[kWords - 1] = pack2<T>(activated(v.x, activation), activated(v.y, activation));
-      }
+      in_turn(words, [&](std::uint32_t word) {
+        const float2 v = unpack2<T>(word);
+        return pack2<T>(activated(v.x, activation), activated(v.y, activation));
+      });
     }
   }
   /// Eight results side by side, 16-byte aligned.
@@ -95,6 +122,22 @@ struct Finish {
       store8(reinterpret_cast<T*>(&words), v);
     }
     *reinterpret_cast<uint4*>(y + place) = words;
+  }
+
+ private:
+  __device__ __forceinline__ static Two two_at(const T* values, std::int64_t place) {
+    return values == nullptr ? Two{} : *reinterpret_cast<const Two*>(values + place);
+  }
+  /// Through the first place, so that there is one copy of the function.
+  template <int kCount, class V, class Step>
+  __device__ __forceinline__ static void in_turn(V (&values)[kCount], const Step& step) {
+#pragma unroll 1
+    for (int turn = 0; turn < kCount; ++turn) {
+      const V first = values[0];
+#pragma unroll
+      for (int i = 0; i + 1 < kCount; ++i) values[i] = values[i + 1];
+      values[kCount - 1] = step(first);
+    }
   }
 };
 

@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   };
   wait_for_previous_kernel();
   if (task.normed) {
-    normalise_row<norm_turns(kPlace)>(task.x, task.k, task.norm, parameters, reinterpret_cast<Moments*>(partial),
-                                      ask_for_the_rest, [&](int col, const float(&v)[8]) {
+    normalise_row<norm_turns(kPlace)>(task.x, task.k, parameters, reinterpret_cast<Moments*>(partial), ask_for_the_rest,
+                                      [&](int col, const float(&v)[8]) {
                                         store8(place_of_x(col), v);
                                         if (blockIdx.x == 0) store8(task.norm.y + col, v);
                                       });

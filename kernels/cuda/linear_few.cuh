@@ -7,7 +7,7 @@
 // a group takes a row of tiles at a time, or two that share what is read of x, and each of its warps one or more of the
 // block's sharers, one behind the other. So a block can have as few turns as there is work for its warps.
 //
-//   first weights, table of pairs -> wait for the kernel before -> x (normalised) to shared memory
+//   first weights -> wait for the kernel before -> x (normalised) to shared memory, table of pairs meanwhile
 //   -> in turns: rows of tiles; sums to the blocks that add them up and finish them
 #pragma once
 
@@ -132,36 +132,40 @@ class FewFinish {
     exchange_.announce(rows, seat_.lane);
   }
 
-  /// Half a warp finishes the results of a row of tiles and a pair of rows of x, a lane those of a column. What the
+  /// Eight lanes finish the results of a row of tiles and a pair of rows of x, a lane those of two columns. What the
   /// next ones are finished with is fetched before.
   __device__ __forceinline__ void finish(int turn) const {
-    const int pairs = rows_of(turn) << exchange_.pairs_shift(), first = 2 * seat_.warp + seat_.lane / kTileRows;
-    Ahead ahead = fetch(turn, first, pairs), next = fetch(turn, first + kApart, pairs);
+    const int pairs = rows_of(turn) << exchange_.pairs_shift();
+    int pair = 4 * seat_.warp + seat_.lane / kLanes;
+    Ahead ahead = fetch(turn, pair, pairs);
     exchange_.wait(turn);
 #pragma unroll 1
-    for (int pair = first; pair < pairs; pair += kApart) {
+    while (pair < pairs) {
       const Result result = result_of(turn, pair);
-      float2 sums = sums_of(pair);
-#pragma unroll 1
-      for (int row = 0; row < min(result.rows, 2); ++row) {
-        seat_.part.finish(sums.x * ahead.scale, ahead.of_row[0], result.place + row * seat_.part.weight.n);
-        sums.x = sums.y, ahead.of_row[0] = ahead.of_row[1];
-      }
-      ahead = next;
-      next = fetch(turn, pair + 2 * kApart, pairs);
+      const auto& finish = seat_.part.finish;
+      const float2 biases = finish.values_of(ahead.biases);
+      const float4 sums = sums_of(pair);
+      float v[4] = {sums.x * ahead.scale.x + biases.x, sums.z * ahead.scale.y + biases.y,
+                    sums.y * ahead.scale.x + biases.x, sums.w * ahead.scale.y + biases.y};
+      finish.steps(v);
+      if (result.rows > 0) finish.store_two({v[0], v[1]}, ahead.residuals[0], result.place);
+      if (result.rows > 1) finish.store_two({v[2], v[3]}, ahead.residuals[1], result.place + seat_.part.weight.n);
+      pair += kApart;
+      ahead = fetch(turn, pair, pairs);
     }
   }
 
  private:
-  static constexpr int kApart = 2 * Block::kWarps;
+  using Two = typename Finish<T>::Two;
+  static constexpr int kLanes = kTileRows / 2, kApart = 4 * Block::kWarps;
 
-  /// What the results of a column and a pair of rows of x are finished with.
+  /// What the results of two columns and a pair of rows of x are finished with.
   struct Ahead {
-    typename Finish<T>::Ahead of_row[2];
-    float scale;
+    Two biases, residuals[2];
+    float2 scale;
   };
   struct Result {
-    int rows;  ///< as many as are there, of two
+    int rows;  ///< as many as are there: of a pair, one or none may not be
     int column;
     std::int64_t place;  ///< in y, of the first
   };
@@ -169,16 +173,16 @@ class FewFinish {
   __device__ __forceinline__ int rows_of(int turn) const {
     return min(seat_.tiles - turn * rows_of_turn_, rows_of_turn_);
   }
-  /// What the sets have of a pair, by twos, by fours and together.
-  __device__ __forceinline__ float2 sums_of(int pair) const {
+  /// What the sets have of a pair, by twos, by fours and together: both rows of a column, then of the next one.
+  __device__ __forceinline__ float4 sums_of(int pair) const {
     const int shift = exchange_.pairs_shift(), sets = 1 << (task_.sharers_shift - task_.own_shift);
     const auto of = [&](int set) {
-      const uint2 sums = load_shared_pair(exchange_.piece(pair >> shift, set, pair & ((1 << shift) - 1)) +
-                                          static_cast<std::uint32_t>(seat_.lane % kTileRows * 8));
-      return float2{__uint_as_float(sums.x), __uint_as_float(sums.y)};
+      const uint4 sums = load_shared(exchange_.piece(pair >> shift, set, pair & ((1 << shift) - 1)) +
+                                     static_cast<std::uint32_t>(seat_.lane % kLanes * 16));
+      return float4{__uint_as_float(sums.x), __uint_as_float(sums.y), __uint_as_float(sums.z), __uint_as_float(sums.w)};
     };
-    const auto plus = [](float2 a, float2 b) { return float2{a.x + b.x, a.y + b.y}; };
-    float2 sums = plus(of(0), of(1));
+    const auto plus = [](float4 a, float4 b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; };
+    float4 sums = plus(of(0), of(1));
     if (sets > 2) sums = plus(sums, plus(of(2), of(3)));
     if (sets > 4) sums = plus(sums, plus(plus(of(4), of(5)), plus(of(6), of(7))));
     return sums;
@@ -186,19 +190,19 @@ class FewFinish {
   __device__ __forceinline__ Result result_of(int turn, int pair) const {
     const int shift = exchange_.pairs_shift(), row = 2 * ((seat_.rank << shift) + (pair & ((1 << shift) - 1)));
     const int tile = seat_.tile + turn * rows_of_turn_ + (pair >> shift);
-    const int column = tile * kTileRows + seat_.lane % kTileRows;
+    const int column = tile * kTileRows + seat_.lane % kLanes * 2;
     return {task_.rows - row, column, static_cast<std::int64_t>(row) * seat_.part.weight.n + column};
   }
   __device__ __forceinline__ Ahead fetch(int turn, int pair, int pairs) const {
     Ahead ahead{};
     if (pair >= pairs) return ahead;
     const Result result = result_of(turn, pair);
-    ahead.scale = seat_.part.weight.row_scale(result.column);
+    const auto& finish = seat_.part.finish;
+    ahead.biases = finish.two_biases_of(result.column);
+    ahead.scale = {seat_.part.weight.row_scale(result.column), seat_.part.weight.row_scale(result.column + 1)};
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (i < result.rows) {
-        ahead.of_row[i] = seat_.part.finish.fetch(result.column, result.place + i * seat_.part.weight.n);
-      }
+      if (i < result.rows) ahead.residuals[i] = finish.two_residuals_of(result.place + i * seat_.part.weight.n);
     }
     return ahead;
   }
@@ -242,11 +246,11 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
                 room + Block::kRings + seat.warp * Stream::kBytes, lane);
   // What is asked for in a burst would hold up x.
   stream.ask();
-  const auto ask_for_the_rest = [&] {
+  const auto while_x_comes = [&] {
 #pragma unroll
     for (int i = 1; i < Block::kStages; ++i) stream.ask();
+    if constexpr (View::kHasTable) fill_pair_table<T, Block::kThreads>(seat.part.weight.levels, shared);
   };
-  if constexpr (View::kHasTable) fill_pair_table<T, Block::kThreads>(seat.part.weight.levels, shared);
   let_next_kernel_start();
   constexpr int kStep = kCols * static_cast<int>(sizeof(T));
   const std::uint32_t column = kept(column_of<T>(lane) + room - kReservedShared);
@@ -267,13 +271,14 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   if (kStaged && task.normed) {
     norm.load(task.x);
     after_row().exchange().wait_for_team();  // before which the compiler would rather ask for the rest than for x
-    ask_for_the_rest();
+    while_x_comes();
     Moments* const moments = reinterpret_cast<Moments*>(shared + Block::kX + task.rows * task.x_pitch);
     norm.tell(inbox, moments);
     inbox.wait_for_all();
     const int team = static_cast<int>(blockIdx.x >> task.team_shift);
     const int last_team = static_cast<int>(gridDim.x >> task.team_shift) - 1;
-    norm.finish(moments, [&](int row, int col, const float(&v)[8]) {
+    Scaling* const scalings = reinterpret_cast<Scaling*>(moments + task.k / kNormColumns * kMostTeamRows);
+    norm.finish(moments, scalings, [&](int row, int col, const float(&v)[8]) {
       store8(reinterpret_cast<T*>(place_of_x(row, col)), v);
       if (team == min(row, last_team)) store8(task.norm.y + static_cast<std::int64_t>(row) * task.k + col, v);
     });
@@ -282,7 +287,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
       send_columns<kWarps>(task.x + first * kCols, task.rows, task.k, (last - first) * kCols,
                            shared_address(place_of_x(0, first * kCols)), task.x_pitch);
     }
-    ask_for_the_rest();
+    while_x_comes();
     wait_for_copies<Block::kStages - 1>();
     after_row().exchange().wait_for_team();
   }
@@ -332,8 +337,9 @@ constexpr int few_cycles(int tiles, int down, int warps) {
 template <class Layout, class T, int kRows>
 bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   using View = TileView<Layout>;
-  // Of two rows at once of int4 too much would be spilled.
-  constexpr int kMostDown = sizeof(T) == 2 && kRows > 8 && (View::kHasTable || View::kNoteBytes == 0) ? 2 : 1;
+  // Of int4 with many rows of x too much would be spilled; 8 bits and more are held by memory where rows of x are few.
+  constexpr int kMostDown =
+      sizeof(T) == 2 && (View::kHasTable || (kRows > 8 ? View::kNoteBytes == 0 : View::kNoteBytes > 0)) ? 2 : 1;
   using Staged = FewBlock<View, T, kRows, true, 1>;
   using Down = FewBlock<View, T, kRows, true, kMostDown>;
   using Unstaged = FewBlock<View, T, kRows, false, 1>;
@@ -358,7 +364,7 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   int shift = std::min(1, most_shift);  // x comes in half the time, and rows of tiles are dealt out more evenly
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostRoomOfX);
   while (shift < most_shift && pitch_of(shift) * task.rows > room) ++shift;
-  const int of_x = pitch_of(shift) * task.rows + (task.normed ? team_moments_bytes(task.k) : 0);
+  const int of_x = pitch_of(shift) * task.rows + (task.normed ? team_moments_bytes(task.k) + kTeamScalingBytes : 0);
   const int staged = Staged::kX + of_x, down_staged = Down::kX + of_x;
   if (task.normed) {
     const int places = (task.rows + kTeamNormRows - 1) / kTeamNormRows * ((task.k >> shift) / kNormColumns);

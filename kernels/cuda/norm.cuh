@@ -7,15 +7,44 @@
 
 namespace nibble {
 
+/// Sixteen or thirty-two bytes.
+template <class T>
+struct Eight {
+  uint4 words[sizeof(T) / 2];
+
+  __device__ __forceinline__ void get(float (&v)[8]) const { load8(reinterpret_cast<const T*>(words), v); }
+  /// As they are, which takes fewer registers than what was got.
+  __device__ __forceinline__ void keep() {
+#pragma unroll
+    for (uint4& word : words) word = {kept(word.x), kept(word.y), kept(word.z), kept(word.w)};
+  }
+};
+
+/// What eight columns are multiplied with, and what is added.
+template <class T>
+struct NormEight {
+  Eight<T> weights, biases;
+};
+
 template <class T>
 struct NormTask {
-  const T* weight;  ///< [cols], or null
-  const T* bias;    ///< [cols], or null
+  const T* weight;  ///< [cols], or null for ones
+  const T* bias;    ///< [cols], or null for zeros
   T* y;             ///< [rows, cols]
 
-  /// The parameters of eight columns.
-  __device__ __forceinline__ void weights_of(int, int col, float (&v)[8]) const { load8(weight + col, v); }
-  __device__ __forceinline__ void biases_of(int, int col, float (&v)[8]) const { load8(bias + col, v); }
+  /// Of the eight columns from `col` on.
+  __device__ __forceinline__ NormEight<T> at(int, int col) const {
+    return {eight_of(weight, col, 1.0F), eight_of(bias, col, 0.0F)};
+  }
+
+ private:
+  __device__ __forceinline__ static Eight<T> eight_of(const T* parameters, int col, float otherwise) {
+    if (parameters != nullptr) return *reinterpret_cast<const Eight<T>*>(parameters + col);
+    const float v[8] = {otherwise, otherwise, otherwise, otherwise, otherwise, otherwise, otherwise, otherwise};
+    Eight<T> eight;
+    store8(reinterpret_cast<T*>(eight.words), v);
+    return eight;
+  }
 };
 
 /// Threads of every block that normalises, so that sums have the same order in all kernels.
@@ -127,9 +156,9 @@ __device__ __forceinline__ Moments of_warp(int turns, const Of& of) {
   return all;
 }
 
-/// What the values of a row are normalised with: their mean is taken off, then they are multiplied.
+/// What the values of a row are normalised with: they are multiplied, then a shift is added.
 struct Scaling {
-  float mean, scale;
+  float scale, shift;
 };
 
 /// Of what a row's warps have, of which lane i knows that of warp i modulo kNormWarps. Epsilon as in torch.
@@ -144,71 +173,40 @@ __device__ __forceinline__ Scaling scaling_of(int cols, Moments part) {
   };
   const float share = __fdividef(1.0F, static_cast<float>(cols));
   const float mean = sum(part.mean * count) * share, apart = part.mean - mean;
-  return {mean, rsqrtf(fmaf(sum(fmaf(count, apart * apart, part.squares)), share, kEpsilon))};
+  const float scale = rsqrtf(fmaf(sum(fmaf(count, apart * apart, part.squares)), share, kEpsilon));
+  return {scale, -mean * scale};
 }
 
-/// Normalises eight values. `get_weight` and `get_bias` bring the parameters of their columns, where there are any.
-template <class T, class GetWeight, class GetBias>
-__device__ __forceinline__ void normalise(float (&v)[8], const Scaling& scaling, const NormTask<T>& norm,
-                                          const GetWeight& get_weight, const GetBias& get_bias) {
-  float parameters[8];
-#pragma unroll
-  for (float& value : v) value = (value - scaling.mean) * scaling.scale;
-  if (norm.weight != nullptr) {
-    get_weight(parameters);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] *= parameters[i];
-  }
-  if (norm.bias != nullptr) {
-    get_bias(parameters);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] += parameters[i];
-  }
-}
-
-/// Sixteen or thirty-two bytes.
 template <class T>
-struct Eight {
-  uint4 words[sizeof(T) / 2];
-
-  __device__ __forceinline__ void get(float (&v)[8]) const { load8(reinterpret_cast<const T*>(words), v); }
-  /// As they are, which takes fewer registers than what was got.
-  __device__ __forceinline__ void keep() {
+__device__ __forceinline__ void normalise(float (&v)[8], const Scaling& scaling, const NormEight<T>& parameters) {
+  float weights[8], biases[8];
+  parameters.weights.get(weights), parameters.biases.get(biases);
 #pragma unroll
-    for (uint4& word : words) word = {kept(word.x), kept(word.y), kept(word.z), kept(word.w)};
-  }
-};
+  for (int i = 0; i < 8; ++i) v[i] = fmaf(fmaf(v[i], scaling.scale, scaling.shift), weights[i], biases[i]);
+}
 
-/// The same for a thread's columns, eight of every kNormStride, fetched ahead of x.
+/// The parameters of a thread's columns, eight of every kNormStride, fetched ahead of x.
 template <int kTurns, class T>
 class NormParameters {
  public:
   __device__ __forceinline__ void fetch(const NormTask<T>& norm, int cols) {
-    fetch(norm.weight, cols, weights_);
-    fetch(norm.bias, cols, biases_);
-  }
-  __device__ __forceinline__ void weights_of(int turn, int, float (&v)[8]) const { weights_[turn].get(v); }
-  __device__ __forceinline__ void biases_of(int turn, int, float (&v)[8]) const { biases_[turn].get(v); }
-
- private:
-  __device__ __forceinline__ static void fetch(const T* parameters, int cols, Eight<T> (&eights)[kTurns]) {
-    if (parameters == nullptr) return;
 #pragma unroll
     for (int i = 0; i < kTurns; ++i) {
       const int col = static_cast<int>(threadIdx.x) * 8 + i * kNormStride;
-      if (col < cols) eights[i] = *reinterpret_cast<const Eight<T>*>(parameters + col);
+      if (col < cols) eights_[i] = norm.at(i, col);
     }
   }
+  __device__ __forceinline__ const NormEight<T>& at(int turn, int) const { return eights_[turn]; }
 
-  Eight<T> weights_[kTurns], biases_[kTurns];
+ private:
+  NormEight<T> eights_[kTurns];
 };
-
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
-/// with a column and its values. `meanwhile` is called when x is on its way. `parameters` are those of `norm`, which
-/// may be itself. `scratch` has room for kNormWarps. Rounding as in torch.
+/// with a column and its values. `meanwhile` is called when x is on its way. `parameters`: NormParameters, or the task,
+/// which fetches them when they are needed. `scratch` has room for kNormWarps. Rounding
+/// as in torch.
 template <int kTurns, class T, class Parameters, class Meanwhile, class Put>
-__device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTask<T>& norm,
-                                              const Parameters& parameters, Moments* scratch,
+__device__ __forceinline__ void normalise_row(const T* x, int cols, const Parameters& parameters, Moments* scratch,
                                               const Meanwhile& meanwhile, const Put& put) {
   Eight<T> eights[kTurns] = {};
   const auto each_turn = [&](const auto& work) {
@@ -238,9 +236,7 @@ __device__ __forceinline__ void normalise_row(const T* x, int cols, const NormTa
   each_turn([&](int i, int col) {
     float v[8];
     eights[i].get(v);
-    normalise(
-        v, scaling, norm, [&](float(&weights)[8]) { parameters.weights_of(i, col, weights); },
-        [&](float(&biases)[8]) { parameters.biases_of(i, col, biases); });
+    normalise(v, scaling, parameters.at(i, col));
     put(col, v);
   });
 }

@@ -8,11 +8,12 @@ namespace nibble {
 
 /// A warp takes so many rows at once, eight lanes each, of kNormColumns columns.
 inline constexpr int kTeamNormRows = 4;
-/// Of up to so many rows blocks know the moments: [k / kNormColumns][kMostTeamRows].
+/// Of up to so many rows blocks know the moments, [k / kNormColumns][kMostTeamRows], and behind them the scalings.
 inline constexpr int kMostTeamRows = 16;
 inline constexpr int team_moments_bytes(int cols) {
   return cols / kNormColumns * kMostTeamRows * static_cast<int>(sizeof(Moments));
 }
+inline constexpr int kTeamScalingBytes = kMostTeamRows * static_cast<int>(sizeof(Scaling));
 
 /// Each warp has up to kMost places, tells all blocks their moments, and learns those of the others: bits are those of
 /// normalise_row.
@@ -25,7 +26,9 @@ class TeamNorm {
     const int down = (rows + kTeamNormRows - 1) / kTeamNormRows, places = cols / kNormColumns * down;
     const int each = (places + kWarps - 1) / kWarps, begin = static_cast<int>(threadIdx.x) / 32 * each;
     count_ = min(each, places - begin);
-    group_ = begin / down, row_ = (begin - group_ * down) * kTeamNormRows;
+    // Not a division of integers, a chain of instructions that x would wait for.
+    group_ = static_cast<int>(__fdividef(static_cast<float>(begin) + 0.5F, static_cast<float>(down)));
+    row_ = (begin - group_ * down) * kTeamNormRows;
   }
 
   /// The first parameters, then x.
@@ -57,24 +60,28 @@ class TeamNorm {
     });
   }
 
-  /// When all moments have come: hands each eight columns of a row to `put`.
+  /// When all moments have come: hands each eight columns of a row to `put`. `scalings` has room for kMostTeamRows.
   template <class Put>
-  __device__ __forceinline__ void finish(const Moments* moments, const Put& put) {
-    each_place([&](int i, int row, int group) {
+  __device__ __forceinline__ void finish(const Moments* moments, Scaling* scalings, const Put& put) {
+    const int row_of_lanes = static_cast<int>(threadIdx.x) / kNormWarps;
+    if (static_cast<int>(threadIdx.x) / 32 * kTeamNormRows < rows_) {
       const int warp = static_cast<int>(threadIdx.x) % kNormWarps;
       const Moments part = of_warp<kNormTurns>(norm_turns_of(k_, warp), [&](int turn) {
-        return moments[(warp + turn * kNormWarps) * kMostTeamRows + min(row, rows_ - 1)];
+        return moments[(warp + turn * kNormWarps) * kMostTeamRows + min(row_of_lanes, rows_ - 1)];
       });
       const Scaling scaling = scaling_of(k_, part);
+      if (warp == 0) scalings[row_of_lanes] = scaling;
+    }
+    __syncthreads();
+    each_place([&](int i, int row, int group) {
+      const Scaling scaling = scalings[row];
       if (i > 0 && row < kTeamNormRows) fetch_parameters(group);
       if (row >= rows_) return;
 #pragma unroll
       for (int j = 0; j < kEights; ++j) {
         float v[8];
         eights_[i][j].get(v);
-        normalise(
-            v, scaling, norm_, [&](float(&parameters)[8]) { weight_[j].get(parameters); },
-            [&](float(&parameters)[8]) { bias_[j].get(parameters); });
+        normalise(v, scaling, parameters_[j]);
         put(row, column_of(group) + j * kApart, v);
       }
     });
@@ -95,11 +102,7 @@ class TeamNorm {
   }
   __device__ __forceinline__ void fetch_parameters(int group) {
 #pragma unroll
-    for (int j = 0; j < kEights; ++j) {
-      const int col = column_of(group) + j * kApart;
-      if (norm_.weight != nullptr) weight_[j] = *reinterpret_cast<const Eight<T>*>(norm_.weight + col);
-      if (norm_.bias != nullptr) bias_[j] = *reinterpret_cast<const Eight<T>*>(norm_.bias + col);
-    }
+    for (int j = 0; j < kEights; ++j) parameters_[j] = norm_.at(j, column_of(group) + j * kApart);
   }
   __device__ __forceinline__ int column_of(int group) const {
     return first_ + group * kNormColumns + static_cast<int>(threadIdx.x) % 8 * 8;
@@ -107,7 +110,7 @@ class TeamNorm {
 
   const NormTask<T>& norm_;
   int rows_, k_, first_, count_, group_, row_;
-  Eight<T> weight_[kEights], bias_[kEights];  ///< of the columns that the warp is at
+  NormEight<T> parameters_[kEights];  ///< of the columns that the warp is at
   Eight<T> eights_[kMost][kEights] = {};
 };
 

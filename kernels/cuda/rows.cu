@@ -32,8 +32,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(const T* x, int cols
   let_next_kernel_start();
   wait_for_previous_kernel();
   normalise_row<kTurns>(
-      x + first, cols, norm, norm, scratch, [] {},
-      [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
+      x + first, cols, norm, scratch, [] {}, [&](int col, const float(&v)[8]) { store8(norm.y + first + col, v); });
 }
 
 template <class T>
