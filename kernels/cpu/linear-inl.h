@@ -58,7 +58,7 @@ void pack_row(const T* x, int k, int rows, int row, void* packed) {
 /// row of w at once are decoded in less time than a sum that goes on from group to group takes.
 template <class Layout, class Operand>
 constexpr bool kGroupsApart = GroupDecoder<Layout>::kScaled || Operand::kWhole ||
-                              (GroupDecoder<Layout>::kUnit != 0 && kFusedColumns[0] == 1);
+                              (GroupDecoder<Layout>::kUnit != 0 && kFusedColumns<Layout, Operand>[0] == 1);
 
 /// What the sum over a group begins with, and the row's total after it; x is the packed group. kApart: kGroupsApart,
 /// all that it needs to know of a layout.
@@ -220,7 +220,7 @@ NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[
 /// Up to kFusedRows rows of x.
 template <int M, class Operand, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
-  constexpr int N = kFusedColumns[M - 1];
+  constexpr int N = kFusedColumns<Layout, Operand>[M - 1];
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   const auto& w = GroupDecoder<Layout>::template prepared<Operand>(task.weight);
   Ahead<Layout, N> ahead(w);

@@ -17,6 +17,8 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
+/// Rows of w at once for 1, 2, ... rows of x.
+template <class Layout, class Operand>
 constexpr int kFusedColumns[kFusedRows] = {1, 4, 4, 4};
 
 template <class T>

@@ -13,7 +13,9 @@ namespace {
 
 constexpr int kTileRows = 2;
 constexpr int kTileColumns = 2;
-constexpr int kFusedColumns[kFusedRows] = {4, 2, 2, 2};
+/// Rows of w at once for 1, 2, ... rows of x.
+template <class Layout, class Operand>
+constexpr int kFusedColumns[kFusedRows] = {1, 1, 1, 1};
 
 template <class T>
 using OperandOf = F32x32;

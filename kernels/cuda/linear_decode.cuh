@@ -65,10 +65,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   char* const rings = reinterpret_cast<char*>(partial + task.round * sharers * kTileRows);
   char* const behind = rings + kWarps * Stream::kBytes;
   const int lane = pinned(static_cast<int>(threadIdx.x % 32));
-  const int warp = kept(static_cast<int>(threadIdx.x / 32));
+  const int warp = pinned(static_cast<int>(threadIdx.x / 32));
 
   // The block's rows of tiles, and this warp's part of them.
-  const auto& part = part_of(task.parts, static_cast<int>(blockIdx.x));
+  const auto& part = task.parts[uniform(part_number(task.parts, static_cast<int>(blockIdx.x)))];
   const View view = part.weight;
   const int block = static_cast<int>(blockIdx.x) - part.first_block;
   const int tile = kept(block * part.block + min(block, part.longer));

@@ -16,9 +16,13 @@ struct LinearPart {
 };
 
 template <class Layout, class T>
+__device__ __forceinline__ unsigned part_number(const LinearPart<Layout, T> (&parts)[kMostProjections], int block) {
+  return block < parts[1].first_block ? 0 : block < parts[2].first_block ? 1 : 2;
+}
+template <class Layout, class T>
 __device__ __forceinline__ const LinearPart<Layout, T>& part_of(const LinearPart<Layout, T> (&parts)[kMostProjections],
                                                                 int block) {
-  return parts[block < parts[1].first_block ? 0 : block < parts[2].first_block ? 1 : 2];
+  return parts[part_number(parts, block)];
 }
 
 struct Division {

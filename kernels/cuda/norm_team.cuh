@@ -72,6 +72,7 @@ class TeamNorm {
       const Scaling scaling = scaling_of(k_, part);
       if (warp == 0) scalings[row_of_lanes] = scaling;
     }
+    __syncwarp();  // threads may have come back from the wait for the moments one by one
     __syncthreads();
     each_place([&](int i, int row, int group) {
       const Scaling scaling = scalings[row];

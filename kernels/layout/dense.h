@@ -23,4 +23,10 @@ struct Dense {
   std::uint64_t state_bytes() const { return 0; }
 };
 
+/// Whether a layout's weights stand as they are.
+template <class Layout>
+inline constexpr bool kIsDense = false;
+template <class T>
+inline constexpr bool kIsDense<Dense<T>> = true;
+
 }  // namespace nibble
