@@ -217,10 +217,9 @@ NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[
   finish_products(task, products, row, first, count);
 }
 
-/// Up to kFusedRows rows of x.
-template <int M, class Operand, class Scales, class Layout, class T>
-void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
-  constexpr int N = kFusedColumns<Layout, Operand>[M - 1];
+/// M rows of x by rows [first, last) of w, N at once.
+template <int M, int N, class Operand, class Scales, class Layout, class T>
+void multiply_at_once(const LinearTask<Layout, T>& task, int first, int last) {
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   const auto& w = GroupDecoder<Layout>::template prepared<Operand>(task.weight);
   Ahead<Layout, N> ahead(w);
@@ -237,6 +236,18 @@ void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
     }
     for (int m = 0; m < M; ++m) finish(task, totals[m], m, begin, count);
   }
+}
+
+/// Up to kFusedRows rows of x.
+template <int M, class Operand, class Scales, class Layout, class T>
+void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
+  constexpr int kShort = M == 1 ? kShortRow<Layout, Operand> : 0;
+  if constexpr (kShort > 0) {
+    if (groups_of(task.weight.k) * GroupDecoder<Layout>::kGroupBytes < kShort) {
+      return multiply_at_once<M, 1, Operand, Scales>(task, first, last);
+    }
+  }
+  multiply_at_once<M, kFusedColumns<Layout, Operand>[M - 1], Operand, Scales>(task, first, last);
 }
 
 static_assert(kPanelRows % kTileColumns == 0 && kTaskRows % kPanelRows == 0, "panels hold whole tiles");

@@ -12,6 +12,10 @@ constexpr int kParts = kGroup / kPart;
 template <class Operand>
 constexpr int kPartOf = kPart;
 
+/// Rows of w of fewer bytes go one after another beside one row of x.
+template <class Layout, class Operand>
+constexpr int kShortRow = 0;
+
 struct F32x32 {
   using Element = float;
   using Sums = F32x16;

@@ -15,7 +15,7 @@ constexpr int kTileRows = 4;
 constexpr int kTileColumns = 1;
 /// Rows of w at once for 1, 2, ... rows of x: as there are registers for.
 template <class Layout, class Operand>
-constexpr int kFusedColumns[kFusedRows] = {1, 2, kIsDense<Layout> ? 2 : 1, 1};
+constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> ? 4 : 1, 2, kIsDense<Layout> ? 2 : 1, 1};
 /// Sums in tiles that there are registers for; and rows of a segment up to which lanes are faster than tiles.
 constexpr int kTileSums = 4, kMostFew = 8;
 

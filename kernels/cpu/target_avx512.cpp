@@ -13,7 +13,7 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-/// Rows of w at once for 1, 2, ... rows of x. What memory holds is read one row after another.
+/// Rows of w at once for 1, 2, ... rows of x. Plain weights are read one row after another.
 template <class Layout, class Operand>
 constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> ? 1 : 4, 4, 4, 4};
 /// Sums in tiles that there are registers for; and rows of a segment up to which lanes are faster than tiles.

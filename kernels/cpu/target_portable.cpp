@@ -15,7 +15,7 @@ constexpr int kTileRows = 2;
 constexpr int kTileColumns = 2;
 /// Rows of w at once for 1, 2, ... rows of x.
 template <class Layout, class Operand>
-constexpr int kFusedColumns[kFusedRows] = {1, 1, 1, 1};
+constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> ? 4 : 1, 1, 1, 1};
 
 template <class T>
 using OperandOf = F32x32;
