@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 2 : 1)
   const int lane = pinned(static_cast<int>(threadIdx.x % 32));
   const int warp = pinned(static_cast<int>(threadIdx.x / 32));
 
-  // The block's rows of tiles, and this warp's part of them.
+  // The block's rows of tiles, and this warp's part of them. ptxas would find the weight's number again behind x.
   const auto& part = task.parts[uniform(part_number(task.parts, static_cast<int>(blockIdx.x)))];
   const View view = part.weight;
   const int block = static_cast<int>(blockIdx.x) - part.first_block;

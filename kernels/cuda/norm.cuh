@@ -203,8 +203,8 @@ class NormParameters {
 };
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
 /// with a column and its values. `meanwhile` is called when x is on its way. `parameters`: NormParameters, or the task,
-/// which fetches them when they are needed. `scratch` has room for kNormWarps. Rounding
-/// as in torch.
+/// which fetches them when they are needed. `scratch` has room for kNormWarps. fp32, rounded to T at the end, as in
+/// torch.
 template <int kTurns, class T, class Parameters, class Meanwhile, class Put>
 __device__ __forceinline__ void normalise_row(const T* x, int cols, const Parameters& parameters, Moments* scratch,
                                               const Meanwhile& meanwhile, const Put& put) {
