@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-/// Rows of w at once for 1, 2, ... rows of x. Plain weights in fp32 are read one row after another.
+/// Rows of w at once for 1, 2, ... rows of x. Plain weights that go as fp32 are read one row after
+/// another.
 template <class Layout, class Operand>
 constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> && !std::is_same_v<Operand, Bf16x32> ? 1 : 4, 4, 4, 4};
 /// Several rows of a page at once are slower than one after another: NOTES, 2026-11-30.

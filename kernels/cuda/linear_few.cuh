@@ -277,8 +277,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
     inbox.wait_for_all();
     const int team = static_cast<int>(blockIdx.x >> task.team_shift);
     const int last_team = static_cast<int>(gridDim.x >> task.team_shift) - 1;
-    Scaling* const scalings = reinterpret_cast<Scaling*>(moments + task.k / kNormColumns * kMostTeamRows);
-    norm.finish(moments, scalings, [&](int row, int col, const float(&v)[8]) {
+    norm.finish(moments, [&](int row, int col, const float(&v)[8]) {
       store8(reinterpret_cast<T*>(place_of_x(row, col)), v);
       if (team == min(row, last_team)) store8(task.norm.y + static_cast<std::int64_t>(row) * task.k + col, v);
     });
@@ -364,7 +363,7 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
   int shift = std::min(1, most_shift);  // x comes in half the time, and rows of tiles are dealt out more evenly
   const int room = std::min(most_shared_bytes() - Staged::kX, kMostRoomOfX);
   while (shift < most_shift && pitch_of(shift) * task.rows > room) ++shift;
-  const int of_x = pitch_of(shift) * task.rows + (task.normed ? team_moments_bytes(task.k) + kTeamScalingBytes : 0);
+  const int of_x = pitch_of(shift) * task.rows + (task.normed ? team_norm_bytes(task.k) : 0);
   const int staged = Staged::kX + of_x, down_staged = Down::kX + of_x;
   if (task.normed) {
     const int places = (task.rows + kTeamNormRows - 1) / kTeamNormRows * ((task.k >> shift) / kNormColumns);

@@ -177,6 +177,7 @@ __device__ __forceinline__ Scaling scaling_of(int cols, Moments part) {
   return {scale, -mean * scale};
 }
 
+/// Normalises eight values.
 template <class T>
 __device__ __forceinline__ void normalise(float (&v)[8], const Scaling& scaling, const NormEight<T>& parameters) {
   float weights[8], biases[8];
@@ -201,6 +202,7 @@ class NormParameters {
  private:
   NormEight<T> eights_[kTurns];
 };
+
 /// Normalises a row of x of up to kTurns * kNormStride columns and hands each eight columns to `put`, which is called
 /// with a column and its values. `meanwhile` is called when x is on its way. `parameters`: NormParameters, or the task,
 /// which fetches them when they are needed. `scratch` has room for kNormWarps. fp32, rounded to T at the end, as in

@@ -10,10 +10,9 @@ namespace nibble {
 inline constexpr int kTeamNormRows = 4;
 /// Of up to so many rows blocks know the moments, [k / kNormColumns][kMostTeamRows], and behind them the scalings.
 inline constexpr int kMostTeamRows = 16;
-inline constexpr int team_moments_bytes(int cols) {
-  return cols / kNormColumns * kMostTeamRows * static_cast<int>(sizeof(Moments));
+inline constexpr int team_norm_bytes(int cols) {
+  return kMostTeamRows * (cols / kNormColumns * static_cast<int>(sizeof(Moments)) + static_cast<int>(sizeof(Scaling)));
 }
-inline constexpr int kTeamScalingBytes = kMostTeamRows * static_cast<int>(sizeof(Scaling));
 
 /// Each warp has up to kMost places, tells all blocks their moments, and learns those of the others: bits are those of
 /// normalise_row.
@@ -60,9 +59,10 @@ class TeamNorm {
     });
   }
 
-  /// When all moments have come: hands each eight columns of a row to `put`. `scalings` has room for kMostTeamRows.
+  /// When all moments have come: hands each eight columns of a row to `put`.
   template <class Put>
-  __device__ __forceinline__ void finish(const Moments* moments, Scaling* scalings, const Put& put) {
+  __device__ __forceinline__ void finish(Moments* moments, const Put& put) {
+    Scaling* const scalings = reinterpret_cast<Scaling*>(moments + k_ / kNormColumns * kMostTeamRows);
     const int row_of_lanes = static_cast<int>(threadIdx.x) / kNormWarps;
     if (static_cast<int>(threadIdx.x) / 32 * kTeamNormRows < rows_) {
       const int warp = static_cast<int>(threadIdx.x) % kNormWarps;
