@@ -14,7 +14,8 @@ namespace nibble {
 /// and hear of it behind the tiles of the next one.
 ///
 /// Blocks of a cluster need no fence, which would be one of the whole GPU: a barrier counts bytes. A warp announces to
-/// its own block's as many as it sends, since what it sends to others the same warps of others send to this block.
+/// its own block's as many as it sends, since what it sends to others the same warps of others send to this block. A
+/// block by itself meets.
 template <int kRows, int kWarps, int kDown, int kApart>
 class Exchange {
  public:
@@ -44,11 +45,12 @@ class Exchange {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   /// By all threads of a block, which meet before they send.
   __device__ __forceinline__ void open() const {
+    if (team_shift_ == 0) return;
     if (threadIdx.x == 0) {
       make_barrier(barrier_, kWarps);
       publish_barriers();
     }
-    if (team_shift_ > 0) come_to_cluster();
+    come_to_cluster();
   }
   /// By the same threads: before they send, until all blocks are there; and behind `let_go_on`.
   __device__ __forceinline__ void wait_for_team() const {
@@ -71,11 +73,13 @@ class Exchange {
   }
   /// By every warp, once a turn: so many rows it has sent.
   __device__ __forceinline__ void announce(int rows, int lane) const {
-    if (team_shift_ == 0) __syncwarp();
-    if (lane == 0) arrive_announcing(barrier_, team_shift_ == 0 ? 0 : rows * kPairs * kPieceBytes);
+    if (team_shift_ > 0 && lane == 0) arrive_announcing(barrier_, rows * kPairs * kPieceBytes);
   }
-  /// Until all sums of a turn have come.
-  __device__ __forceinline__ void wait(int turn) const { wait_for_cluster(barrier_, turn % 2); }
+  /// By all threads of a block, until all sums of a turn have come.
+  __device__ __forceinline__ void wait(int turn) const {
+    if (team_shift_ == 0) return __syncthreads();
+    wait_for_cluster(barrier_, turn % 2);
+  }
 #else
   __device__ void open() const {}
   __device__ void wait_for_team() const {}

@@ -122,8 +122,13 @@ __device__ __forceinline__ void set_registers() {
   }
 }
 
+/// By so many of a block's threads, whole warps, at its barrier of a number that is not 0, which is __syncthreads'.
+template <int kThreads>
+__device__ __forceinline__ void meet_at(int number) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kThreads) : "memory");
+}
 /// By all threads of a block's warpgroup number `group`.
-__device__ __forceinline__ void meet_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
+__device__ __forceinline__ void meet_group(int group) { meet_at<128>(group + 1); }
 
 // A barrier is eight bytes of shared memory. Its phase ends when as many have arrived as it was made for, and all
 // bytes that were announced have come; `parity` is that of the phase that is waited for, 0 at first.

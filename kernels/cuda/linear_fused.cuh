@@ -117,15 +117,15 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
     publish_barriers();
   }
   let_next_kernel_start();
-  const auto meet = [&] {
-    __syncthreads();
+  __syncthreads();
+  const auto wait_for_others = [&] {
     if (cluster > 1) come_to_cluster(), wait_for_blocks();
     wait_for_previous_kernel();
   };
 
   if (warp >= Tile::kWarps) {
     set_registers<Tile::kOtherRegisters, false>();
-    meet();
+    wait_for_others();
     if (threadIdx.x > Tile::kThreads) return;
     // Stages are numbered over all units, and go through the ring of lines in turn.
     unsigned number = 0;
@@ -166,8 +166,11 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
   };
   int part_number = place_of(unit).part;
   Stream stream = begin(place_of(unit));
-  if constexpr (View::kHasTable) fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
-  meet();
+  if constexpr (View::kHasTable) {
+    fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
+    meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);
+  }
+  wait_for_others();
 
   unsigned taken = 0, finished_turns = 0;  // batches, and turns of results
   int taken_units = 0;
