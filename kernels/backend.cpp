@@ -34,7 +34,7 @@ void expect_compute_dtype(const char* verb, const Tensor& tensor) {
   }
 }
 
-/// Fails unless `parameters` are `count` fp32 values, or none.
+/// Fails unless `parameters` are `count` values of that dtype, or none.
 void expect_parameters(const char* verb, const char* name, const Buffer& parameters, int count, DType dtype) {
   const auto expected = static_cast<std::size_t>(count) * size_of(dtype);
   if (parameters.size() != 0 && parameters.size() != expected) {
@@ -190,6 +190,10 @@ void Backend::begin(const Batch& batch) {
   check_tokens(batch.tokens, batch_.choices.size());
   check_segments(batch.segments, rows);
   expect_indices("begin", "outputs", batch.outputs, 0, rows);
+  if (batch.outputs.size() > batch.tokens.size()) {
+    refuse("begin: expected at most " + std::to_string(rows) + " outputs, as many as rows, found " +
+           std::to_string(batch.outputs.size()));
+  }
   check_choices(batch);
   largest_token_ = 0;
   for (const int token : batch.tokens) largest_token_ = std::max(largest_token_, token < 0 ? vocabulary_ - 1 : token);

@@ -2,8 +2,8 @@
 // be stricter than another; the virtual do_* functions may rely on them.
 //
 // Activations are Tensors of the backend's compute dtype. Every operation accumulates in fp32 and rounds its result to
-// the compute dtype once for each step named in its comment. A row's result depends on nothing but that row: not on the
-// other rows of the call, and not on the number of threads.
+// the compute dtype once for each step named in its comment. A row's result depends on its own segment alone: not on
+// the other segments of the call, and not on the number of threads (README.md, exceptions too).
 #pragma once
 
 #include <functional>
@@ -62,7 +62,7 @@ struct Batch {
   std::span<const int> tokens;           ///< [rows]; may be chosen_before
   std::span<const int> positions;        ///< [rows], from 0 in each sequence
   std::span<const Segment> segments;     ///< cover the rows in order
-  std::span<const int> outputs = {};     ///< the rows whose results are wanted, see gather_outputs
+  std::span<const int> outputs = {};     ///< [at most rows]; whose results are wanted, see gather_outputs
   std::span<const Choice> choices = {};  ///< [outputs], or none where no token is chosen
 };
 

@@ -5,7 +5,7 @@
 
 namespace nibble {
 
-/// T[layers, sequences, heads, context, head_dim], keys and values apart. `fill[s]` tokens of sequence s are held.
+/// T[layers, sequences, heads, context, head_dim], keys and values apart.
 struct KvCache {
   Buffer keys, values;
   DType dtype;

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/layout/weight.h"
+#include "kernels/thread_pool.h"
 #include "nibble/types.h"
 
 namespace nibble {

@@ -296,7 +296,7 @@ std::vector<OptModel::NamedLinear> OptModel::linears() const {
 }
 
 Tensor OptModel::outputs(Backend& backend, const Batch& batch, Tensor hidden, Buffer& results) const {
-  if (batch.outputs.size() == batch.tokens.size()) return hidden;
+  if (batch.outputs.size() == batch.tokens.size()) return hidden;  // all, which steps have in order
   const Results r(config_, compute_dtype_, static_cast<int>(batch.outputs.size()), results.mutable_as<std::byte>());
   backend.gather_outputs(hidden, r.outputs);
   return r.outputs;

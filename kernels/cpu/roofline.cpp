@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "kernels/buffer.h"
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/thread_pool.h"
 
 namespace nibble {
 namespace {

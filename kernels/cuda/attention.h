@@ -29,7 +29,6 @@ struct BatchShape {
 };
 
 inline constexpr int kMostHeadDim = 512;
-inline constexpr int kMostSegments = 65535;  // a grid's third dimension
 
 /// Parts that the keys of a segment of one row are cut into, a power of two; a part has at least half of kPartKeys.
 inline constexpr int kMostParts = 8, kPartKeys = 64;

@@ -12,6 +12,9 @@
 namespace nibble {
 namespace {
 
+/// Rows of a batch are a dimension of grids.
+constexpr std::size_t kMostBatchRows = 65535;
+
 /// Room for a batch: tokens, positions, sequence_of, slot_of and outputs, then segments, each of up to `rows`.
 std::size_t batch_bytes(int rows) { return static_cast<std::size_t>(rows) * (5 * sizeof(int) + sizeof(Segment)); }
 
@@ -69,20 +72,14 @@ CudaBackend::CudaBackend(int threads) {
   const GpuFacts gpu = look_for_gpu();
   require_usable(gpu);
   name_ = gpu.name;
-  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
-  for (Slot& slot : slots_) check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming), "creating an event");
+  stream_ = make_stream();
+  for (Slot& slot : slots_) slot.done = make_event();
   sending_.emplace();
-  launch_ = {stream_, gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
-  memory_ = std::make_unique<DeviceMemory>(stream_, threads);
+  launch_ = {stream_.get(), gpu.multiprocessors, gpu.major == 9 && gpu.minor == 0};
+  memory_ = std::make_unique<DeviceMemory>(stream_.get(), threads);
 }
 
-CudaBackend::~CudaBackend() {
-  cudaStreamSynchronize(stream_);
-  forget_graphs();
-  memory_.reset();
-  for (const Slot& slot : slots_) cudaEventDestroy(slot.done);
-  cudaStreamDestroy(stream_);
-}
+CudaBackend::~CudaBackend() { cudaStreamSynchronize(stream_.get()); }
 
 void CudaBackend::make_room(std::uint64_t bytes, std::size_t buffers) { memory_->make_room(bytes, buffers); }
 
@@ -104,14 +101,14 @@ bool CudaBackend::grow(const Extent& extent) {
   const Extent wanted = larger(extent_, extent);
   if (wanted == extent_) return false;
   wait();
-  forget_graphs();
+  graphs_.clear();
   scratch_ = {};
   extent_ = {};
   const Scratch places(wanted);
   scratch_ = memory_->allocate(places.bytes);
   auto* base = scratch_.mutable_as<std::byte>();
   working_ = {{base + places.expand, places.slots - places.expand}, reinterpret_cast<int*>(base + places.counts)};
-  check(cudaMemsetAsync(working_.counts, 0, WorkingMemory::kCountBytes, stream_), "clearing counts");
+  check(cudaMemsetAsync(working_.counts, 0, WorkingMemory::kCountBytes, stream_.get()), "clearing counts");
   matmul_.use_workspace(base + places.workspace);
 
   Buffer pinned = pinned_memory(2 * slot_bytes(wanted));
@@ -137,23 +134,18 @@ std::vector<LinearWay> CudaBackend::ways(const Weight& weight, int together, DTy
                     [&](auto tag) { return linear_ways<typename decltype(tag)::type>(launch_, weight, together); });
 }
 
-void CudaBackend::wait() { check(cudaStreamSynchronize(stream_), "waiting for the device"); }
+void CudaBackend::wait() { check(cudaStreamSynchronize(stream_.get()), "waiting for the device"); }
 
 std::string CudaBackend::description() const { return "CUDA, " + name_; }
 
-void CudaBackend::forget_graphs() {
-  for (auto& [key, graphs] : graphs_) {
-    for (cudaGraphExec_t graph : graphs) {
-      if (graph != nullptr) cudaGraphExecDestroy(graph);
-    }
-  }
-  graphs_.clear();
-}
-
 void CudaBackend::do_begin() {
-  check(cudaEventRecord(slot(0).done, stream_), "ending a step");
+  if (batch().tokens.size() > kMostBatchRows) {
+    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(kMostBatchRows) +
+                                             " tokens in a step, found " + std::to_string(batch().tokens.size()));
+  }
+  check(cudaEventRecord(slot(0).done.get(), stream_.get()), "ending a step");
   turn_ ^= 1U;
-  check(cudaEventSynchronize(slot(0).done), "waiting for the device");  // may still read what stands there
+  check(cudaEventSynchronize(slot(0).done.get()), "waiting for the device");  // may still read what stands there
   std::size_t most_seen = 0;
   for (const Choice& choice : batch().choices) most_seen = std::max(most_seen, choice.seen.size());
   grow({.rows = static_cast<int>(batch().tokens.size()),
@@ -189,13 +181,13 @@ void CudaBackend::send_batch() {
       put([&](int* p) { std::memcpy(p, batch().segments.data(), batch().segments.size_bytes()); }));
   const std::size_t bytes = put_choices(choices_place(rows));
   // Beside the steps; where none is under way, in front of this one, which takes 3 us less.
-  const bool beside = cudaStreamQuery(stream_) != cudaSuccess;
+  const bool beside = cudaStreamQuery(stream_.get()) != cudaSuccess;
   check(cudaMemcpyAsync(slot(0).memory, slot(0).pinned, bytes, cudaMemcpyHostToDevice,
-                        beside ? sending_->stream() : stream_),
+                        beside ? sending_->stream() : stream_.get()),
         "sending a batch");
   if (beside) {
     sending_->mark();
-    sending_->join(stream_);
+    sending_->join(stream_.get());
   }
   slot(0).choices = batch().choices.size();
 
@@ -271,10 +263,6 @@ void CudaBackend::do_norm_linear(const LayerNorm& norm, const Projection& projec
 }
 
 void CudaBackend::do_attend(Tensor q, Tensor k, Tensor v, int layer, KvCache& cache, Tensor y) {
-  if (shape_.segments > kMostSegments) {
-    throw Error(ErrorKind::kUnsupported, "device cuda: expected at most " + std::to_string(kMostSegments) +
-                                             " sequences in a step, found " + std::to_string(shape_.segments));
-  }
   if (cache.head_dim > kMostHeadDim) {
     throw Error(ErrorKind::kUnsupported, "device cuda: expected heads of at most " + std::to_string(kMostHeadDim) +
                                              " numbers, found " + std::to_string(cache.head_dim));
@@ -299,7 +287,7 @@ std::span<const int> CudaBackend::chosen(int steps_back) {
   if (steps_back == 0) {
     wait();
   } else {
-    check(cudaEventSynchronize(step.done), "waiting for the device");
+    check(cudaEventSynchronize(step.done.get()), "waiting for the device");
   }
   return {step.chosen.on_host, step.choices};
 }
@@ -308,8 +296,8 @@ void CudaBackend::do_copy_to_host(Tensor x, std::span<float> values) {
   const std::size_t bytes = x.bytes();
   std::vector<std::byte> raw(x.dtype == DType::kF32 ? 0 : bytes);
   void* to = x.dtype == DType::kF32 ? static_cast<void*>(values.data()) : raw.data();
-  check(cudaMemcpyAsync(to, x.data, bytes, cudaMemcpyDeviceToHost, stream_), "copying results");
-  check(cudaStreamSynchronize(stream_), "waiting for the device");
+  check(cudaMemcpyAsync(to, x.data, bytes, cudaMemcpyDeviceToHost, stream_.get()), "copying results");
+  check(cudaStreamSynchronize(stream_.get()), "waiting for the device");
   if (x.dtype == DType::kF32) return;
   with_dtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -325,26 +313,26 @@ void CudaBackend::repeat(std::uint64_t key, const std::function<void()>& verbs) 
   const GraphKey step{key, shape_, static_cast<int>(batch().outputs.size())};
   const auto [place, is_new] = graphs_.try_emplace(step);
   if (is_new) return verbs();
-  cudaGraphExec_t& graph = place->second[turn_];
+  GraphExec& graph = place->second[turn_];
   if (graph == nullptr) graph = record(verbs);
-  check(cudaGraphLaunch(graph, stream_), "launching a step");
+  check(cudaGraphLaunch(graph.get(), stream_.get()), "launching a step");
 }
 
-cudaGraphExec_t CudaBackend::record(const std::function<void()>& verbs) {
-  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording a step");
+GraphExec CudaBackend::record(const std::function<void()>& verbs) {
+  check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "recording a step");
   cudaGraph_t graph = nullptr;
   try {
     verbs();
   } catch (...) {
-    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
+    if (cudaStreamEndCapture(stream_.get(), &graph) == cudaSuccess && graph != nullptr) cudaGraphDestroy(graph);
     throw;
   }
-  check(cudaStreamEndCapture(stream_, &graph), "recording a step");
+  check(cudaStreamEndCapture(stream_.get(), &graph), "recording a step");
   cudaGraphExec_t executable = nullptr;
   const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check(status, "preparing a step");
-  return executable;
+  return GraphExec(executable);
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int threads) { return std::make_unique<CudaBackend>(threads); }

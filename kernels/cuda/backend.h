@@ -53,8 +53,7 @@ class CudaBackend final : public Backend {
   void do_copy_to_host(Tensor x, std::span<float> values) override;
 
   void project(const Normed* norm, Tensor x, std::span<const RowRun> runs, std::span<const Projection> projections);
-  cudaGraphExec_t record(const std::function<void()>& verbs);
-  void forget_graphs();
+  GraphExec record(const std::function<void()>& verbs);
   /// Whether working memory had to be made anew for calls of that extent.
   bool grow(const Extent& extent);
   void send_batch();
@@ -67,7 +66,7 @@ class CudaBackend final : public Backend {
     std::byte* pinned = nullptr;  // the same on the host
     Chosen chosen{};
     std::size_t choices = 0;
-    cudaEvent_t done{};  // when the device has nothing more to do for the step; noted when the next one begins
+    Event done;  // when the device has nothing more to do for the step; noted when the next one begins
 
     /// Where something in pinned memory is on the device.
     template <class T>
@@ -80,7 +79,7 @@ class CudaBackend final : public Backend {
   using GraphKey = std::tuple<std::uint64_t, BatchShape, int>;  // key, shape, outputs
 
   std::string name_;
-  cudaStream_t stream_{};
+  Stream stream_;
   std::optional<Lane> sending_;  // of batches
   Launch launch_{};
   std::unique_ptr<DeviceMemory> memory_;
@@ -98,7 +97,7 @@ class CudaBackend final : public Backend {
   DeviceBatch device_batch_{};
   const DeviceChoice* choices_ = nullptr;  // on the device
   const int* seen_ids_ = nullptr;
-  std::map<GraphKey, std::array<cudaGraphExec_t, 2>> graphs_;  // of steps that have been done before, for each slot
+  std::map<GraphKey, std::array<GraphExec, 2>> graphs_;  // of steps that have been done before, for each slot
 };
 
 }  // namespace nibble

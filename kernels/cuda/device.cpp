@@ -73,7 +73,9 @@ std::uint64_t cuda_available_memory() {
 
 std::uint64_t cuda_overhead_memory() {
   const MemoryInfo memory;
-  return memory.total - memory.free - allocated_device_bytes();
+  // Another thread may have allocated in between.
+  const std::uint64_t taken = memory.total - memory.free;
+  return taken - std::min(taken, allocated_device_bytes());
 }
 
 }  // namespace nibble

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear.h"
@@ -69,8 +70,8 @@ void allow_shared_memory() {
 /// machine holds at once.
 template <auto kKernel>
 int resident_clusters(unsigned cluster, int threads, int shared) {
-  static std::array<int, 9> found = {};
-  int& clusters = found[cluster];
+  static std::array<std::atomic<int>, 9> found = {};  // threads that ask at once find the same
+  int clusters = found[cluster].load(std::memory_order_relaxed);
   if (clusters > 0) return clusters;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -82,6 +83,7 @@ int resident_clusters(unsigned cluster, int threads, int shared) {
   config.attrs = &attribute;
   config.numAttrs = 1;
   check(cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config), "asking for occupancy");
+  found[cluster].store(clusters, std::memory_order_relaxed);
   return clusters;
 }
 

@@ -77,8 +77,7 @@ void Matmul::multiply(const Launch& launch, const T* w, int first, int count, Te
   // cuBLAS counts by columns: y^T [n, rows] = w^T^T x^T.
   Layout a(kCudaType<T>, k, count, k), b(kCudaType<T>, k, rows, k), c(kCudaType<T>, count, rows, n);
 
-  const auto [place, missing] =
-      algorithms_.try_emplace(Shape{kDTypeOf<T>, count, k, n, epilogue + 1000 * adds, length});
+  const auto [place, missing] = algorithms_.try_emplace(Shape{kDTypeOf<T>, count, k, n, epilogue, adds, length});
   if (missing) {
     Preference preference;
     preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{kWorkspaceBytes});

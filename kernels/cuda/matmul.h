@@ -4,7 +4,6 @@
 #pragma once
 
 #include <map>
-#include <tuple>
 
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear.h"
@@ -29,7 +28,15 @@ class Matmul {
                 Length length, const Projection& projection);
 
  private:
-  using Shape = std::tuple<DType, int, int, int, int, Length>;  // dtype, columns, k, row pitch of y, epilogue
+  struct Shape {
+    DType dtype;
+    int count, k, pitch;  ///< columns, and elements from one row of y to the next
+    int epilogue;         ///< cublasLtEpilogue_t
+    bool adds;            ///< a residual
+    Length length;
+
+    auto operator<=>(const Shape&) const = default;
+  };
 
   cublasLtHandle_t handle_{};
   std::byte* workspace_ = nullptr;

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/buffer.h"
-#include "kernels/cpu/thread_pool.h"
 #include "kernels/cuda/check.h"
+#include "kernels/thread_pool.h"
 
 namespace nibble {
 

@@ -157,6 +157,11 @@ TEST_P(CheckTest, BeginRefusesABatchThatDoesNotFit) {
         },
         "begin: expected outputs from 0 to 3, found " + std::to_string(bad));
   }
+  expect_refused(
+      [&] {
+        begin_rows(2, {{0, 0, 2, 0}}, {0, 1, 1});
+      },
+      "begin: expected at most 2 outputs, as many as rows, found 3");
   const std::vector<int> two(2), three(3);
   expect_refused(
       [&] {

@@ -1,4 +1,4 @@
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/thread_pool.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -66,6 +66,9 @@ ThreadPool::ThreadPool(int threads) {
     stop();
     throw Error(ErrorKind::kOutOfMemory, "threads: expected " + std::to_string(count) + ", found that the system has " +
                                              std::to_string(this->threads()) + " to give: " + error.code().message());
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
