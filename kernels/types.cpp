@@ -27,6 +27,7 @@ constexpr std::array<DTypeRow, 13> kDTypes = {{{"fp32", 4},
 constexpr std::array<std::string_view, kSchemes.size()> kSchemeNames = {
     "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym"};
 constexpr std::array<std::string_view, 2> kDevices = {"cpu", "cuda"};
+constexpr std::array<std::string_view, 2> kEmbeddings = {"compute", "int8"};
 
 template <typename Enum, std::size_t N>
 std::optional<Enum> parse(const std::array<std::string_view, N>& names, std::string_view name) {
@@ -54,5 +55,8 @@ std::optional<DType> parse_compute_dtype(std::string_view name) {
 
 std::optional<Scheme> parse_scheme(std::string_view name) { return parse<Scheme>(kSchemeNames, name); }
 std::optional<Device> parse_device(std::string_view name) { return parse<Device>(kDevices, name); }
+std::optional<EmbeddingStorage> parse_embedding(std::string_view name) {
+  return parse<EmbeddingStorage>(kEmbeddings, name);
+}
 
 }  // namespace nibble

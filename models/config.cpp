@@ -1,12 +1,14 @@
 #include "models/config.h"
 
 #include <array>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <system_error>
 #include <utility>
 
+#include "models/checkpoint/json.h"
+#include "models/checkpoint/mapped_file.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -17,13 +19,8 @@ using Json = nlohmann::json;
 /// Reads typed fields of one JSON object; null counts as absent, as transformers writes it.
 class Fields {
  public:
-  Fields(std::string_view text, std::filesystem::path file) : file_(std::move(file)) {
-    json_ = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    if (json_.is_discarded()) throw Error(ErrorKind::kFormat, file_.string() + ": not valid JSON");
-    if (!json_.is_object()) {
-      throw Error(ErrorKind::kFormat, file_.string() + ": expected a JSON object, found " + json_.type_name());
-    }
-  }
+  Fields(std::string_view text, std::filesystem::path file)
+      : file_(std::move(file)), json_(parse_json<Json>(text, file_.string())) {}
 
   const Json* find(const char* key) const {
     const auto it = json_.find(key);
@@ -67,9 +64,8 @@ class Fields {
   }
 
   [[noreturn]] void fail(const char* key, const std::string& expected, const Json& found) const {
-    std::string shown = found.dump(-1, ' ', true, Json::error_handler_t::replace);
-    if (shown.size() > 80) shown = shown.substr(0, 77) + "...";
-    throw Error(ErrorKind::kFormat, file_.string() + ": " + key + ": expected " + expected + ", found " + shown);
+    throw Error(ErrorKind::kFormat,
+                file_.string() + ": " + key + ": expected " + expected + ", found " + show_json(found));
   }
 
   [[noreturn]] void refuse(const std::string& sentence) const {
@@ -130,7 +126,7 @@ void require_packing(const Fields& fields, const Json& block, const std::string&
     const Json found = block.value(key, expected);
     if (found == expected) return;
     fields.refuse("quantization_config of '" + method + "': expected " + key + " " + expected.dump() + ", found " +
-                  found.dump(-1, ' ', true, Json::error_handler_t::replace));
+                  show_json(found));
   };
   require("bits", 4);
   if (method == "awq") {
@@ -175,6 +171,12 @@ void require_opt(const Fields& fields, ModelConfig& config) {
                      architectures->front().is_string() && architectures->front().get<std::string>().starts_with("OPT");
   if (!named) fields.refuse("model_type '" + type + "' is not an architecture nibble runs (it runs 'opt')");
   config.model_type = "opt";
+}
+
+/// A file that cannot be examined is not absent; opening it says why.
+bool is_absent(const std::filesystem::path& file) {
+  std::error_code ignored;
+  return std::filesystem::status(file, ignored).type() == std::filesystem::file_type::not_found;
 }
 
 }  // namespace
@@ -236,19 +238,20 @@ GenerationConfig parse_generation_config(std::string_view json, const std::files
 }
 
 std::string read_text_file(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw Error(ErrorKind::kNotFound, file.string() + ": cannot be opened");
-  std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  if (stream.bad()) throw Error(ErrorKind::kIo, file.string() + ": cannot be read");
-  return text;
+  const auto mapping = MappedFile::open(file);
+  const std::span<const std::byte> bytes = mapping->bytes();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 ModelConfig read_config(const std::filesystem::path& directory) {
-  const std::filesystem::path file = directory / "config.json";
-  if (!std::filesystem::is_directory(directory)) {
-    throw Error(ErrorKind::kNotFound, directory.string() + ": no such checkpoint directory");
+  std::error_code error;
+  if (!std::filesystem::is_directory(directory, error)) {
+    const bool absent = !error || error == std::errc::no_such_file_or_directory;
+    throw Error(ErrorKind::kNotFound,
+                directory.string() + ": no such checkpoint directory" + (absent ? "" : ": " + error.message()));
   }
-  if (!std::filesystem::exists(file)) {
+  const std::filesystem::path file = directory / "config.json";
+  if (is_absent(file)) {
     throw Error(ErrorKind::kNotFound, directory.string() + ": has no config.json, so it is not a checkpoint");
   }
   return parse_config(read_text_file(file), file);
@@ -256,7 +259,7 @@ ModelConfig read_config(const std::filesystem::path& directory) {
 
 GenerationConfig read_generation_config(const std::filesystem::path& directory) {
   const std::filesystem::path own = directory / "generation_config.json";
-  const std::filesystem::path file = std::filesystem::exists(own) ? own : directory / "config.json";
+  const std::filesystem::path file = is_absent(own) ? directory / "config.json" : own;
   return parse_generation_config(read_text_file(file), file);
 }
 

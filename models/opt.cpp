@@ -90,21 +90,14 @@ class OptModel::Loader {
     const MemoryLedger predicted = predict_weights(source, policy);
     total_ = predicted.weights();
     model.ledger_.parameters = predicted.parameters;
-    for (const Parameter& parameter : list_parameters(model.config_, source))
-      parameters_.emplace(parameter.name, parameter);
+    for (const Parameter& parameter : find_parameters(source)) parameters_.emplace(parameter.name, parameter);
     constexpr std::size_t kMostBuffers = 3;  // of a matrix: codes, absmax and their absmax
     backend_.make_room(total_, kMostBuffers * parameters_.size());
   }
 
   Weight matrix(const std::string& name) {
     const Parameter& parameter = parameters_.at(name);
-    const MatrixInfo info = source_.describe(name);
-    if (info.n != parameter.n || info.k != parameter.k) {
-      throw Error(ErrorKind::kFormat, "tensor '" + name + ".weight': expected " +
-                                          show_shape({parameter.n, parameter.k}) + " by config.json, found " +
-                                          show_shape({info.n, info.k}));
-    }
-    const Storage target = target_storage(policy_, parameter, info.storage);
+    const Storage target = target_storage(policy_, parameter, source_.describe(name).storage);
     Weight weight = source_.matrix(name, target, backend_);
     account(parameter, weight);
     return weight;
@@ -113,9 +106,6 @@ class OptModel::Loader {
   Buffer vector(const std::string& name) {
     const auto it = parameters_.find(name);
     if (it == parameters_.end()) return {};
-    if (!source_.has(name)) {
-      throw Error(ErrorKind::kFormat, "the checkpoint has no tensor '" + name + "', though it has others of its kind");
-    }
     const std::vector<float> values = source_.vector(name, it->second.k);
     Buffer buffer = Buffer::allocate(values.size() * size_of(policy_.compute_dtype));
     with_dtype(policy_.compute_dtype, [&](auto tag) {

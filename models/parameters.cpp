@@ -1,5 +1,9 @@
 #include "models/parameters.h"
 
+#include <algorithm>
+#include <array>
+
+#include "models/checkpoint/byte_size.h"
 #include "nibble/error.h"
 
 namespace nibble {
@@ -50,6 +54,16 @@ class Lister {
   std::vector<Parameter> list_;
 };
 
+/// Weights that are in 4 bits already keep their blocks. A group of int4 ends with its row.
+void require_stored_blocksize(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored) {
+  if (!policy.blocksize || !is_4bit(stored.scheme)) return;
+  const int asked = is_int4(stored.scheme) ? std::min(*policy.blocksize, parameter.k) : *policy.blocksize;
+  if (asked == stored.blocksize) return;
+  throw Error(ErrorKind::kInvalidArgument, "blocksize: expected " + std::to_string(stored.blocksize) + ", in which " +
+                                               parameter.name + ".weight is quantized already, found " +
+                                               std::to_string(*policy.blocksize));
+}
+
 }  // namespace
 
 MemoryClass Parameter::memory_class() const {
@@ -99,13 +113,33 @@ std::vector<Parameter> list_parameters(const ModelConfig& config, const Paramete
   return lister.list();
 }
 
+std::vector<Parameter> find_parameters(const ParameterSource& source) {
+  std::vector<Parameter> parameters = list_parameters(resolve_config(source), source);
+  for (const Parameter& parameter : parameters) {
+    if (parameter.kind == Kind::kVector) {
+      source.require(parameter.name);
+      continue;
+    }
+    const MatrixInfo info = source.describe(parameter.name);
+    if (info.n == parameter.n && info.k == parameter.k) continue;
+    throw Error(ErrorKind::kFormat, "tensor '" + parameter.name + ".weight': expected " +
+                                        shape_text(std::array<std::int64_t, 2>{parameter.n, parameter.k}) +
+                                        " by config.json, found " +
+                                        shape_text(std::array<std::int64_t, 2>{info.n, info.k}));
+  }
+  return parameters;
+}
+
 Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored) {
   const bool widening = policy.compute_dtype == DType::kF32 && is_16bit(stored.dtype);
   const Storage dense{Scheme::kNone, widening ? stored.dtype : policy.compute_dtype, 0};
   const Storage as_stored = stored.scheme == Scheme::kNone ? dense : stored;
   switch (parameter.kind) {
     case Kind::kLinear:
-      if (!policy.scheme || *policy.scheme == stored.scheme) return as_stored;
+      if (!policy.scheme || *policy.scheme == stored.scheme) {
+        require_stored_blocksize(policy, parameter, stored);
+        return as_stored;
+      }
       if (*policy.scheme == Scheme::kNone) return dense;
       return {*policy.scheme, policy.compute_dtype,
               is_4bit(*policy.scheme) ? policy.blocksize.value_or(default_blocksize(*policy.scheme)) : 0};
@@ -124,7 +158,7 @@ Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, 
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy) {
   MemoryLedger ledger;
   const std::uint64_t element = size_of(policy.compute_dtype);
-  for (const Parameter& parameter : list_parameters(resolve_config(source), source)) {
+  for (const Parameter& parameter : find_parameters(source)) {
     const auto elements = static_cast<std::uint64_t>(parameter.elements());
     ledger.parameters += elements;
     if (parameter.kind == Kind::kVector) {

@@ -30,9 +30,8 @@ struct Parameter {
   std::int64_t elements() const { return static_cast<std::int64_t>(n) * k; }
 };
 
-/// The configuration with what the tensors say put over what config.json says: published files contradict themselves in
-/// biases, LayerNorm parameters, projections and the tied head. Throws Error{kFormat} for contradictions no rule
-/// settles.
+/// The configuration as the tensors have it where published files contradict themselves, whether there are biases
+/// and LayerNorm parameters. Throws Error{kFormat} when the tensors have more layers than config.json says.
 ModelConfig resolve_config(const ParameterSource& source);
 
 /// The name of the matrix that token ids are looked up in: "decoder.embed_tokens", or "lm_head" in files that kept only
@@ -42,19 +41,24 @@ std::string token_table_name(const ParameterSource& source);
 /// All parameters of a model of this (resolved) configuration, in the order they are used.
 std::vector<Parameter> list_parameters(const ModelConfig& config, const ParameterSource& source);
 
+/// The parameters of the source's model, each of which is there, matrices in the shape that config.json gives them.
+/// Throws Error{kFormat} naming the first that is not.
+std::vector<Parameter> find_parameters(const ParameterSource& source);
+
 /// What a load asks for.
 struct StoragePolicy {
   std::optional<Scheme> scheme;  ///< absent: every linear as it is stored
   DType compute_dtype;
   std::optional<EmbeddingStorage> embedding;  ///< absent: as it is stored
-  std::optional<int> blocksize;               ///< of 4-bit schemes made at load; absent: their own default
+  std::optional<int> blocksize;  ///< of 4-bit schemes; absent: as they are stored, or else their own default
 };
 
 /// How `parameter`, a matrix kept as `stored` where it comes from, is to be kept. Values that are 16-bit where they
-/// come from stay so under fp32 compute: widening them changes nothing and doubles their size.
+/// come from stay so under fp32 compute: widening them changes nothing and doubles their size. Throws
+/// Error{kInvalidArgument} for a block size other than that of a weight that is in the scheme already.
 Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored);
 
-/// What the parameters of `source` will take in memory and what transformers would report, from headers alone.
+/// What the parameters of `source` will take in memory and what transformers would report. Reads no weights.
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy);
 
 }  // namespace nibble

@@ -68,6 +68,7 @@ class CheckpointSource final : public ParameterSource {
   }
 
   std::vector<float> vector(const std::string& tensor, int size) const override {
+    require(tensor);
     const TensorInfo& info = require_tensor(checkpoint_, names_.at(tensor), {}, size);
     if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16) {
       fail_tensor(info, "floating-point values", std::string(to_string(info.dtype)));
@@ -84,12 +85,9 @@ class CheckpointSource final : public ParameterSource {
  private:
   /// The matrix's name in the file, without ".weight" or ".qweight".
   std::string stored_name(const std::string& name) const {
-    const auto it = names_.find(name + ".weight");
-    if (it == names_.end()) {
-      throw Error(ErrorKind::kFormat,
-                  "the checkpoint has no tensor '" + name + ".weight', which its config.json needs");
-    }
-    return it->second.substr(0, it->second.rfind('.'));
+    require(name + ".weight");
+    const std::string& tensor = names_.at(name + ".weight");
+    return tensor.substr(0, tensor.rfind('.'));
   }
 
   ModelConfig config_;
@@ -99,6 +97,12 @@ class CheckpointSource final : public ParameterSource {
 };
 
 }  // namespace
+
+void ParameterSource::require(const std::string& tensor) const {
+  if (has(tensor)) return;
+  throw Error(ErrorKind::kFormat,
+              "the checkpoint has no tensor '" + tensor + "', which its config.json and its other tensors call for");
+}
 
 std::unique_ptr<ParameterSource> open_checkpoint_source(const std::filesystem::path& directory) {
   return std::make_unique<CheckpointSource>(directory);

@@ -17,16 +17,18 @@ class ParameterSource {
  public:
   virtual ~ParameterSource() = default;
 
-  /// As config.json says; what the parameters themselves say is asked with `has`.
+  /// As config.json says; what the tensors themselves say is asked with `has` and `describe`.
   virtual const ModelConfig& config() const = 0;
   virtual GenerationConfig generation() const = 0;
 
   /// Whether there is a tensor of this full name, e.g. "decoder.layers.0.fc1.bias".
   virtual bool has(const std::string& tensor) const = 0;
-  /// Names of the tensors no model part has asked about, for the loader to refuse; see `ignorable` in source.cpp.
+  /// Throws Error{kFormat} naming it where there is none.
+  void require(const std::string& tensor) const;
+  /// Names of all tensors but those that old files hold and no computation uses.
   virtual std::vector<std::string> tensors() const = 0;
 
-  /// Matrix `name`.weight, as it is kept where it comes from.
+  /// Matrix `name`.weight, as it is kept where it comes from. Reads no weights. Throws Error, as those below.
   virtual MatrixInfo describe(const std::string& name) const = 0;
   /// Matrix `name`.weight on the backend's device, kept as `target` says.
   virtual Weight matrix(const std::string& name, const Storage& target, Backend& backend) const = 0;

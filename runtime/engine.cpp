@@ -28,7 +28,8 @@ void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& config, con
                                       std::to_string(tokenizer.vocab_size()));
 }
 
-/// Tensors that are in the files and in no part of the model are worth a word: a wrong config shows in them.
+/// Warns about tensors that the model does not use: they usually mean a wrong config.json. A head beside the token
+/// table that config.json ties it to is not read, as in transformers, and means nothing.
 void report_unused(const ParameterSource& source, const ModelConfig& config) {
   std::set<std::string> used{"lm_head.weight"};
   for (const Parameter& p : list_parameters(config, source)) {

@@ -23,12 +23,14 @@ std::vector<std::int64_t> stored_shape(const Storage& storage, std::int64_t n, s
 ParameterReport report(const Parameter& p, const StoragePolicy& policy, const ParameterSource& source) {
   if (p.kind == Parameter::Kind::kVector) {
     const std::uint64_t bytes = static_cast<std::uint64_t>(p.k) * size_of(policy.compute_dtype);
-    return {p.name, p.memory_class(), std::string(to_string(policy.compute_dtype)), {p.k}, {p.k}, bytes, 0};
+    const std::string dtype(to_string(policy.compute_dtype));
+    return {p.name, p.memory_class(), Scheme::kNone, dtype, {p.k}, {p.k}, bytes, 0};
   }
   const Storage storage = target_storage(policy, p, source.describe(p.name).storage);
   const StorageBytes bytes = storage_bytes(storage, p.n, p.k);
-  return {p.name + ".weight", p.memory_class(), stored_dtype(storage), {p.n, p.k}, stored_shape(storage, p.n, p.k),
-          bytes.codes,        bytes.state};
+  return {p.name + ".weight",    p.memory_class(), storage.scheme,
+          stored_dtype(storage), {p.n, p.k},       stored_shape(storage, p.n, p.k),
+          bytes.codes,           bytes.state};
 }
 
 const Parameter& find_matrix(const std::vector<Parameter>& parameters, std::string name, const std::string& model) {
@@ -107,7 +109,7 @@ std::vector<ParameterReport> inspect_model(const std::string& model, const LoadO
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   std::vector<ParameterReport> reports;
-  for (const Parameter& p : list_parameters(resolve_config(*source), *source)) {
+  for (const Parameter& p : find_parameters(*source)) {
     reports.push_back(report(p, policy, *source));
   }
   return reports;
@@ -116,7 +118,7 @@ std::vector<ParameterReport> inspect_model(const std::string& model, const LoadO
 TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options) {
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
-  const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
+  const std::vector<Parameter> parameters = find_parameters(*source);
   Parameter parameter = find_matrix(parameters, name, model);
   // A scheme that is asked for is shown for any matrix, the embedding too.
   if (options.scheme) parameter.kind = Parameter::Kind::kLinear;

@@ -90,8 +90,8 @@ std::string show_megabytes(std::uint64_t bytes) {
 void require_memory(std::uint64_t needed, Device device, const std::string& what) {
   const std::uint64_t available = available_memory(device);
   if (needed <= available) return;
-  throw Error(ErrorKind::kOutOfMemory, what + " needs " + show_megabytes(needed) + ", but " +
-                                           std::string(to_string(device)) + " has only " + show_megabytes(available) +
+  throw Error(ErrorKind::kOutOfMemory, what + " needs " + show_megabytes(needed) + ", but the " +
+                                           std::string(to_string(device)) + " has " + show_megabytes(available) +
                                            " left");
 }
 

@@ -90,6 +90,8 @@ nibble::LoadOptions load_options(const nibble_load_options* options) {
   result.scheme = parsed(options->scheme, "scheme", nibble::parse_scheme, optional<nibble::Scheme>());
   result.compute_dtype =
       parsed(options->compute_dtype, "compute_dtype", nibble::parse_compute_dtype, optional<nibble::DType>());
+  result.embedding =
+      parsed(options->embedding, "embedding", nibble::parse_embedding, optional<nibble::EmbeddingStorage>());
   result.device = parsed(options->device, "device", nibble::parse_device, nibble::Device::kCpu);
   result.threads = options->threads;
   if (options->blocksize != 0) result.blocksize = options->blocksize;

@@ -1,11 +1,12 @@
 // `quantize`: a checkpoint directory read parameter by parameter and written again in another scheme.
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <set>
+#include <system_error>
 
+#include "models/checkpoint/json.h"
+#include "models/checkpoint/partial_file.h"
 #include "models/checkpoint/safetensors_writer.h"
 #include "models/formats/format.h"
 #include "nibble/error.h"
@@ -18,43 +19,12 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
+/// Within a directory whose commit makes it last.
 void rename_file(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
   if (error) throw Error(ErrorKind::kIo, to.string() + ": cannot be created: " + error.message());
 }
-
-/// A directory that takes its name only when everything is in it; before that it stands beside it under another.
-class AtomicDirectory {
- public:
-  explicit AtomicDirectory(fs::path target) : target_(std::move(target)) {
-    if (fs::exists(target_)) {
-      throw Error(ErrorKind::kInvalidArgument, target_.string() + ": expected a directory to be made, found it exists");
-    }
-    partial_ = target_;
-    partial_ += ".partial-" + std::to_string(std::random_device{}());
-    std::error_code error;
-    if (!fs::create_directories(partial_, error)) {
-      throw Error(ErrorKind::kIo, partial_.string() + ": cannot be created: " + error.message());
-    }
-  }
-  ~AtomicDirectory() {
-    std::error_code ignored;
-    if (!partial_.empty()) fs::remove_all(partial_, ignored);
-  }
-  AtomicDirectory(const AtomicDirectory&) = delete;
-  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
-
-  const fs::path& path() const { return partial_; }
-
-  void commit() {
-    rename_file(partial_, target_);
-    partial_.clear();
-  }
-
- private:
-  fs::path target_, partial_;
-};
 
 /// Collects tensors and writes them in files of at most `largest` bytes, named as Hugging Face names shards.
 class ShardWriter {
@@ -84,9 +54,7 @@ class ShardWriter {
       for (const std::string& tensor : shards_[i]) map[tensor] = shard_name(i, count);
     }
     const Json index{{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", map}};
-    std::ofstream stream(directory_ / "model.safetensors.index.json");
-    stream << index.dump(2) << '\n';
-    if (!stream.flush()) throw Error(ErrorKind::kIo, directory_.string() + ": the index cannot be written");
+    write_atomically(directory_ / "model.safetensors.index.json", index.dump(2) + "\n");
   }
 
  private:
@@ -120,27 +88,61 @@ class ShardWriter {
   std::vector<std::vector<std::string>> shards_;
 };
 
+/// In a file, what is not quantized has the dtype asked for, though memory may keep it in 16 bits as it is stored.
+/// GPTQ's readers look for their weights in the decoder's layers alone.
+Storage file_storage(const StoragePolicy& policy, const Parameter& p, const Storage& stored) {
+  Storage storage = target_storage(policy, p, stored);
+  if (is_int4(storage.scheme) && !p.name.starts_with("decoder.layers.")) storage.scheme = Scheme::kNone;
+  if (storage.scheme == Scheme::kNone) storage.dtype = policy.compute_dtype;
+  return storage;
+}
+
+/// The one group size that AutoGPTQ's config.json gives for all int4 weights; -1: a group is a row.
+int gptq_group_size(const ParameterSource& source, const std::vector<Parameter>& parameters,
+                    const StoragePolicy& policy) {
+  std::set<int> sizes;  // of weights with more groups in a row than one
+  int longest_row = 0;  // of the others
+  for (const Parameter& p : parameters) {
+    if (p.kind == Parameter::Kind::kVector) continue;
+    const Storage storage = file_storage(policy, p, source.describe(p.name).storage);
+    if (!is_int4(storage.scheme)) continue;
+    if (storage.blocksize < p.k) {
+      sizes.insert(storage.blocksize);
+    } else {
+      longest_row = std::max(longest_row, p.k);
+    }
+  }
+  if (sizes.empty()) return -1;
+  // A row that is no longer than a group of the others is one group in either way of counting.
+  if (longest_row > *sizes.begin()) sizes.insert(longest_row);
+  if (sizes.size() == 1) return *sizes.begin();
+  throw Error(
+      ErrorKind::kUnsupported,
+      "quantize: expected weights in groups of one size, as GPTQ's config.json names only one, found groups of " +
+          std::to_string(*sizes.begin()) + " and of " + std::to_string(*sizes.rbegin()));
+}
+
 /// The block AutoGPTQ writes into config.json.
-Json gptq_config(const QuantizeOptions& options) {
+Json gptq_config(Scheme scheme, int group_size) {
   return {{"bits", 4},
           {"checkpoint_format", "gptq"},
           {"desc_act", false},
-          {"group_size", options.blocksize.value_or(default_blocksize(options.scheme))},
+          {"group_size", group_size},
           {"quant_method", "gptq"},
-          {"sym", options.scheme == Scheme::kInt4}};
+          {"sym", scheme == Scheme::kInt4}};
 }
 
 /// The block transformers writes into config.json for such a load (utils/quantization_config.py, to_dict).
-Json bitsandbytes_config(const QuantizeOptions& options, DType dtype) {
-  const bool is_int8 = options.scheme == Scheme::kInt8;
-  const bool nf4 = options.scheme == Scheme::kNf4 || options.scheme == Scheme::kNf4Dq;
+Json bitsandbytes_config(Scheme scheme, DType dtype) {
+  const bool is_int8 = scheme == Scheme::kInt8;
+  const bool nf4 = scheme == Scheme::kNf4 || scheme == Scheme::kNf4Dq;
   const char* compute = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
   return {{"_load_in_4bit", !is_int8},
           {"_load_in_8bit", is_int8},
           {"bnb_4bit_compute_dtype", compute},
           {"bnb_4bit_quant_storage", "uint8"},
           {"bnb_4bit_quant_type", nf4 ? "nf4" : "fp4"},
-          {"bnb_4bit_use_double_quant", is_nested(options.scheme)},
+          {"bnb_4bit_use_double_quant", is_nested(scheme)},
           {"llm_int8_enable_fp32_cpu_offload", false},
           {"llm_int8_has_fp16_weight", false},
           {"llm_int8_skip_modules", nullptr},
@@ -150,33 +152,33 @@ Json bitsandbytes_config(const QuantizeOptions& options, DType dtype) {
           {"quant_method", "bitsandbytes"}};
 }
 
-void write_config(const fs::path& source, const fs::path& destination, const QuantizeOptions& options, DType dtype) {
-  Json config = Json::parse(read_text_file(source / "config.json"));
-  if (options.scheme == Scheme::kNone) {
+/// `quantization` is null where nothing is quantized.
+void write_config(const fs::path& source, const fs::path& destination, const Json& quantization, DType dtype) {
+  const fs::path file = source / "config.json";
+  auto config = parse_json<Json>(read_text_file(file), file.string());
+  if (quantization.is_null()) {
     config.erase("quantization_config");
   } else {
-    config["quantization_config"] =
-        is_int4(options.scheme) ? gptq_config(options) : bitsandbytes_config(options, dtype);
+    config["quantization_config"] = quantization;
   }
   const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
   config[key] = dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
-  std::ofstream stream(destination / "config.json");
-  stream << config.dump(2) << '\n';
-  if (!stream.flush()) throw Error(ErrorKind::kIo, (destination / "config.json").string() + ": cannot be written");
+  write_atomically(destination / "config.json", config.dump(2) + "\n");
 }
 
 /// Everything beside the weights: tokenizer, generation settings, model card.
 void copy_other_files(const fs::path& source, const fs::path& destination) {
-  for (const auto& entry : fs::directory_iterator(source)) {
-    const std::string name = entry.path().filename().string();
-    const std::string extension = entry.path().extension().string();
+  std::error_code error;
+  for (fs::directory_iterator entry(source, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    const std::string extension = entry->path().extension().string();
     const bool weights = extension == ".safetensors" || extension == ".bin" || extension == ".pt" ||
                          extension == ".h5" || extension == ".msgpack" || name.ends_with(".index.json");
-    if (!entry.is_regular_file() || weights || name == "config.json") continue;
-    std::error_code error;
-    fs::copy_file(entry.path(), destination / name, error);
-    if (error) throw Error(ErrorKind::kIo, (destination / name).string() + ": cannot be written: " + error.message());
+    std::error_code ignored;  // a link that leads nowhere is no file
+    if (weights || name == "config.json" || !entry->is_regular_file(ignored)) continue;
+    write_atomically(destination / name, read_text_file(entry->path()));
   }
+  if (error) throw Error(ErrorKind::kIo, source.string() + ": cannot be listed: " + error.message());
 }
 
 /// transformers' name for a parameter of OPTForCausalLM.
@@ -192,15 +194,6 @@ std::vector<OutputTensor> vector_tensor(const ParameterSource& source, const Par
   tensors.front().info.name = saved_name(p.name);
   tensors.front().info.shape = {p.k};
   return tensors;
-}
-
-/// In a file, what is not quantized has the dtype asked for; nothing is kept narrower as it is in memory. GPTQ's
-/// readers look for their weights in the decoder's layers alone.
-Storage file_storage(const StoragePolicy& policy, const Parameter& p, const Storage& stored) {
-  Storage storage = target_storage(policy, p, stored);
-  if (is_int4(storage.scheme) && !p.name.starts_with("decoder.layers.")) storage.scheme = Scheme::kNone;
-  if (storage.scheme == Scheme::kNone) storage.dtype = policy.compute_dtype;
-  return storage;
 }
 
 }  // namespace
@@ -221,9 +214,15 @@ void quantize(const std::string& source_path, const std::string& destination, co
                    .embedding = options.embedding,
                    .blocksize = options.blocksize};
   const StoragePolicy policy = resolve_policy(load, *source);
-  const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
+  const std::vector<Parameter> parameters = find_parameters(*source);
+  Json quantization;
+  if (is_int4(options.scheme)) {
+    quantization = gptq_config(options.scheme, gptq_group_size(*source, parameters, policy));
+  } else if (options.scheme != Scheme::kNone) {
+    quantization = bitsandbytes_config(options.scheme, policy.compute_dtype);
+  }
   const auto backend = make_cpu_backend({.threads = options.threads});
-  AtomicDirectory directory(destination);
+  PartialDirectory directory(destination);
   ShardWriter writer(directory.path(), options.shard_bytes);
 
   std::uint64_t total = 0;
@@ -244,9 +243,11 @@ void quantize(const std::string& source_path, const std::string& destination, co
   }
   writer.finish();
   copy_other_files(source_path, directory.path());
-  write_config(source_path, directory.path(), options, policy.compute_dtype);
+  write_config(source_path, directory.path(), quantization, policy.compute_dtype);
   directory.commit();
 }
+
+void save_file(const std::string& file, std::string_view contents) { write_atomically(file, contents); }
 
 void save_tensor(const std::string& file, const std::string& name, std::span<const float> values, std::int64_t rows,
                  std::int64_t columns) {

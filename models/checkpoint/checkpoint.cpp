@@ -105,7 +105,8 @@ Checkpoint::Checkpoint(std::vector<std::unique_ptr<TensorFile>> files) : files_(
 
 Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
   if (!is_present(directory)) throw Error(ErrorKind::kNotFound, directory.string() + ": does not exist");
-  if (!std::filesystem::is_directory(directory)) {
+  std::error_code ignored;  // it exists, so it can be examined
+  if (!std::filesystem::is_directory(directory, ignored)) {
     throw Error(ErrorKind::kInvalidArgument, directory.string() + ": is not a directory; expected a checkpoint's");
   }
   std::string looked_for;

@@ -1,5 +1,6 @@
-// A file being written that appears under its name only when it is complete and on disk. Until then its bytes live
-// beside it under a hidden temporary name. Not thread-safe. Destroyed before `commit`, it leaves nothing behind.
+// Files and directories being written that appear under their names only when they are complete and on disk. Until then
+// they stand beside them under hidden temporary names. Not thread-safe. Destroyed before `commit`, they leave nothing
+// behind.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +8,15 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace nibble {
 
 class PartialFile {
  public:
-  /// Creates the file and reserves its whole size, so that a full disk is found before any work is done. `bytes` > 0.
-  /// Throws Error{kIo}.
+  /// Creates the file and reserves its whole size, so that a full disk is found before any work is done. Throws
+  /// Error{kIo}.
   PartialFile(std::filesystem::path file, std::uint64_t bytes);
   ~PartialFile();
   PartialFile(const PartialFile&) = delete;
@@ -30,6 +33,32 @@ class PartialFile {
   std::filesystem::path file_;
   std::filesystem::path partial_;
   int descriptor_ = -1;
+};
+
+/// A whole file at once. Throws Error{kIo}.
+void write_atomically(const std::filesystem::path& file, std::string_view contents);
+
+class PartialDirectory {
+ public:
+  /// Creates the directory and those above it that are absent. Throws Error{kInvalidArgument} when something has the
+  /// name already, Error{kIo}.
+  explicit PartialDirectory(std::filesystem::path directory);
+  ~PartialDirectory();
+  PartialDirectory(const PartialDirectory&) = delete;
+  PartialDirectory& operator=(const PartialDirectory&) = delete;
+
+  /// Where the directory stands until it is complete: for the files that go into it, which are written by PartialFile.
+  const std::filesystem::path& path() const { return partial_; }
+  /// Flushes the directory's entries and its own to disk.
+  void commit();
+
+ private:
+  void make_parents(const std::filesystem::path& parent);
+  void remove() noexcept;
+
+  std::filesystem::path directory_;
+  std::filesystem::path partial_;               ///< empty once committed
+  std::vector<std::filesystem::path> parents_;  ///< made for it, from the outermost
 };
 
 }  // namespace nibble

@@ -75,9 +75,7 @@ class Interpreter {
         fail("has more than " + std::to_string(kMaxPickleOperations) + " operations");
       }
       if (!constant(op) && !container(op) && !memo(op) && !object(op)) {
-        constexpr std::string_view kDigits = "0123456789abcdef";
-        const auto code = static_cast<unsigned>(op);
-        fail(std::string("uses the pickle operation 0x") + kDigits[code >> 4] + kDigits[code & 15] +
+        fail("uses the pickle operation 0x" + hex(static_cast<unsigned char>(op)) +
              ", which a state dict never needs; refusing to read it");
       }
     }

@@ -10,4 +10,7 @@ namespace nibble {
 /// terminal), and no more than the first 100 bytes.
 std::string quote(std::string_view name);
 
+/// Two lower-case hexadecimal digits: "0f".
+std::string hex(unsigned char byte);
+
 }  // namespace nibble

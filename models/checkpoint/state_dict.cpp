@@ -18,7 +18,7 @@ using Role = PickleGlobal::Role;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxEntries = 1'000'000;
 
-struct Storage {
+struct StorageRef {
   std::string_view key;
   DType dtype;
   std::uint64_t bytes;
@@ -104,7 +104,7 @@ class StateDictReader {
       fail_tensor(
           name, "is rebuilt from " + std::to_string(arguments.size()) + " values; expected " + std::to_string(fewest));
     }
-    const Storage storage = read_storage(name, arguments[0]);
+    const StorageRef storage = read_storage(name, arguments[0]);
     const DType dtype = typed ? read_dtype(name, arguments[6]) : storage.dtype;
     StateTensor tensor{{std::string(name), dtype, read_integers(name, "size", arguments[2]), file_},
                        read_integers(name, "stride", arguments[3]),
@@ -115,7 +115,7 @@ class StateDictReader {
     return tensor;
   }
 
-  Storage read_storage(std::string_view name, PickleRef ref) const {
+  StorageRef read_storage(std::string_view name, PickleRef ref) const {
     const auto* const persistent = pickle_.get<PicklePersistent>(ref);
     const auto* const id = persistent ? pickle_.get<PickleTuple>(persistent->id) : nullptr;
     if (!id || id->items.size() != 5) fail_tensor(name, "does not refer to a storage of the file");

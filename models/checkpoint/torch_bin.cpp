@@ -258,7 +258,7 @@ class TorchBin : public TensorFile {
   }
 
  private:
-  struct Storage {
+  struct StoredRecord {
     Record record;
     std::uint64_t offset;  ///< of a stored record's bytes in the file
   };
@@ -314,7 +314,7 @@ class TorchBin : public TensorFile {
            " bytes; it has " + std::to_string(record.bytes));
     }
     if (storages_.contains(view.storage)) return;
-    storages_.emplace(view.storage, Storage{record, record.stored ? archive_.payload_offset(record) : 0});
+    storages_.emplace(view.storage, StoredRecord{record, record.stored ? archive_.payload_offset(record) : 0});
   }
 
   void check_overlaps() const {
@@ -330,7 +330,7 @@ class TorchBin : public TensorFile {
     if (overlap != ranges.end()) fail("has storages that overlap at byte " + std::to_string(overlap->second));
   }
 
-  HostTensor read_storage(const Storage& storage, const std::string& what) const {
+  HostTensor read_storage(const StoredRecord& storage, const std::string& what) const {
     if (storage.record.stored) return {mapping_->bytes().subspan(storage.offset, storage.record.bytes), mapping_};
     const HostBuffer buffer = allocate(storage.record.bytes, what);
     const std::scoped_lock lock(reading_);
@@ -344,7 +344,7 @@ class TorchBin : public TensorFile {
   mutable std::mutex reading_;  ///< guards archive_ once the file is open
   std::vector<StateTensor> views_;
   std::vector<TensorInfo> tensors_;  ///< parallel to views_
-  std::map<std::string, Storage, std::less<>> storages_;
+  std::map<std::string, StoredRecord, std::less<>> storages_;
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "models/checkpoint/json.h"
 #include "models/formats/format.h"
 #include "nibble/error.h"
 
@@ -39,13 +40,13 @@ const TensorInfo* find_state(const Checkpoint& checkpoint, const std::string& na
 
 const Json& field(const TensorInfo& info, const Json& state, const char* key) {
   const auto it = state.find(key);
-  if (it == state.end()) fail_tensor(info, std::string("a key '") + key + "'", state.dump());
+  if (it == state.end()) fail_tensor(info, std::string("a key '") + key + "'", show_json(state));
   return *it;
 }
 
 std::int64_t whole_number(const TensorInfo& info, const char* key, const Json& value) {
   if (!value.is_number_integer() || value.get<std::int64_t>() < 1 || value.get<std::int64_t>() > 1 << 30) {
-    fail_tensor(info, std::string(key) + " to be a positive whole number", value.dump());
+    fail_tensor(info, std::string(key) + " to be a positive whole number", show_json(value));
   }
   return value.get<std::int64_t>();
 }
@@ -55,7 +56,7 @@ Scheme scheme_of(const TensorInfo& info, const Json& state) {
   const Json& type = field(info, state, "quant_type");
   if (type == "nf4") return nested ? Scheme::kNf4Dq : Scheme::kNf4;
   if (type == "fp4") return nested ? Scheme::kFp4Dq : Scheme::kFp4;
-  fail_tensor(info, "quant_type \"nf4\" or \"fp4\"", type.dump());
+  fail_tensor(info, "quant_type \"nf4\" or \"fp4\"", show_json(type));
 }
 
 int blocksize_of(const TensorInfo& info, const Json& state) {
@@ -70,18 +71,17 @@ float nested_offset_of(const TensorInfo& info, const Json& state) {
   const std::int64_t nested = whole_number(info, "nested_blocksize", field(info, state, "nested_blocksize"));
   if (nested != NestedScale::kBlocksize) fail_tensor(info, "nested_blocksize 256", std::to_string(nested));
   const Json& offset = field(info, state, "nested_offset");
-  if (!offset.is_number()) fail_tensor(info, "nested_offset to be a number", offset.dump());
+  if (!offset.is_number()) fail_tensor(info, "nested_offset to be a number", show_json(offset));
   return offset.get<float>();
 }
 
 QuantState parse_state(const TensorInfo& info, std::string_view text) {
-  const Json state = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!state.is_object()) fail_tensor(info, "a JSON object", "other bytes");
+  const auto state = parse_json<Json>(text, info.file.string() + ": tensor '" + info.name + "'");
   const Json& dtype = field(info, state, "dtype");
   const auto known = dtype.is_string() ? parse_compute_dtype(dtype.get<std::string>()) : std::nullopt;
-  if (!known) fail_tensor(info, "dtype float32, float16 or bfloat16", dtype.dump());
+  if (!known) fail_tensor(info, "dtype float32, float16 or bfloat16", show_json(dtype));
   const Json& shape = field(info, state, "shape");
-  if (!shape.is_array() || shape.size() != 2) fail_tensor(info, "a shape of two numbers", shape.dump());
+  if (!shape.is_array() || shape.size() != 2) fail_tensor(info, "a shape of two numbers", show_json(shape));
   const Scheme scheme = scheme_of(info, state);
   return {{scheme, *known, blocksize_of(info, state)},
           whole_number(info, "shape", shape[0]),

@@ -2,6 +2,7 @@
 //   X.weight         I8  [n, k]   round(w * 127 / SCB[row])
 //   X.SCB            F32 [n]      absmax of the row
 //   X.weight_format  U8  scalar   0: row-major. Releases before 0.45 could save GPU tile orders (1 to 3).
+#include "models/checkpoint/byte_size.h"
 #include "models/formats/format.h"
 #include "nibble/error.h"
 
@@ -24,7 +25,7 @@ void require_row_major(const Checkpoint& checkpoint, const std::string& name) {
   if (format == nullptr) return;
   const Buffer value = read_buffer(checkpoint, *format);
   if (format->dtype != DType::kU8 || value.size() != 1) {
-    fail_tensor(*format, "one uint8", std::string(to_string(format->dtype)) + " " + show_shape(format->shape));
+    fail_tensor(*format, "one uint8", std::string(to_string(format->dtype)) + " " + shape_text(format->shape));
   }
   const int order = *value.as<std::uint8_t>();
   if (order != 0) {

@@ -29,8 +29,9 @@ struct OutputTensor {
 
 struct Format {
   std::string_view name;
-  /// Whether this format packed matrix `name` (without ".weight"), from the names and dtypes of tensors alone.
+  /// Whether this format packed matrix `name` (without ".weight"), from the names, dtypes and shapes of tensors.
   bool (*claims)(const Checkpoint& checkpoint, const std::string& name);
+  /// Reads no weights, only the state beside them that tells their scheme.
   MatrixInfo (*describe)(const Checkpoint& checkpoint, const std::string& name);
   Weight (*read)(const Checkpoint& checkpoint, const std::string& name);
 };
@@ -71,6 +72,5 @@ Buffer read_buffer(const Checkpoint& checkpoint, const TensorInfo& info);
 Buffer read_table(const Checkpoint& checkpoint, const TensorInfo& info);
 /// "FILE: tensor 'NAME': expected …, found …" as an Error{kFormat}.
 [[noreturn]] void fail_tensor(const TensorInfo& info, const std::string& expected, const std::string& found);
-std::string show_shape(const std::vector<std::int64_t>& shape);
 
 }  // namespace nibble

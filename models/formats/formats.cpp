@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/dispatch.h"
+#include "models/checkpoint/byte_size.h"
 #include "models/formats/format.h"
 #include "nibble/error.h"
 
@@ -20,11 +21,12 @@ const Format& format_of(const Checkpoint& checkpoint, const std::string& name) {
   for (const Format* format : kFormats) {
     if (format->claims(checkpoint, name)) return *format;
   }
-  const TensorInfo& info = require_tensor(checkpoint, name + ".weight");
-  throw Error(ErrorKind::kUnsupported, info.file.string() + ": tensor '" + info.name + "': expected " +
-                                           "floating-point weights or weights quantized by bitsandbytes, found " +
-                                           std::string(to_string(info.dtype)) + " " + show_shape(info.shape) +
-                                           " without their quantization state");
+  const TensorInfo* packed = checkpoint.find(name + ".qweight");
+  const TensorInfo& info = packed != nullptr ? *packed : require_tensor(checkpoint, name + ".weight");
+  throw Error(ErrorKind::kUnsupported,
+              info.file.string() + ": tensor '" + info.name + "': expected floating-point weights, or quantized ones " +
+                  "with the state that bitsandbytes, GPTQ or AWQ save, found " + std::string(to_string(info.dtype)) +
+                  " " + shape_text(info.shape) + " without one that fits");
 }
 
 std::vector<OutputTensor> write_matrix(const Weight& weight, const std::string& name, DType dtype) {
@@ -36,12 +38,6 @@ void fail_tensor(const TensorInfo& info, const std::string& expected, const std:
               info.file.string() + ": tensor '" + info.name + "': expected " + expected + ", found " + found);
 }
 
-std::string show_shape(const std::vector<std::int64_t>& shape) {
-  std::string text = "[";
-  for (const std::int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
-}
-
 const TensorInfo& require_tensor(const Checkpoint& checkpoint, const std::string& name, std::optional<DType> dtype,
                                  std::optional<std::int64_t> elements) {
   const TensorInfo* info = checkpoint.find(name);
@@ -50,7 +46,7 @@ const TensorInfo& require_tensor(const Checkpoint& checkpoint, const std::string
     fail_tensor(*info, "dtype " + std::string(to_string(*dtype)), std::string(to_string(info->dtype)));
   }
   if (elements && info->elements() != *elements) {
-    fail_tensor(*info, std::to_string(*elements) + " values", show_shape(info->shape));
+    fail_tensor(*info, std::to_string(*elements) + " values", shape_text(info->shape));
   }
   return *info;
 }
@@ -59,7 +55,7 @@ std::pair<std::int64_t, std::int64_t> require_matrix(const TensorInfo& info) {
   constexpr std::int64_t kLargest = std::numeric_limits<int>::max();
   const bool matrix = info.shape.size() == 2 && info.shape[0] > 0 && info.shape[1] > 0 && info.shape[0] <= kLargest &&
                       info.shape[1] <= kLargest;
-  if (!matrix) fail_tensor(info, "a matrix", show_shape(info.shape));
+  if (!matrix) fail_tensor(info, "a matrix", shape_text(info.shape));
   return {info.shape[0], info.shape[1]};
 }
 

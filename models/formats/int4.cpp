@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 
+#include "models/checkpoint/byte_size.h"
 #include "models/formats/format.h"
 #include "nibble/error.h"
 
@@ -64,7 +65,8 @@ Shape shape_of(const Checkpoint& checkpoint, const std::string& name, std::int64
   }
   const TensorInfo& zeros = require_words(checkpoint, name + ".qzeros");
   if (require_matrix(zeros) != std::pair{groups, n / kPack} || n % kPack != 0) {
-    fail_tensor(zeros, show_shape({groups, n / kPack}) + ", eight 4-bit zero points a word", show_shape(zeros.shape));
+    fail_tensor(zeros, shape_text(std::array<std::int64_t, 2>{groups, n / kPack}) + ", eight 4-bit zero points a word",
+                shape_text(zeros.shape));
   }
   return {n, k, groups};
 }
@@ -148,7 +150,7 @@ Buffer read_gptq_codes(const Checkpoint& checkpoint, const std::string& name, co
 /// Pairs of words of neighbouring columns are a byte each of eight rows.
 Buffer read_awq_codes(const Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
   const TensorInfo& info = require_words(checkpoint, name + ".qweight");
-  if (shape.k % 2 != 0) fail_tensor(info, "an even number of rows", show_shape(info.shape));
+  if (shape.k % 2 != 0) fail_tensor(info, "an even number of rows", shape_text(info.shape));
   const Buffer data = read_buffer(checkpoint, info);
   const auto* words = data.as<std::uint32_t>();
   const std::int64_t words_a_col = shape.n / kPack;
@@ -253,7 +255,7 @@ std::vector<OutputTensor> output(const Int4Group<Zero>& w, const std::string& na
   if (w.n % kWhole != 0 || w.k % kWhole != 0) {
     throw Error(ErrorKind::kUnsupported, name +
                                              ".weight: expected rows and columns in whole 32s, which GPTQ's format " +
-                                             "is for, found " + show_shape({w.n, w.k}));
+                                             "is for, found " + shape_text(std::array<std::int64_t, 2>{w.n, w.k}));
   }
   const int groups = w.groups();
   const auto values = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };

@@ -284,7 +284,7 @@ ExitCode bench(const BenchArguments& a) {
   }
   // What cannot be measured is found before anything is.
   for (const ModelArguments& load : loads(a)) {
-    for (const BenchTest& test : tests(a)) require_memory(load, session_options(test));
+    for (const BenchTest& test : tests(a)) predict_fitting_memory(load, session_options(test));
   }
   if (a.kernels) {
     KernelReport report(a.format);

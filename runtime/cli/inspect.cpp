@@ -2,12 +2,9 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "nibble/error.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/model_report.h"
 #include "runtime/cli/page.h"
@@ -36,7 +33,7 @@ void declare(CLI::App& app, InspectArguments& a) {
       ->type_name("FILE")
       ->take_last()
       ->excludes(json);
-  app.footer("Without --scheme it compares all of them.");
+  app.footer("Without --scheme it compares all that the checkpoint can be loaded as.");
 }
 
 template <class Report>
@@ -49,17 +46,6 @@ ExitCode show(const Report& report, bool json) {
   return kSuccess;
 }
 
-/// The schemes a page shows: the one asked for or the checkpoint's own, else all that weights are quantized to.
-std::vector<Scheme> page_schemes(const ModelArguments& arguments) {
-  if (arguments.load.scheme) return {*arguments.load.scheme};
-  const std::string any = "decoder.layers.0.fc1.weight";
-  const Scheme own = inspect_tensor(arguments.model, any, arguments.load).scheme;
-  if (own != Scheme::kNone) return {own};
-  std::vector<Scheme> schemes(kSchemes.begin() + 1, kSchemes.end());
-  std::erase(schemes, Scheme::kInt8Decomp);  // whose weights are those of int8
-  return schemes;
-}
-
 /// The linear weights' names, and `shown` where it is none of them.
 std::vector<std::string> page_weights(const std::vector<ParameterReport>& parameters, const std::string& shown) {
   std::vector<std::string> names;
@@ -70,19 +56,6 @@ std::vector<std::string> page_weights(const std::vector<ParameterReport>& parame
   return names;
 }
 
-/// The file takes its name when all of it is written.
-void write_file(const std::string& file, std::string_view text) {
-  const std::string partial = file + ".partial";
-  std::ofstream stream(partial, std::ios::binary);
-  stream << text;
-  stream.close();
-  std::error_code error;
-  if (stream) std::filesystem::rename(partial, file, error);
-  if (stream && !error) return;
-  std::filesystem::remove(partial, error);
-  throw Error(ErrorKind::kIo, fmt::format("{}: cannot be written", file));
-}
-
 ExitCode write_page(const InspectArguments& a) {
   const ModelReport sizes = report_model(a.model);
   LoadOptions load = a.model.load;
@@ -90,7 +63,7 @@ ExitCode write_page(const InspectArguments& a) {
   const std::string shown =
       inspect_tensor(a.model.model, a.tensor.empty() ? "decoder.layers.0.fc1" : a.tensor, load).name;
   const std::vector<std::string> names = page_weights(sizes.listed.parameters, shown);
-  const std::vector<Scheme> schemes = page_schemes(a.model);
+  const std::vector<Scheme> schemes = shown_schemes(a.model);
   std::vector<SchemeWeights> quantized;
   {
     ProgressDisplay display("quantizing", progress_style(ProgressStyle::kNone));
@@ -104,7 +77,7 @@ ExitCode write_page(const InspectArguments& a) {
       }
     }
   }
-  write_file(a.page, html_page(a.model.model, sizes, quantized, shown));
+  save_file(a.page, html_page(a.model.model, sizes, quantized, shown));
   print(fmt::format("{}: {} weights under {} schemes\n", a.page, names.size(), schemes.size()));
   return kSuccess;
 }

@@ -56,13 +56,13 @@ Column predicted_column(const MemoryLedger& ledger) {
 
 }  // namespace
 
-MemoryLedger require_memory(const ModelArguments& arguments, const SessionOptions& session) {
+MemoryLedger predict_fitting_memory(const ModelArguments& arguments, const SessionOptions& session) {
   MemoryLedger ledger = predict_memory(arguments.model, arguments.load, session);
   const std::uint64_t available = available_memory(arguments.load.device);
   if (ledger.total() > available) {
     const std::uint64_t cache = ledger[MemoryClass::kKvCache];
     throw Error(ErrorKind::kOutOfMemory,
-                fmt::format("{}: needs {} MB ({} MB of weights, {} MB of cache), but the {} has {} MB left",
+                fmt::format("{} needs {} MB ({} MB of weights, {} MB of cache), but the {} has {} MB left",
                             arguments.model, megabytes(ledger.total()), megabytes(ledger.weights()), megabytes(cache),
                             to_string(arguments.load.device), megabytes(available)));
   }

@@ -11,7 +11,7 @@
 namespace nibble::cli {
 
 /// The ledger predicted for such a load. Throws Error{kOutOfMemory} when the device does not have that much left.
-MemoryLedger require_memory(const ModelArguments& arguments, const SessionOptions& session);
+MemoryLedger predict_fitting_memory(const ModelArguments& arguments, const SessionOptions& session);
 
 /// Predicted figures alone, then beside measured ones. In MB, by class.
 std::string ledger_text(const MemoryLedger& predicted);

@@ -90,37 +90,38 @@ std::string packing_text(const SchemeReport& report) {
       report.parameters, [](const ParameterReport& parameter) { return parameter.shape != parameter.stored_shape; });
   if (packed == report.parameters.end()) return "";
   return fmt::format(
-      "Why {0} is stored as {1}: bitsandbytes lays the weight out row after row and puts two 4-bit codes\n"
-      "into each byte, so n values are a column of n/2 bytes and the shape lives in the quantization state, with one\n"
+      "Why {0} is stored as {1}: the weight is laid out row after row, as by bitsandbytes, with two 4-bit codes\n"
+      "in each byte, so n values are a column of n/2 bytes and the shape lives in the quantization state, with one\n"
       "scale a block of weights: {2} bytes here, which Hugging Face's figure leaves out.\n",
       shape_text(packed->shape), shape_text(packed->stored_shape), packed->quant_state_bytes);
 }
 
 }  // namespace
 
+std::vector<Scheme> shown_schemes(const ModelArguments& arguments) {
+  if (arguments.load.scheme) return {*arguments.load.scheme};
+  for (const ParameterReport& parameter : inspect_model(arguments.model, arguments.load)) {
+    const bool own = parameter.memory_class == MemoryClass::kLinear && parameter.scheme != Scheme::kNone;
+    if (own) return {parameter.scheme};
+  }
+  std::vector<Scheme> schemes(kSchemes.begin() + 1, kSchemes.end());
+  std::erase(schemes, Scheme::kInt8Decomp);  // whose weights are those of int8
+  return schemes;
+}
+
 Scheme shown_scheme(const ModelArguments& arguments) {
-  if (arguments.load.scheme) return *arguments.load.scheme;
-  const std::vector<ParameterReport> own = inspect_model(arguments.model, arguments.load);
-  const auto quantized = std::ranges::find_if(own, [](const ParameterReport& parameter) {
-    return parameter.memory_class == MemoryClass::kLinear && parameter.quant_state_bytes > 0;
-  });
-  // nf4 and fp4 have the same sizes: only the weight itself tells them apart.
-  return quantized == own.end() ? Scheme::kNf4
-                                : inspect_tensor(arguments.model, quantized->name, arguments.load).scheme;
+  const std::vector<Scheme> schemes = shown_schemes(arguments);
+  return schemes.size() == 1 ? schemes.front() : Scheme::kNf4;
 }
 
 ModelReport report_model(const ModelArguments& arguments) {
+  std::vector<Scheme> schemes = shown_schemes(arguments);
+  if (!arguments.load.scheme) schemes.insert(schemes.begin(), Scheme::kNone);
+  const Scheme listed = shown_scheme(arguments);
   ModelReport report;
-  if (arguments.load.scheme) {
-    report.listed = report_scheme(arguments, *arguments.load.scheme);
-    report.schemes.push_back(report.listed);
-    return report;
-  }
-  const Scheme shown = shown_scheme(arguments);
-  for (const Scheme scheme : kSchemes) {
-    if (scheme == Scheme::kInt8Decomp) continue;  // whose weights are those of int8
+  for (const Scheme scheme : schemes) {
     report.schemes.push_back(report_scheme(arguments, scheme));
-    if (scheme == shown) report.listed = report.schemes.back();
+    if (scheme == listed) report.listed = report.schemes.back();
   }
   return report;
 }

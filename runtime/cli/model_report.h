@@ -23,10 +23,13 @@ struct ModelReport {
   SchemeReport listed;  ///< the one whose parameters are shown
 };
 
-/// The scheme to show where none is asked for: the checkpoint's own where it is quantized, else nf4.
+/// What weights are quantized to: the scheme asked for, or the checkpoint's own, or where that is plain every scheme
+/// that has weights of its own.
+std::vector<Scheme> shown_schemes(const ModelArguments& arguments);
+/// The only one of them, or nf4: what is shown in full.
 Scheme shown_scheme(const ModelArguments& arguments);
 
-/// The scheme asked for, or every one. From configuration and headers alone. Throws Error.
+/// The scheme asked for, or plain weights beside those schemes. Reads no weights. Throws Error.
 ModelReport report_model(const ModelArguments& arguments);
 
 std::string text_of(const ModelReport& report);

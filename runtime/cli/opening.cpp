@@ -8,7 +8,7 @@
 namespace nibble::cli {
 
 Opened open_model(const ModelArguments& arguments, const SessionOptions& options) {
-  const MemoryLedger predicted = require_memory(arguments, options);
+  const MemoryLedger predicted = predict_fitting_memory(arguments, options);
   ProgressDisplay display("loading", progress_style(ProgressStyle::kNone));
   const auto start = std::chrono::steady_clock::now();
   Engine engine = Engine::open(arguments.model, arguments.load,

@@ -60,12 +60,6 @@ constexpr std::array<SamplingFlag, 7> kSamplingFlags{{
      read_repeat_penalty},
 }};
 
-std::optional<EmbeddingStorage> parse_embedding(std::string_view name) {
-  if (name == "compute") return EmbeddingStorage::kCompute;
-  if (name == "int8") return EmbeddingStorage::kInt8;
-  return std::nullopt;
-}
-
 }  // namespace
 
 std::string scheme_names(std::string_view conjunction) {
@@ -103,7 +97,7 @@ CLI::Option* add_weight_flags(CLI::App& app, LoadOptions& load) {
         if ((size & (size - 1)) != 0) value.fail("32, 64, 128, 256, 512, 1024, 2048 or 4096");
         load.blocksize = size;
       },
-      "Weights that share a scale in 4-bit schemes (default: 64, in int4 128)");
+      "Weights that share a scale in 4-bit schemes (default: as the checkpoint has them, else 64, in int4 128)");
   add_value(
       app, "-t,--threads", "N",
       [&](const FlagValue& value) { load.threads = value.number("a whole number from 0 to 1024", 0, 1024); },

@@ -132,6 +132,9 @@ TEST(Failure, NamesWhatIsWrongWithAModel) {
   const TempDir folder;
   expect_failure(1, {"generate", "-m", folder / "absent", "--tokens", "2"}, {folder / "absent"});
   expect_failure(1, {"generate", "-m", "synthetic:opt-1t", "--tokens", "2"}, {"synthetic:opt-1t"});
+  expect_failure(1, {"inspect", "-m", folder / std::string(300, 'x')}, {"no such checkpoint directory: File name too"});
+  expect_failure(1, {"quantize", kTiny, folder / std::string(300, 'x'), "--scheme", "nf4"}, {"File name too long"});
+  expect_failure(1, {"quantize", kTiny, "", "--scheme", "nf4"}, {"expected the name of a directory to be made"});
   expect_failure(1, {"generate", "-m", kTiny, "--tokens", "2", "-c", "1000"}, {"context: expected", "found 1000"});
   expect_failure(1, {"generate", "-m", kBundled, "-p", "x", "--scheme", "int8"}, {"already quantized to nf4"});
   expect_failure(1, {"inspect", "-m", kTiny, "--tensor", "nope"}, {"no weight matrix named 'nope'"});
@@ -163,7 +166,7 @@ TEST(Failure, FindsWhatCannotBeMeasuredBeforeMeasuring) {
 
 TEST(Failure, SaysThatAModelWillNotFitBeforeLoadingIt) {
   expect_failure(1, {"generate", "-m", "synthetic:opt-175b", "--scheme", "none", "--tokens", "2"},
-                 {"synthetic:opt-175b: needs 3", " MB of weights", "but the cpu has ", " MB left"});
+                 {"synthetic:opt-175b needs 3", " MB of weights", "but the cpu has ", " MB left"});
 }
 
 TEST(Failure, SaysThatStandardOutputCannotBeWritten) {

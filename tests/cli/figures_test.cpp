@@ -10,7 +10,7 @@ namespace {
 
 ParameterReport parameter(std::string name, MemoryClass memory_class, std::vector<std::int64_t> shape,
                           std::uint64_t bytes, std::uint64_t state = 0) {
-  return {std::move(name), memory_class, "", shape, shape, bytes, state};
+  return {std::move(name), memory_class, Scheme::kNone, "", shape, shape, bytes, state};
 }
 
 // Ten tokens, hidden size 4, in fp16: the table has 80 bytes, a row of it 8; 6 positions have 48.

@@ -86,12 +86,12 @@ TEST(Quantize, LeavesNothingWhereAFileCannotBeWrittenWhole) {
   std::filesystem::copy(kTiny, source);
   write_file(source + "/README.md", std::string(1 << 20, '.'));
   // Files may have so many blocks of 512 bytes: too few for the weights; enough for them but not for what is copied.
-  for (const auto& [blocks, file] : {std::pair{"1", "cannot reserve its"}, {"1000", "README.md: cannot be written"}}) {
+  for (const auto& [blocks, file] : {std::pair{"1", "cannot reserve its"}, {"1000", "README.md: cannot reserve its"}}) {
     const std::string command = std::string("ulimit -f ") + blocks + "; " + NIBBLE_CLI + " quantize " + source + " " +
                                 (folder / "out") + " --scheme nf4 --quiet 2>" + (folder / "err");
     EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << blocks;
     const std::string sentence = read_file(folder / "err");
-    EXPECT_TRUE(sentence.starts_with("nibble: " + (folder / "out"))) << sentence;
+    EXPECT_TRUE(sentence.starts_with("nibble: " + (folder / ".out"))) << sentence;
     EXPECT_TRUE(contains(sentence, file)) << sentence;
     for (const auto& left : std::filesystem::directory_iterator(folder / ".")) {
       EXPECT_TRUE(left.path().filename() == "source" || left.path().filename() == "err") << left.path();
@@ -136,11 +136,17 @@ TEST(Inspect, ReportsParametersAsJson) {
 }
 
 TEST(Inspect, KnowsTheSchemeOfAQuantizedCheckpoint) {
-  for (const std::string scheme : {"int8", "fp4", "fp4_dq", "nf4", "nf4_dq"}) {
-    std::string name = scheme;
-    std::ranges::replace(name, '_', '-');
-    EXPECT_TRUE(
-        contains(output({"inspect", "-m", golden_model("pre_norm_fp16_" + scheme)}), "parameter under " + name + " "));
+  const std::vector<std::pair<std::string, std::string>> checkpoints{
+      {"pre_norm_fp16_int8", "int8"},       {"pre_norm_fp16_fp4", "fp4"},  {"pre_norm_fp16_fp4_dq", "fp4-dq"},
+      {"pre_norm_fp16_nf4", "nf4"},         {"whole_32s_int4", "int4"},    {"pre_norm_fp16_nf4_dq", "nf4-dq"},
+      {"whole_32s_int4_asym", "int4-asym"}, {"whole_32s_awq", "int4-asym"}};
+  for (const auto& [checkpoint, scheme] : checkpoints) {
+    const Arguments arguments{"inspect", "-m", golden_model(checkpoint)};
+    EXPECT_TRUE(contains(output(arguments), "parameter under " + scheme + " ")) << checkpoint;
+    const Json schemes = json_output(arguments).at("schemes");
+    ASSERT_EQ(schemes.size(), 2U) << checkpoint << ": what it cannot be loaded as is not shown";
+    EXPECT_EQ(schemes.at(0).at("scheme"), "none");
+    EXPECT_EQ(schemes.at(1).at("scheme"), scheme);
   }
 }
 

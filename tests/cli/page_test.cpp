@@ -45,7 +45,6 @@ class Page : public ::testing::Test {
   std::string page(Arguments arguments) {
     arguments.insert(arguments.begin(), {"inspect", "--html", folder_ / "page.html"});
     EXPECT_TRUE(output(arguments).starts_with(folder_ / "page.html: "));
-    EXPECT_FALSE(std::filesystem::exists(folder_ / "page.html.partial"));
     return read_file(folder_ / "page.html");
   }
 
@@ -95,10 +94,19 @@ TEST_F(Page, EscapesTheNameOfAModel) {
   EXPECT_TRUE(contains(text, "levels: decoder.layers.1.fc2.weight"));
 }
 
+TEST_F(Page, LeavesOtherFilesAlone) {
+  write_file(folder_ / "page.html.partial", "mine");
+  page({"-m", kTiny, "--scheme", "nf4"});
+  EXPECT_EQ(read_file(folder_ / "page.html.partial"), "mine");
+  const std::filesystem::directory_iterator left(folder_ / ".");
+  EXPECT_EQ(std::distance(begin(left), end(left)), 2);
+}
+
 TEST_F(Page, IsNotLeftHalfWritten) {
   const Result result = run({"inspect", "-m", kTiny, "--html", folder_ / "absent/page.html"});
   EXPECT_EQ(result.code, 1);
-  EXPECT_EQ(result.err, "nibble: " + (folder_ / "absent/page.html") + ": cannot be written\n");
+  EXPECT_EQ(result.err,
+            "nibble: " + (folder_ / "absent/page.html") + ": cannot create it: No such file or directory\n");
   EXPECT_EQ(run({"inspect", "-m", kTiny, "--html", "x", "--json"}).code, 2);
 }
 

@@ -140,15 +140,15 @@ TEST(ShardIndex, RefusesFilesThatAreNotBesideIt) {
 }
 
 TEST(ShardIndex, RefusesMalformedJson) {
-  expect_index_refused("", {"is not valid JSON at byte 1"});
-  expect_index_refused("{\"weight_map\":", {"is not valid JSON at byte"});
-  expect_index_refused("[]", {"is not a JSON object"});
+  expect_index_refused("", {"expected valid JSON, found an error at byte 1"});
+  expect_index_refused("{\"weight_map\":", {"expected valid JSON, found an error at byte"});
+  expect_index_refused("[]", {"expected a JSON object, found array"});
   expect_index_refused("{}", {"has no object \"weight_map\""});
   expect_index_refused(R"({"weight_map":[]})", {"has no object \"weight_map\""});
   expect_index_refused(R"({"weight_map":{}})", {"has an empty \"weight_map\""});
   expect_index_refused(R"({"weight_map":{"w":1}})", {"does not name a file for tensor 'w'"});
-  expect_index_refused(R"({"weight_map":{"w":"a","w":"b"}})", {"has the key 'w' twice"});
-  expect_index_refused(std::string(100'000, '['), {"is nested too deeply"});
+  expect_index_refused(R"({"weight_map":{"w":"a","w":"b"}})", {"expected every key once, found 'w' twice"});
+  expect_index_refused(std::string(100'000, '['), {"expected JSON nested at most 16 deep"});
 }
 
 }  // namespace

@@ -59,7 +59,7 @@ TEST(Config, ReadsWhatBitsandbytesWrites) {
 }
 
 TEST(Config, RefusesInOneSentenceThatNamesTheKey) {
-  EXPECT_EQ(refusal("{"), "config.json: not valid JSON");
+  EXPECT_EQ(refusal("{"), "config.json: expected valid JSON, found an error at byte 2");
   EXPECT_EQ(refusal("[1]"), "config.json: expected a JSON object, found array");
   EXPECT_EQ(refusal(R"({"model_type": "llama"})"),
             "config.json: model_type 'llama' is not an architecture nibble runs (it runs 'opt')");
@@ -87,6 +87,29 @@ TEST(Config, RefusesInOneSentenceThatNamesTheKey) {
             "config.json: quantization_config of 'awq': expected version \"gemm\", found \"gemv\"");
   EXPECT_NE(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": 4}})").find("quant"),
             std::string::npos);
+}
+
+TEST(Config, RefusesWhatIsNestedTooDeeplyToPrintOrCopy) {
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  const std::string sentence = "config.json: expected JSON nested at most 16 deep, found it deeper";
+  EXPECT_EQ(refusal(R"({"model_type": "opt", "vocab_size": )" + deep + "}"), sentence);
+  EXPECT_EQ(refusal(R"({"model_type": "opt", "quantization_config": {"quant_method": )" + deep + "}}"), sentence);
+  EXPECT_THROW(parse_generation_config(R"({"eos_token_id": )" + deep + "}", "g.json"), Error);
+}
+
+TEST(Config, OfADirectoryThatCannotBeOpenedIsOneSentence) {
+  const auto refusal_of = [](const std::filesystem::path& directory) -> std::string {
+    try {
+      read_config(directory);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(refusal_of("/no/such/model"), "/no/such/model: no such checkpoint directory");
+  EXPECT_EQ(refusal_of("/dev/null/model"), "/dev/null/model: no such checkpoint directory: Not a directory");
+  const std::string long_name(300, 'x');
+  EXPECT_EQ(refusal_of(long_name), long_name + ": no such checkpoint directory: File name too long");
 }
 
 TEST(GenerationConfig, ReadsWhatIsThereAndDefaultsTheRest) {

@@ -51,6 +51,8 @@ class Changed {
   Changed(const Changed&) = delete;
   Changed& operator=(const Changed&) = delete;
 
+  const fs::path& path() const { return path_; }
+
   /// What loading it says, on every device.
   std::string refusal(std::optional<Scheme> scheme = {}) const {
     const std::string sentence = refusal(scheme, Device::kCpu);
@@ -68,7 +70,7 @@ class Changed {
     try {
       const auto source = open_checkpoint_source(path_);
       const auto backend = make_backend(device, {.threads = 1});
-      OptModel::load(*source, {scheme, DType::kF32, {}, 64}, *backend, {});
+      OptModel::load(*source, {scheme, DType::kF32, {}, {}}, *backend, {});
     } catch (const Error& error) {
       return error.what();
     }
@@ -105,6 +107,22 @@ TEST(DamagedCheckpoint, NamesAMissingWeight) {
 TEST(DamagedCheckpoint, NamesAMissingBiasAmongOthers) {
   const Changed missing("pre_norm", [](auto& t) { t.erase("model.decoder.layers.1.fc2.bias"); });
   expect_in_order(missing.refusal(), {"no tensor", "decoder.layers.1.fc2.bias"});
+}
+
+TEST(DamagedCheckpoint, IsFoundBeforeAnythingIsRead) {
+  const auto refusal = [](const Changed& changed) -> std::string {
+    try {
+      find_parameters(*open_checkpoint_source(changed.path()));
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const Changed missing("pre_norm", [](auto& t) { t.erase("model.decoder.layers.1.fc2.bias"); });
+  expect_in_order(refusal(missing), {"no tensor", "decoder.layers.1.fc2.bias"});
+  const Changed wrong("pre_norm", [](auto& t) { std::swap(t.at(kFc1).info.shape[0], t.at(kFc1).info.shape[1]); });
+  expect_in_order(refusal(wrong), {"decoder.layers.0.fc1.weight", "expected [", "config.json", "found ["});
+  EXPECT_EQ(refusal(Changed("pre_norm", [](auto&) {})), "no error");
 }
 
 TEST(DamagedCheckpoint, NamesAWrongShape) {
@@ -152,7 +170,10 @@ TEST(DamagedCheckpoint, NamesMissingQuantizationState) {
   expect_in_order(missing.refusal(), {"no tensor", "fc1.weight.absmax"});
   const Changed bare("post_norm_350m_nf4",
                      [](auto& t) { t.erase(std::string(kFc1) + ".quant_state.bitsandbytes__nf4"); });
-  expect_in_order(bare.refusal(), {kFc1, "expected", "found uint8"});
+  expect_in_order(bare.refusal(), {kFc1, "expected", "bitsandbytes, GPTQ or AWQ", "found uint8"});
+  const Changed unscaled("whole_32s_int4", [](auto& t) { t.erase("model.decoder.layers.0.fc1.scales"); });
+  expect_in_order(unscaled.refusal(), {"model.safetensors: tensor 'model.decoder.layers.0.fc1.qweight': expected",
+                                       "bitsandbytes, GPTQ or AWQ", "found int32 ["});
 }
 
 TEST(DamagedCheckpoint, NamesAQuantStateThatIsNotOne) {
@@ -167,7 +188,9 @@ TEST(DamagedCheckpoint, NamesAQuantStateThatIsNotOne) {
                    })
         .refusal();
   };
-  expect_in_order(with_text("not json"), {key.c_str(), "expected a JSON object"});
+  expect_in_order(with_text("not json"), {key.c_str(), "expected valid JSON, found an error at byte"});
+  expect_in_order(with_text("{\"quant_type\":" + std::string(300'000, '[') + std::string(300'000, ']') + "}"),
+                  {key.c_str(), "expected JSON nested at most 16 deep"});
   expect_in_order(with_text("{}"), {key.c_str(), "expected a key"});
   expect_in_order(with_text(R"({"quant_type":"af4","blocksize":64,"dtype":"float16","shape":[4,4]})"),
                   {key.c_str(), "quant_type", "af4"});

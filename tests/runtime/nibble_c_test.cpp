@@ -63,6 +63,13 @@ TEST(CInterface, TakesWhatACpuIsAskedFor) {
   const auto asked = options_with([](auto& o) { o.compute_dtype = "fp32", o.threads = 1, o.cpu_target = "portable"; });
   EXPECT_FALSE(continued(asked).empty());
   EXPECT_EQ(continued(asked), continued(asked));
+  const auto with_table = [&](const char* embedding) {
+    nibble_load_options load = asked;
+    load.embedding = embedding;
+    return continued(load);
+  };
+  EXPECT_EQ(with_table("compute"), continued(asked));
+  EXPECT_NE(with_table("int8"), "");
 }
 
 TEST(CInterface, TokenizesIntoAsMuchRoomAsThereIs) {
@@ -85,6 +92,7 @@ TEST(CInterface, ReportsFailuresAsAStatusAndASentence) {
     return std::string(nibble_last_error());
   };
   EXPECT_EQ(refused(options_with([](auto& o) { o.scheme = "int5"; })), "scheme: 'int5' is not known");
+  EXPECT_EQ(refused(options_with([](auto& o) { o.embedding = "nf4"; })), "embedding: 'nf4' is not known");
   EXPECT_NE(refused(options_with([](auto& o) { o.scheme = "nf4", o.blocksize = 7; })).find("7"), std::string::npos);
   EXPECT_NE(refused(options_with([](auto& o) { o.cpu_target = "mmx"; })).find("mmx"), std::string::npos);
   EXPECT_NE(refused(options_with([](auto& o) { o.threads = 4096, o.pin_threads = 1; })).find("4096"),

@@ -136,6 +136,76 @@ TEST(QuantizeDirectory, Int4SaysItsGroupSize) {
   EXPECT_EQ(engine.session().memory().bytes, predict_memory(scratch / "out").bytes);
 }
 
+/// What config.json says of a checkpoint quantized to int4 when it is written again.
+nlohmann::json rewritten_group_size(std::optional<int> blocksize, std::optional<int> again = {}) {
+  const Scratch scratch;
+  quantize(golden_model("whole_32s"), scratch / "once", {.scheme = Scheme::kInt4, .blocksize = blocksize});
+  quantize(scratch / "once", scratch / "twice", {.scheme = Scheme::kInt4, .blocksize = again});
+  return nlohmann::json::parse(std::ifstream(scratch / "twice/config.json"))["quantization_config"]["group_size"];
+}
+
+TEST(QuantizeDirectory, Int4WrittenAgainKeepsItsGroupSize) {
+  EXPECT_EQ(rewritten_group_size({}), 128);  // one of its weights has rows longer than that
+  EXPECT_EQ(rewritten_group_size(32), 32);
+  EXPECT_EQ(rewritten_group_size(32, 32), 32);
+  EXPECT_EQ(rewritten_group_size(4096), -1) << "AutoGPTQ's word for groups of a row";
+  EXPECT_EQ(rewritten_group_size(4096, 2048), -1);
+}
+
+TEST(QuantizeDirectory, RefusesABlocksizeOtherThanTheStoredOne) {
+  const Scratch scratch;
+  quantize(golden_model("whole_32s"), scratch / "int4", {.scheme = Scheme::kInt4, .blocksize = 32});
+  EXPECT_EQ(refusal(scratch / "int4", scratch / "out", {.scheme = Scheme::kInt4, .blocksize = 64}),
+            "blocksize: expected 32, in which decoder.layers.0.self_attn.q_proj.weight is quantized already, found 64");
+  EXPECT_EQ(
+      refusal(golden_model("pre_norm_fp16_nf4"), scratch / "out", {.scheme = Scheme::kNf4, .blocksize = 128}),
+      "blocksize: expected 64, in which decoder.layers.0.self_attn.q_proj.weight is quantized already, found 128");
+  EXPECT_EQ(refusal(golden_model("pre_norm_fp16_nf4"), scratch / "out", {.scheme = Scheme::kNf4, .blocksize = 64}),
+            "no error");
+}
+
+TEST(QuantizeDirectory, MayBeNamedWithASlashBehindIt) {
+  const Scratch scratch;
+  quantize(golden_model("pre_norm_fp16"), scratch / "out/", {.scheme = Scheme::kNf4});
+  EXPECT_EQ(Engine::open(scratch / "out").info().scheme, Scheme::kNf4);
+  const fs::directory_iterator made(scratch.path());
+  EXPECT_EQ(std::distance(begin(made), end(made)), 1);
+}
+
+TEST(QuantizeDirectory, PassesOverLinksThatLeadNowhere) {
+  const Scratch scratch;
+  fs::create_directories(scratch.path());
+  fs::copy(golden_model("pre_norm_fp16"), scratch / "source");
+  fs::create_symlink("loop", scratch / "source/loop");
+  EXPECT_EQ(refusal(scratch / "source", scratch / "out"), "no error");
+  EXPECT_FALSE(fs::exists(fs::symlink_status(scratch / "out/loop")));
+}
+
+/// A checkpoint whose config.json has one more of something than its tensors.
+void copy_with_one_more(const std::string& key, const std::string& to) {
+  fs::create_directories(to);
+  fs::copy(golden_model("pre_norm_fp16"), to);
+  auto config = nlohmann::json::parse(std::ifstream(to + "/config.json"));
+  config[key] = config[key].get<int>() + 1;
+  std::ofstream(to + "/config.json") << config;
+}
+
+TEST(QuantizeDirectory, NamesWhatConfigJsonContradicts) {
+  const Scratch scratch;
+  copy_with_one_more("vocab_size", scratch / "wider");
+  copy_with_one_more("num_hidden_layers", scratch / "deeper");
+  for (const auto& [source, part] :
+       {std::pair{scratch / "wider",
+                  "tensor 'decoder.embed_tokens.weight': expected [97, 64] by config.json, found [96"},
+        {scratch / "deeper", "the checkpoint has no tensor 'decoder.layers.2.self_attn_layer_norm.weight'"}}) {
+    const std::string sentence = refusal(source, scratch / "out");
+    EXPECT_NE(sentence.find(part), std::string::npos) << sentence;
+    EXPECT_THROW(inspect_model(source), Error);
+    EXPECT_THROW(predict_memory(source), Error);
+    EXPECT_FALSE(fs::exists(scratch / "out"));
+  }
+}
+
 TEST(QuantizeDirectory, RefusesInt4ThatGptqCannotHold) {
   const Scratch scratch;
   const std::string sentence = refusal(golden_model("odd_dims"), scratch / "out", {.scheme = Scheme::kInt4});

@@ -22,7 +22,7 @@ struct LoadOptions {
   std::optional<Scheme> scheme = {};               ///< absent: as the checkpoint stores its weights
   std::optional<DType> compute_dtype = {};         ///< fp32, fp16 or bf16; absent: the checkpoint's own
   std::optional<EmbeddingStorage> embedding = {};  ///< absent: as the checkpoint stores it
-  std::optional<int> blocksize = {};               ///< of 4-bit schemes made at load: 32 to 4096; absent: 64, int4 128
+  std::optional<int> blocksize = {};  ///< of 4-bit schemes, 32 to 4096; absent: as stored, or if made here 64, int4 128
   Device device = Device::kCpu;
   int threads = 0;              ///< 0: one a core
   std::string cpu_target = {};  ///< portable, avx2, avx512, avx512-bf16 or amx; empty: the fastest here
@@ -33,7 +33,7 @@ struct LoadOptions {
 
 /// What a model is, from its configuration and its files' headers.
 struct ModelInfo {
-  std::string name;          ///< directory name, or "synthetic:opt-…"
+  std::string name;          ///< the checkpoint directory's path, normalized, or "synthetic:opt-…"
   std::string architecture;  ///< "opt"
   Scheme scheme;
   DType compute_dtype;
@@ -65,7 +65,7 @@ class Engine {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// The ledger such a model and session would have, from configuration and headers alone: reads no weights.
+/// The ledger such a model and session would have. Reads headers and GPTQ's zero points, but no weights.
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load = {}, const SessionOptions& session = {});
 
 /// "nibble 0.1.0": the library's version.

@@ -29,8 +29,9 @@ typedef struct {
   const char* scheme;        /* "none", "int8", "int8-decomp", "fp4", "nf4", "fp4-dq", "nf4-dq", "int4", "int4-asym" */
   const char* compute_dtype; /* "fp32", "fp16", "bf16" */
   const char* device;        /* "cpu", "cuda"; NULL: "cpu" */
+  const char* embedding;     /* "compute", "int8"; NULL: as the checkpoint stores it */
   int threads;               /* 0: one a core */
-  int blocksize;             /* of 4-bit schemes made at load: 32 to 4096; 0: 64, int4 128 */
+  int blocksize;             /* of 4-bit schemes, 32 to 4096; 0: as stored, or if made here 64, int4 128 */
   const char* cpu_target;    /* "portable", "avx2", "avx512", "avx512-bf16", "amx"; NULL: the fastest here */
   int pin_threads;           /* CPU; other than 0: each thread but the caller's on a core of its own */
   int int8_activations;      /* CPU, scheme int8; other than 0: x rounded to 8 bits a row */
@@ -41,9 +42,7 @@ typedef struct {
   int max_tokens;
   float temperature; /* 0: greedy */
   int top_k;
-  float top_p;
-  float min_p;
-  float repetition_penalty;
+  float top_p, min_p, repetition_penalty;
   uint64_t seed;
   int ignore_eos;
 } nibble_generate_options;

@@ -46,9 +46,10 @@ std::string_view to_string(DType dtype);
 std::string_view to_string(Scheme scheme);
 std::string_view to_string(Device device);
 
-/// The value with that name, or nothing. Compute dtypes only for `parse_compute_dtype`.
+/// The value with that name, or nothing. Of dtypes the compute dtypes only; of embeddings "compute" and "int8".
 std::optional<DType> parse_compute_dtype(std::string_view name);
 std::optional<Scheme> parse_scheme(std::string_view name);
 std::optional<Device> parse_device(std::string_view name);
+std::optional<EmbeddingStorage> parse_embedding(std::string_view name);
 
 }  // namespace nibble
