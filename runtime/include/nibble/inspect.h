@@ -1,7 +1,6 @@
 // What quantization does to a checkpoint, without running it: sizes, shapes, first values, errors, histograms.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,11 +14,9 @@ namespace nibble {
 struct ParameterReport {
   std::string name;
   MemoryClass memory_class;
-  std::string dtype;                ///< of the stored values: "uint8" for 4-bit codes
-  std::vector<std::int64_t> shape;  ///< in the model
-  std::vector<std::int64_t> stored_shape;
-  std::uint64_t bytes;
-  std::uint64_t quant_state_bytes;
+  std::string dtype;                              ///< of the stored values: "uint8" for 4-bit codes
+  std::vector<std::int64_t> shape, stored_shape;  ///< in the model, and as stored
+  std::uint64_t bytes, quant_state_bytes;
 };
 
 /// Every parameter, from configuration and headers alone. Throws Error.
