@@ -62,7 +62,7 @@ TEST_F(Interactive, ExplainsItselfAndCounts) {
   EXPECT_TRUE(contains(stats, "Generation: ")) << stats;
   EXPECT_TRUE(contains(stats, "of 1024 tokens")) << stats;
   EXPECT_TRUE(contains(answer("/frob"), "'/frob': no such command"));
-  EXPECT_TRUE(contains(answer("/set temp x"), "temp: expected a number of at least 0, found 'x'"));
+  EXPECT_TRUE(contains(answer("/set temp x"), "temp: expected 0 or a number from 1e-06 to 1e+06, found 'x'"));
   EXPECT_TRUE(contains(answer("/set frob 1"), "'frob': no such setting"));
   terminal_->type("/quit\n");
   EXPECT_EQ(terminal_->exit_code(), 0);

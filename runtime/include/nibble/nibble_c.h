@@ -39,12 +39,11 @@ typedef struct {
 
 typedef struct {
   int max_tokens;
-  float temperature; /* 0: greedy */
+  float temperature; /* 0: greedy; else 1e-6 to 1e6 */
   int top_k;
-  float top_p;
-  float min_p;
-  float repetition_penalty;
-  uint64_t seed;
+  float top_p, min_p;
+  float repetition_penalty; /* 1: off; 1e-6 to 1e6 */
+  uint64_t seed;            /* when the same one gives the same text: see nibble_generate */
   int ignore_eos;
 } nibble_generate_options;
 

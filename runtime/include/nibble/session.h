@@ -20,17 +20,18 @@ struct SessionOptions {
 
 /// Values as in transformers; applied in its order: repetition penalty, temperature, top-k, top-p, min-p.
 struct GenerateOptions {
-  int max_tokens = 128;      ///< new tokens a sequence; stops earlier where the context ends
-  float temperature = 0.0F;  ///< 0: greedy (the lowest id wins a tie)
-  int top_k = 0;             ///< 0: off; ties with the k-th survive
-  float top_p = 1.0F;        ///< 1: off
-  float min_p = 0.0F;        ///< 0: off
-  float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; token n of sequence i is drawn by seed, i and n
+  int max_tokens = 128;             ///< new tokens a sequence; stops earlier where the context ends
+  float temperature = 0.0F;         ///< 0: greedy (the lowest id wins a tie); else kLeast to kMost
+  int top_k = 0;                    ///< 0: off; ties with the k-th survive
+  float top_p = 1.0F;               ///< 1: off
+  float min_p = 0.0F;               ///< 0: off
+  float repetition_penalty = 1.0F;  ///< 1: off; kLeast to kMost
+  std::uint64_t seed = 0;  ///< token n of sequence i is drawn by seed, i and n; generate says when tokens are the same
   int logprobs = -1;       ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
   std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
   std::vector<std::string> stop = {};  ///< ends a sequence when its text contains one; the text is cut before it
+  static constexpr float kLeast = 1e-6F, kMost = 1e6F;  ///< of a temperature but 0, and of repetition_penalty
 };
 
 struct TokenLogprob {
