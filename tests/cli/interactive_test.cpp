@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "program.h"
+#include "runtime/cli/options.h"
 
 namespace nibble::testing {
 namespace {
@@ -57,6 +58,10 @@ TEST_F(Interactive, ExplainsItselfAndCounts) {
   const std::string help = answer("/help");
   for (const char* command : {"/help", "/set", "/reset", "/stats", "/quit", "Ctrl-C"})
     EXPECT_TRUE(contains(help, command));
+  for (const cli::SamplingFlag& setting : cli::sampling_flags()) {
+    EXPECT_TRUE(contains(help, setting.name())) << setting.names;
+    EXPECT_TRUE(contains(help, setting.help)) << setting.names;
+  }
   answer("The dog");
   const std::string stats = answer("/stats");
   EXPECT_TRUE(contains(stats, "Generation: ")) << stats;
