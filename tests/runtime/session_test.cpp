@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "golden.h"
 #include "nibble/nibble.h"
@@ -119,6 +120,9 @@ TEST_P(SessionOnDevice, TimesItsKernelsAndForgetsWhatItHeld) {
   EXPECT_EQ(error_of([&] { session.time_kernels(7, 14, 3); }),
             "time_kernels: expected at least one row and repetition, at most 20 tokens in a sequence and 20 in a step, "
             "found 7 rows behind 14 tokens in 2 sequences");
+  constexpr int kMost = std::numeric_limits<int>::max();
+  const std::string sentence = error_of([&] { session.time_kernels(kMost, 1, 1); });
+  EXPECT_TRUE(sentence.ends_with("found 2147483647 rows behind 1 tokens in 2 sequences")) << sentence;
 }
 
 TEST_P(SessionOnDevice, DrawsWhatItDrawsAloneAndWithoutLogprobs) {
