@@ -284,6 +284,24 @@ TEST(Engine, RefusesWhatItCannotOpen) {
       "8-bit activations: expected device cpu, found cuda");
 }
 
+TEST(Engine, ReportsProgressUpToTheTotal) {
+  for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
+    for (const Scheme scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4Dq}) {
+      std::vector<std::uint64_t> reports;
+      std::uint64_t all = 0;
+      const LoadOptions load{.scheme = scheme, .threads = 1};
+      Engine::open(golden_model(name), load, [&](std::uint64_t done, std::uint64_t total) {
+        reports.push_back(done);
+        all = total;
+      });
+      ASSERT_FALSE(reports.empty()) << name;
+      EXPECT_TRUE(std::ranges::is_sorted(reports)) << name;
+      EXPECT_EQ(reports.back(), all) << name << " " << to_string(scheme);
+      EXPECT_EQ(all, predict_memory(golden_model(name), load).weights()) << name << " " << to_string(scheme);
+    }
+  }
+}
+
 TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {
   EXPECT_EQ(Engine::open(golden_model("pre_norm")).info().compute_dtype, DType::kF32);
   EXPECT_EQ(Engine::open(golden_model("pre_norm_fp16")).info().compute_dtype, DType::kF16);
