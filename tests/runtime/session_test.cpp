@@ -158,6 +158,36 @@ TEST_P(SessionOnDevice, SameSeedGivesSameTokensAndAnotherSeedOthers) {
   EXPECT_NE(engine.session().generate(prompts, options).front().tokens, first);
 }
 
+TEST_P(SessionOnDevice, GivesAfterResetExactlyWhatANewSessionGives) {
+  std::vector<int> prompt{2};  // more tokens than any device reads without tiles
+  for (int i = 1; i < 40; ++i) prompt.push_back(3 + 31 * i % 90);
+  const std::vector<std::vector<int>> prompts{prompt};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Engine engine = tiny(dtype, GetParam());
+    for (const float temperature : {0.0F, 1.5F}) {
+      GenerateOptions options = greedy(30);
+      options.temperature = temperature;
+      options.seed = 7;
+      options.logprobs = 0;
+      Session session = engine.session();
+      const auto expect_as_new = [&] {
+        const auto found = session.generate(prompts, options).front();
+        const auto expected = engine.session().generate(prompts, options).front();
+        EXPECT_EQ(found.tokens, expected.tokens);
+        for (std::size_t t = 0; t < expected.logprobs.size(); ++t) {
+          ASSERT_EQ(found.logprobs[t][0].logprob, expected.logprobs[t][0].logprob) << "bit for bit, token " << t;
+        }
+      };
+      expect_as_new();
+      session.generate(prompts, options);
+      EXPECT_EQ(session.last_stats().prefill_tokens, 1) << "all but the last token was held";
+      session.reset();
+      expect_as_new();
+      EXPECT_EQ(session.last_stats().prefill_tokens, 40);
+    }
+  }
+}
+
 TEST(Session, StopsAtEndTokensMaximumAndContext) {
   const Engine engine = tiny();
   const std::vector<std::vector<int>> prompts{kPrompt};
