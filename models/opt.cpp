@@ -114,6 +114,7 @@ class OptModel::Loader {
     });
     model_.ledger_[MemoryClass::kOther] += buffer.size();
     model_.ledger_.huggingface += buffer.size();
+    report();
     return backend_.upload(buffer);
   }
 
@@ -152,7 +153,11 @@ class OptModel::Loader {
     const bool quantized = storage_of(weight, policy_.compute_dtype).scheme != Scheme::kNone;
     ledger.huggingface +=
         quantized ? codes : static_cast<std::uint64_t>(parameter.elements()) * size_of(policy_.compute_dtype);
-    if (progress_) progress_(ledger.weights(), total_);
+    report();
+  }
+
+  void report() const {
+    if (progress_) progress_(model_.ledger_.weights(), total_);
   }
 
   const ParameterSource& source_;

@@ -120,6 +120,10 @@ GenerateOptions Engine::default_options() const {
 
 std::vector<int> Engine::tokenize(std::string_view text) const { return impl_->require_tokenizer().encode(text); }
 
+std::vector<int> Engine::prefix_tokens() const { return impl_->require_tokenizer().ends().prefix; }
+
+std::vector<int> Engine::suffix_tokens() const { return impl_->require_tokenizer().ends().suffix; }
+
 std::string Engine::detokenize(std::span<const int> tokens) const { return decode(impl_->require_tokenizer(), tokens); }
 
 Session Engine::session(const SessionOptions& options) const {

@@ -1,5 +1,6 @@
 // The kernels of a step: how long each takes by itself, and which ones multiply.
 #include <chrono>
+#include <cstdint>
 
 #include "kernels/storage.h"
 #include "nibble/error.h"
@@ -40,7 +41,8 @@ std::vector<KernelTiming> Session::time_kernels(int rows, int past, int repetiti
   const OptModel& model = s.engine->model;
   const ModelConfig& config = model.config();
   const int sequences = s.plan.sequences;
-  if (rows < 1 || past < 0 || repetitions < 1 || past + rows > s.plan.context || sequences * rows > s.plan.step_rows) {
+  if (rows < 1 || past < 0 || repetitions < 1 || std::int64_t{past} + rows > s.plan.context ||
+      std::int64_t{sequences} * rows > s.plan.step_rows) {
     throw Error(ErrorKind::kInvalidArgument, "time_kernels: expected at least one row and repetition, at most " +
                                                  std::to_string(s.plan.context) + " tokens in a sequence and " +
                                                  std::to_string(s.plan.step_rows) + " in a step, found " +

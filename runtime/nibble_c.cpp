@@ -24,6 +24,15 @@ std::string& last_error() {
   return sentence;
 }
 
+/// Leaves no sentence where there is no memory for it: the status still says what happened.
+void set_last_error(const char* sentence) noexcept {
+  try {
+    last_error() = sentence;
+  } catch (const std::bad_alloc&) {
+    last_error().clear();
+  }
+}
+
 nibble_status status_of(nibble::ErrorKind kind) {
   switch (kind) {
     case nibble::ErrorKind::kInvalidArgument:
@@ -42,7 +51,9 @@ nibble_status status_of(nibble::ErrorKind kind) {
   return NIBBLE_INTERNAL;
 }
 
-/// Runs f and turns what it throws into a status.
+/// Runs f and turns what it throws into a status, what a callback written in C++ throws included: C functions let
+/// nothing out. Ending the thread in a callback (pthread_exit) unwinds too and could not go on from here; the header
+/// forbids it.
 template <class F>
 nibble_status guarded(F&& f) noexcept {
   try {
@@ -50,13 +61,16 @@ nibble_status guarded(F&& f) noexcept {
     last_error().clear();
     return NIBBLE_OK;
   } catch (const nibble::Error& error) {
-    last_error() = error.what();
+    set_last_error(error.what());
     return status_of(error.kind());
   } catch (const std::bad_alloc&) {
-    last_error() = "out of memory";
+    set_last_error("out of memory");
     return NIBBLE_OUT_OF_MEMORY;
   } catch (const std::exception& error) {
-    last_error() = error.what();
+    set_last_error(error.what());
+    return NIBBLE_INTERNAL;
+  } catch (...) {
+    set_last_error("a callback threw something that is not a std::exception");
     return NIBBLE_INTERNAL;
   }
 }
@@ -153,6 +167,10 @@ nibble_status nibble_session_open(const nibble_engine* engine, int context, nibb
 }
 
 void nibble_session_free(nibble_session* session) { delete session; }
+
+nibble_status nibble_session_reset(nibble_session* session) {
+  return guarded([&] { required(session, "session").session.reset(); });
+}
 
 nibble_status nibble_generate(nibble_session* session, const char* prompt, const nibble_generate_options* options,
                               nibble_on_text on_text, void* user) {

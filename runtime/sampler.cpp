@@ -1,6 +1,7 @@
 #include "runtime/sampler.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <functional>
 #include <iterator>
@@ -12,22 +13,31 @@
 namespace nibble {
 namespace {
 
-void require(bool holds, const char* option, const char* expected, double found) {
+/// The shortest text that stands for the number: 0.1, 1e-06.
+template <class T>
+std::string show(T number) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), number).ptr};
+}
+
+template <class T>
+void require(bool holds, const char* option, const std::string& expected, T found) {
   if (holds) return;
-  std::string number = std::to_string(found);
-  throw Error(ErrorKind::kInvalidArgument, std::string(option) + ": expected " + expected + ", found " + number);
+  throw Error(ErrorKind::kInvalidArgument, std::string(option) + ": expected " + expected + ", found " + show(found));
 }
 
 }  // namespace
 
 void check_options(const GenerateOptions& o) {
+  using Options = GenerateOptions;
+  const auto in_range = [](float value) { return value >= Options::kLeast && value <= Options::kMost; };
+  const std::string range = "a number from " + show(Options::kLeast) + " to " + show(Options::kMost);
   require(o.max_tokens >= 1, "max_tokens", "at least 1", o.max_tokens);
-  require(std::isfinite(o.temperature) && o.temperature >= 0, "temperature", "a number of at least 0", o.temperature);
+  require(o.temperature == 0 || in_range(o.temperature), "temperature", "0 or " + range, o.temperature);
   require(o.top_k >= 0, "top_k", "at least 0", o.top_k);
   require(o.top_p >= 0 && o.top_p <= 1, "top_p", "a number from 0 to 1", o.top_p);
   require(o.min_p >= 0 && o.min_p <= 1, "min_p", "a number from 0 to 1", o.min_p);
-  require(std::isfinite(o.repetition_penalty) && o.repetition_penalty > 0, "repetition_penalty", "a number above 0",
-          o.repetition_penalty);
+  require(in_range(o.repetition_penalty), "repetition_penalty", range, o.repetition_penalty);
   require(o.logprobs >= -1, "logprobs", "at least -1", o.logprobs);
   if (std::ranges::any_of(o.stop, &std::string::empty)) {
     throw Error(ErrorKind::kInvalidArgument, "stop: expected strings of at least one character, found an empty one");

@@ -22,8 +22,9 @@ struct Session::Impl {
   std::vector<float> logits;    ///< [outputs, vocab_size]
   std::vector<int> chosen;
   Packer packer;
-  /// A sequence's tokens in the cache. One that was read before it was known is chosen_before(i) until it is accepted,
-  /// and stays so where it never is: no prompt has it.
+  /// A sequence's tokens in the cache. A token the GPU read before the host knew it is held as the placeholder
+  /// chosen_before(i) until it is accepted. If the sequence ends first the placeholder stays: it is negative, so it
+  /// matches no prompt.
   std::vector<std::vector<int>> held;
   GenerateStats stats;
   std::unique_ptr<Backend> backend;  ///< goes first: it waits for what is still done with the others

@@ -69,7 +69,7 @@ def wrong_dispatch(root: Path) -> list[str]:
 
 def wrong_headers(root: Path) -> list[str]:
     lines = sum(len(file.read_text().splitlines()) for file in (root / "runtime/include/nibble").glob("*.h"))
-    return [f"runtime/include/nibble: {lines} lines of public headers, more than 500"] if lines > 500 else []
+    return [f"runtime/include/nibble: {lines} lines of public headers, more than 520"] if lines > 520 else []
 
 
 def main() -> int:

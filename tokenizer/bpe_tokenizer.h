@@ -42,6 +42,7 @@ class BpeTokenizer : public Tokenizer {
   BpeTokenizer(Parts parts, const std::string& file);
 
   std::vector<int> encode(std::string_view text, SpecialTokens special) const override;
+  const Template& ends() const override { return ends_; }
   std::string_view piece(int id) const override { return pieces_[id]; }
   bool drops_leading_space() const override { return false; }
   int vocab_size() const override { return pieces_.size(); }

@@ -110,6 +110,7 @@ class SentencePieceTokenizer : public Tokenizer {
     return ids;
   }
 
+  const Template& ends() const override { return ends_; }
   std::string_view piece(int id) const override { return pieces_[id]; }
   bool drops_leading_space() const override { return drops_leading_space_; }
   int vocab_size() const override { return pieces_.size(); }

@@ -9,6 +9,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/json_value.h"
+#include "tokenizer/tokenizer.h"
 
 namespace nibble {
 
@@ -29,11 +30,6 @@ struct Settings {
   const NamedToken* find(std::string_view role) const;
   /// Adds the token of a role that the files leave open.
   void set_default(const std::string& role, const std::string& content);
-};
-
-/// Ids put before and after every text.
-struct Template {
-  std::vector<int> prefix, suffix;
 };
 
 /// Either text may be empty: the file is absent. tokenizer_config.json goes before special_tokens_map.json.

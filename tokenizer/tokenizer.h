@@ -16,14 +16,22 @@ enum class SpecialTokens {
   kText,   ///< as ordinary text: for untrusted input
 };
 
+/// Ids put before and after every text.
+struct Template {
+  std::vector<int> prefix, suffix;
+};
+
 /// Immutable and thread-safe once made.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Ids of UTF-8 `text`, the checkpoint's prefix tokens first (`</s>` for OPT, none for Galactica). The same ids as
-  /// the Hugging Face tokenizer. Invalid UTF-8 is read as U+FFFD, one for each maximal invalid part.
+  /// Ids of UTF-8 `text` between the ends of the template. The same ids as the Hugging Face tokenizer. Invalid UTF-8 is
+  /// read as U+FFFD, one for each maximal invalid part.
   virtual std::vector<int> encode(std::string_view text, SpecialTokens special = SpecialTokens::kParse) const = 0;
+
+  /// What the checkpoint puts around every text: `</s>` before it for OPT, nothing for Galactica.
+  virtual const Template& ends() const = 0;
 
   /// The bytes token `id` adds to a running text: any bytes, perhaps part of a character, empty for special tokens and
   /// for ids that no token has (a model's padded logit rows).

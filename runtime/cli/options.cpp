@@ -1,5 +1,7 @@
 #include "runtime/cli/options.h"
 
+#include <spdlog/fmt/fmt.h>
+
 #include <array>
 #include <random>
 
@@ -25,8 +27,16 @@ OptionChange read_seed(const FlagValue& value) {
   return set(&GenerateOptions::seed, seed);
 }
 
+/// "a number from 1e-06 to 1e+06"
+std::string number_in_range() {
+  return fmt::format("a number from {:g} to {:g}", GenerateOptions::kLeast, GenerateOptions::kMost);
+}
+
 OptionChange read_temperature(const FlagValue& value) {
-  return set(&GenerateOptions::temperature, value.number("a number of at least 0", 0.0F));
+  const std::string expected = "0 or " + number_in_range();
+  const auto temperature = value.number(expected, 0.0F, GenerateOptions::kMost);
+  if (temperature > 0 && temperature < GenerateOptions::kLeast) value.fail(expected);
+  return set(&GenerateOptions::temperature, temperature);
 }
 
 OptionChange read_top_k(const FlagValue& value) {
@@ -43,20 +53,22 @@ OptionChange read_min_p(const FlagValue& value) {
 
 OptionChange read_repeat_penalty(const FlagValue& value) {
   return set(&GenerateOptions::repetition_penalty,
-             value.number("a number above 0", std::numeric_limits<float>::denorm_min()));
+             value.number(number_in_range(), GenerateOptions::kLeast, GenerateOptions::kMost));
 }
 
 constexpr std::array<SamplingFlag, 7> kSamplingFlags{{
     {"-n,--n-predict", "N",
      "Most tokens to generate, -1: until the context is full (default: the checkpoint's, else 128)", read_max_tokens},
     {"-s,--seed", "N", "Seed of the draws, -1: a new one each time (default: 0)", read_seed},
-    {"--temp", "T", "Temperature, 0: always the likeliest token (default: the checkpoint's, else 0)", read_temperature},
+    {"--temp", "T", "Temperature, 1e-6 to 1e6; 0: always the likeliest token (default: the checkpoint's, else 0)",
+     read_temperature},
     {"--top-k", "K", "Draw from the K likeliest tokens, 0: from all (default: the checkpoint's, else 0)", read_top_k},
     {"--top-p", "P",
      "Draw from the likeliest tokens that together have probability P (default: the checkpoint's, else 1)", read_top_p},
     {"--min-p", "P", "Drop tokens less likely than P times the likeliest (default: the checkpoint's, else 0)",
      read_min_p},
-    {"--repeat-penalty", "X", "Divide the logits of tokens already there by X (default: the checkpoint's, else 1)",
+    {"--repeat-penalty", "X",
+     "Divide the logits of tokens already there by X, 1e-6 to 1e6 (default: the checkpoint's, else 1)",
      read_repeat_penalty},
 }};
 

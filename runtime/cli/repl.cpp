@@ -61,8 +61,7 @@ class Repl {
 
 constexpr std::array<Repl::Command, 5> Repl::kCommands{{
     {"/help", "/help             this list", &Repl::help},
-    {"/set", "/set NAME VALUE   change a setting: temp, top-k, top-p, min-p, repeat-penalty, n-predict, seed",
-     &Repl::set},
+    {"/set", "/set NAME VALUE   change one of the settings below", &Repl::set},
     {"/reset", "/reset            forget the text and start another", &Repl::reset},
     {"/stats", "/stats            speed of the last generation, memory and context in use", &Repl::stats},
     {"/quit", "/quit             leave (also Ctrl-D, or Ctrl-C twice)", &Repl::quit},
@@ -146,6 +145,8 @@ void Repl::help(std::string_view) {
       "A line that ends in \\ goes on in the next; \"\"\" begins and ends a text of many lines. Ctrl-C stops the "
       "model.\n");
   for (const Command& command : kCommands) print(fmt::format("  {}\n", command.usage));
+  print("Settings, as the flags of the same names:\n");
+  for (const SamplingFlag& flag : sampling_flags()) print(fmt::format("  {:<18}{}\n", flag.name(), flag.help));
 }
 
 void Repl::set(std::string_view argument) {

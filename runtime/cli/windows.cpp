@@ -31,9 +31,10 @@ void add_window_flags(CLI::App& app, WindowOptions& options) {
 }
 
 Windows::Windows(const Engine& engine, const std::string& file, const WindowOptions& options)
-    : prefix_(engine.tokenize("")), text_(engine.tokenize(std::get<std::string>(read_prompt(File{file})))) {
+    : prefix_(engine.prefix_tokens()), text_(engine.tokenize(std::get<std::string>(read_prompt(File{file})))) {
   const auto prefix = static_cast<int>(prefix_.size());
   text_.erase(text_.begin(), text_.begin() + prefix);
+  text_.resize(text_.size() - engine.suffix_tokens().size());
   const int room = engine.info().context - prefix;
   size_ = options.window == 0 ? std::min(kUsualWindow, room) : options.window;
   stride_ = options.stride == 0 ? size_ : options.stride;

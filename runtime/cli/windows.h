@@ -23,7 +23,8 @@ struct WindowOptions {
 void add_window_flags(CLI::App& app, WindowOptions& options);
 
 /// The tokens of a text, tokenized once and cut into whole windows; what is left at the end is dropped. Every window is
-/// read behind the tokens that the tokenizer puts before a text.
+/// read behind the tokens that the tokenizer puts before a text; those that it puts behind one are left out, as no
+/// window but the last ends where the text does.
 class Windows {
  public:
   /// Throws Error when the text, read from `file`, is shorter than a window, or the window does not fit the context.

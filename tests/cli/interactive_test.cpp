@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "program.h"
+#include "runtime/cli/options.h"
 
 namespace nibble::testing {
 namespace {
@@ -57,12 +58,16 @@ TEST_F(Interactive, ExplainsItselfAndCounts) {
   const std::string help = answer("/help");
   for (const char* command : {"/help", "/set", "/reset", "/stats", "/quit", "Ctrl-C"})
     EXPECT_TRUE(contains(help, command));
+  for (const cli::SamplingFlag& setting : cli::sampling_flags()) {
+    EXPECT_TRUE(contains(help, setting.name())) << setting.names;
+    EXPECT_TRUE(contains(help, setting.help)) << setting.names;
+  }
   answer("The dog");
   const std::string stats = answer("/stats");
   EXPECT_TRUE(contains(stats, "Generation: ")) << stats;
   EXPECT_TRUE(contains(stats, "of 1024 tokens")) << stats;
   EXPECT_TRUE(contains(answer("/frob"), "'/frob': no such command"));
-  EXPECT_TRUE(contains(answer("/set temp x"), "temp: expected a number of at least 0, found 'x'"));
+  EXPECT_TRUE(contains(answer("/set temp x"), "temp: expected 0 or a number from 1e-06 to 1e+06, found 'x'"));
   EXPECT_TRUE(contains(answer("/set frob 1"), "'frob': no such setting"));
   terminal_->type("/quit\n");
   EXPECT_EQ(terminal_->exit_code(), 0);

@@ -97,5 +97,23 @@ TEST(Perplexity, OfTheBundledModelIsThatOfTransformers) {
   EXPECT_FALSE(contains(result.out, "KL")) << "nothing was asked to be compared";
 }
 
+TEST(Perplexity, LeavesOutWhatTheTokenizerPutsBehindAText) {
+  const TempDir folder;
+  const std::string text = write_file(folder / "text", "The sea was still and the old man slept in his boat.");
+  const auto measured = [&](const std::string& model) {
+    return json_output({"perplexity", "-m", model, "-f", text, "--window", "4", "--stride", "1"});
+  };
+  const std::string model = folder / "model";
+  std::filesystem::copy(kBundled, model);
+  const std::string settings = model + "/tokenizer_config.json";
+  Json config = Json::parse(read_file(settings));
+  config["add_eos_token"] = true;
+  write_file(settings, config.dump());
+  ASSERT_EQ(Engine::open(model).tokenize("").size(), 2U);
+  const Json found = measured(model), expected = measured(kBundled);
+  EXPECT_EQ(found.at("prefix"), Json({2}));
+  for (const char* key : {"windows", "predictions", "perplexity"}) EXPECT_EQ(found.at(key), expected.at(key)) << key;
+}
+
 }  // namespace
 }  // namespace nibble::testing

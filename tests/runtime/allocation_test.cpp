@@ -1,7 +1,9 @@
-// Generating takes no memory from token to token. This program counts what it asks operator new for.
+// Generating takes no memory from token to token, but for its text. This program counts what it asks operator new for.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstdlib>
 #include <new>
 
@@ -33,7 +35,7 @@ void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std
 namespace nibble::testing {
 namespace {
 
-/// Allocations of each token but the first few.
+/// Allocations of each token but the first few, of two sequences of a model without a tokenizer.
 std::vector<long> allocations_of_tokens(const GenerateOptions& options) {
   const Engine engine = Engine::open(golden_model("pre_norm"), {.scheme = Scheme::kNf4, .threads = 2});
   Session session = engine.session({.context = 60, .sequences = 2});
@@ -66,6 +68,26 @@ TEST(Allocation, NoneForATokenThatIsSampled) {
   options.top_p = 0.9F;
   options.repetition_penalty = 1.1F;
   EXPECT_EQ(allocations_of_tokens(options), std::vector<long>(71, 0));
+}
+
+TEST(Allocation, WithTextIsThatOfAGrowingStringAlone) {
+  const Engine engine = Engine::open(bundled_model(), {.threads = 2});
+  Session session = engine.session({.context = 200});
+  GenerateOptions options;
+  options.max_tokens = 150;
+  options.ignore_eos = true;
+  std::vector<long> counts;
+  counts.reserve(150);
+  std::size_t longest = 0;
+  const OnStep count = [&](const Step& step) {
+    counts.push_back(allocations);
+    longest = std::max(longest, step.text.size());
+    return true;
+  };
+  const std::string text = session.generate("Once upon a time", options, count).text;
+  ASSERT_LE(longest, std::string().capacity()) << "what a string holds in itself";
+  // A string doubles its room; the first few tokens come before the counting.
+  EXPECT_LE(counts.back() - counts[8], static_cast<long>(std::bit_width(text.size())));
 }
 
 }  // namespace

@@ -64,6 +64,8 @@ TEST(Bundled, TokenizesAndGoesBackAsTransformersDoes) {
   const std::vector<int> ids = engine.tokenize(text);
   EXPECT_EQ(ids, expected["text_ids"].get<std::vector<int>>());
   EXPECT_EQ(engine.detokenize(ids), text);
+  EXPECT_EQ(engine.prefix_tokens(), std::vector<int>{2});
+  EXPECT_EQ(engine.suffix_tokens(), std::vector<int>{});
 }
 
 TEST(Bundled, StreamsTheTextItReturnsAndStopsAtAStopString) {

@@ -28,5 +28,18 @@ TEST(Log, IsHeardByTheSinkAndByNobodyWithoutOne) {
   EXPECT_TRUE(heard.empty());
 }
 
+TEST(Log, MayUseNibbleAndReplaceTheSinkFromInsideASink) {
+  int first = 0, second = 0;
+  set_log_sink([&](LogLevel, std::string_view) {
+    ++first;
+    set_log_sink([&](LogLevel, std::string_view) { ++second; });
+    Engine::open(golden_model("pre_norm"), {.threads = 1});
+  });
+  Engine::open(golden_model("pre_norm"), {.threads = 1});
+  set_log_sink({});
+  EXPECT_EQ(first, 1);
+  EXPECT_GE(second, 1);
+}
+
 }  // namespace
 }  // namespace nibble::testing

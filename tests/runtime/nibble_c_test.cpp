@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "tests/affinity.h"
 #include "tests/places.h"
 
 namespace {
@@ -72,6 +76,59 @@ TEST(CInterface, TakesWhatACpuIsAskedFor) {
   EXPECT_NE(with_table("int8"), "");
 }
 
+TEST(CInterface, PinsThreads) {
+  if (nibble::cores_of(0) < 2) GTEST_SKIP() << "there is one core only";
+  nibble_generate_options options;
+  nibble_session* session = opened(options_with([](auto& o) { o.threads = 2; }), 1, options);
+  EXPECT_EQ(nibble::pinned_threads(), 0);
+  nibble_session_free(session);
+  session = opened(options_with([](auto& o) { o.threads = 2, o.pin_threads = 1; }), 1, options);
+  EXPECT_EQ(nibble::pinned_threads(), 1);
+  nibble_session_free(session);
+}
+
+TEST(CInterface, GivesAfterResetWhatANewSessionGives) {
+  const auto load = options_with([](auto& o) { o.threads = 2; });
+  const char* prompt =
+      "Once upon a time there was a king who had three daughters, and the youngest of them was so "
+      "beautiful that the sun itself wondered whenever it shone in her face";
+  nibble_generate_options options;
+  nibble_session* session = opened(load, 20, options);
+  nibble_session* fresh = opened(load, 20, options);
+  options.temperature = 1;
+  options.seed = 5;
+  std::string text, again, of_fresh;
+  EXPECT_EQ(nibble_generate(session, "The dog", &options, nullptr, nullptr), NIBBLE_OK);
+  EXPECT_EQ(nibble_session_reset(session), NIBBLE_OK);
+  EXPECT_EQ(nibble_generate(session, prompt, &options, append, &text), NIBBLE_OK);
+  EXPECT_EQ(nibble_session_reset(session), NIBBLE_OK);
+  EXPECT_EQ(nibble_generate(session, prompt, &options, append, &again), NIBBLE_OK);
+  EXPECT_EQ(nibble_generate(fresh, prompt, &options, append, &of_fresh), NIBBLE_OK);
+  EXPECT_GT(text.size(), 20U);
+  EXPECT_EQ(again, text);
+  EXPECT_EQ(of_fresh, text);
+  nibble_session_free(session);
+  nibble_session_free(fresh);
+}
+
+TEST(CInterface, TurnsWhatACallbackThrowsIntoAStatus) {
+  nibble_generate_options options;
+  nibble_session* session = opened(options_with([](auto& o) { o.threads = 2; }), 4, options);
+  const auto generate = [&](nibble_on_text on_text) {
+    const nibble_status status = nibble_generate(session, "The king", &options, on_text, nullptr);
+    return std::pair(status, std::string(nibble_last_error()));
+  };
+  using Failure = std::pair<nibble_status, std::string>;
+  EXPECT_EQ(generate([](const char*, size_t, void*) -> int { throw 7; }),
+            Failure(NIBBLE_INTERNAL, "a callback threw something that is not a std::exception"));
+  EXPECT_EQ(generate([](const char*, size_t, void*) -> int { throw std::runtime_error("enough"); }),
+            Failure(NIBBLE_INTERNAL, "enough"));
+  EXPECT_EQ(generate([](const char*, size_t, void*) -> int { throw std::bad_alloc(); }),
+            Failure(NIBBLE_OUT_OF_MEMORY, "out of memory"));
+  EXPECT_EQ(generate([](const char*, size_t, void*) { return 1; }), Failure(NIBBLE_OK, ""));
+  nibble_session_free(session);
+}
+
 TEST(CInterface, TokenizesIntoAsMuchRoomAsThereIs) {
   nibble_engine* engine = nullptr;
   ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), nullptr, &engine), NIBBLE_OK);
@@ -95,12 +152,13 @@ TEST(CInterface, ReportsFailuresAsAStatusAndASentence) {
   EXPECT_EQ(refused(options_with([](auto& o) { o.embedding = "nf4"; })), "embedding: 'nf4' is not known");
   EXPECT_NE(refused(options_with([](auto& o) { o.scheme = "nf4", o.blocksize = 7; })).find("7"), std::string::npos);
   EXPECT_NE(refused(options_with([](auto& o) { o.cpu_target = "mmx"; })).find("mmx"), std::string::npos);
-  EXPECT_NE(refused(options_with([](auto& o) { o.threads = 4096, o.pin_threads = 1; })).find("4096"),
-            std::string::npos);
+  EXPECT_NE(refused(options_with([](auto& o) { o.threads = 4096; })).find("4096"), std::string::npos);
   EXPECT_NE(refused(options_with([](auto& o) { o.int8_activations = 1; })).find("8-bit activations"),
             std::string::npos);
   EXPECT_EQ(nibble_engine_open(nullptr, nullptr, &engine), NIBBLE_INVALID_ARGUMENT);
   EXPECT_EQ(engine, nullptr);
+  EXPECT_EQ(nibble_session_reset(nullptr), NIBBLE_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(nibble_last_error()), "session: expected a pointer, found NULL");
   nibble_engine_free(nullptr);
   nibble_session_free(nullptr);
 }

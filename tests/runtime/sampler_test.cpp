@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "nibble/error.h"
@@ -53,26 +54,42 @@ TEST(Sampler, LogprobsAreOfTheWholeDistribution) {
   EXPECT_EQ(result[2].id, 1);
 }
 
+template <class Change>
+std::string complaint(Change change) {
+  GenerateOptions options;
+  change(options);
+  try {
+    check_options(options);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "none";
+}
+
 TEST(Sampler, RefusesOptionsOutOfRangeByName) {
-  const auto message = [](auto change) {
-    GenerateOptions options;
-    change(options);
-    try {
-      check_options(options);
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-    return std::string("no error");
-  };
-  EXPECT_EQ(message([](auto&) {}), "no error");
-  EXPECT_NE(message([](auto& o) { o.temperature = -1; }).find("temperature: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.temperature = NAN; }).find("temperature: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.top_p = 1.5F; }).find("top_p: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.min_p = -0.1F; }).find("min_p: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.top_k = -3; }).find("top_k: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.repetition_penalty = 0; }).find("repetition_penalty: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.max_tokens = 0; }).find("max_tokens: expected"), std::string::npos);
-  EXPECT_NE(message([](auto& o) { o.stop = {""}; }).find("stop: expected"), std::string::npos);
+  EXPECT_EQ(complaint([](auto&) {}), "none");
+  EXPECT_EQ(complaint([](auto& o) { o.top_p = 1.5F; }), "top_p: expected a number from 0 to 1, found 1.5");
+  EXPECT_EQ(complaint([](auto& o) { o.min_p = -0.1F; }), "min_p: expected a number from 0 to 1, found -0.1");
+  EXPECT_EQ(complaint([](auto& o) { o.top_k = -3; }), "top_k: expected at least 0, found -3");
+  EXPECT_EQ(complaint([](auto& o) { o.max_tokens = 0; }), "max_tokens: expected at least 1, found 0");
+  EXPECT_EQ(complaint([](auto& o) { o.logprobs = -2; }), "logprobs: expected at least -1, found -2");
+  EXPECT_NE(complaint([](auto& o) { o.stop = {""}; }).find("stop: expected"), std::string::npos);
+}
+
+TEST(Sampler, TakesTemperaturesAndPenaltiesThatLeaveNumbersOfLogits) {
+  for (const float value : {1e-6F, 0.7F, 1e6F}) {
+    EXPECT_EQ(complaint([=](auto& o) { o.temperature = value, o.repetition_penalty = value; }), "none") << value;
+  }
+  EXPECT_EQ(complaint([](auto& o) { o.temperature = 0; }), "none");
+  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
+  for (const float value : {-1.0F, kLeast, 1e-38F, 9e-7F, 1.1e6F, kMost, INFINITY, NAN}) {
+    const std::string of_temperature = complaint([=](auto& o) { o.temperature = value; });
+    const std::string of_penalty = complaint([=](auto& o) { o.repetition_penalty = value; });
+    EXPECT_TRUE(of_temperature.starts_with("temperature: expected 0 or a number from 1e-06 to 1e+06, found ")) << value;
+    EXPECT_TRUE(of_penalty.starts_with("repetition_penalty: expected a number from 1e-06 to 1e+06, found ")) << value;
+  }
+  EXPECT_TRUE(complaint([](auto& o) { o.repetition_penalty = 0; }).ends_with(", found 0"));
+  EXPECT_TRUE(complaint([](auto& o) { o.repetition_penalty = kMost; }).ends_with(", found 3.4028235e+38"));
 }
 
 TEST(StopText, HoldsBackWhatMayBecomeAStopString) {

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "golden.h"
 #include "nibble/nibble.h"
+#include "tests/affinity.h"
 #include "tests/devices.h"
 
 namespace nibble::testing {
@@ -72,9 +74,11 @@ TEST(Session, WithInt8ActivationsGivesEverySequenceExactlyWhatItGivesAlone) {
 }
 
 TEST(Session, WithPinnedThreadsIsTheSame) {
-  const LoadOptions pinned{.threads = 1, .pin_threads = true};
-  EXPECT_EQ(Engine::open(golden_model("pre_norm"), pinned).session().logits(kPrompt),
-            Engine::open(golden_model("pre_norm"), {.threads = 1}).session().logits(kPrompt));
+  if (cores_of(0) < 2) GTEST_SKIP() << "there is one core only";
+  const LoadOptions pinned{.threads = 2, .pin_threads = true};
+  Session session = Engine::open(golden_model("pre_norm"), pinned).session();
+  EXPECT_EQ(pinned_threads(), 1);
+  EXPECT_EQ(session.logits(kPrompt), tiny().session().logits(kPrompt));
 }
 
 TEST(Session, DoesNotDependOnTheNumberOfThreads) {
@@ -119,6 +123,9 @@ TEST_P(SessionOnDevice, TimesItsKernelsAndForgetsWhatItHeld) {
   EXPECT_EQ(error_of([&] { session.time_kernels(7, 14, 3); }),
             "time_kernels: expected at least one row and repetition, at most 20 tokens in a sequence and 20 in a step, "
             "found 7 rows behind 14 tokens in 2 sequences");
+  constexpr int kMost = std::numeric_limits<int>::max();
+  const std::string sentence = error_of([&] { session.time_kernels(kMost, 1, 1); });
+  EXPECT_TRUE(sentence.ends_with("found 2147483647 rows behind 1 tokens in 2 sequences")) << sentence;
 }
 
 TEST_P(SessionOnDevice, DrawsWhatItDrawsAloneAndWithoutLogprobs) {
@@ -149,6 +156,36 @@ TEST_P(SessionOnDevice, SameSeedGivesSameTokensAndAnotherSeedOthers) {
   EXPECT_EQ(engine.session().generate(prompts, options).front().tokens, first);
   options.seed = 8;
   EXPECT_NE(engine.session().generate(prompts, options).front().tokens, first);
+}
+
+TEST_P(SessionOnDevice, GivesAfterResetExactlyWhatANewSessionGives) {
+  std::vector<int> prompt{2};  // more tokens than any device reads without tiles
+  for (int i = 1; i < 40; ++i) prompt.push_back(3 + 31 * i % 90);
+  const std::vector<std::vector<int>> prompts{prompt};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Engine engine = tiny(dtype, GetParam());
+    for (const float temperature : {0.0F, 1.5F}) {
+      GenerateOptions options = greedy(30);
+      options.temperature = temperature;
+      options.seed = 7;
+      options.logprobs = 0;
+      Session session = engine.session();
+      const auto expect_as_new = [&] {
+        const auto found = session.generate(prompts, options).front();
+        const auto expected = engine.session().generate(prompts, options).front();
+        EXPECT_EQ(found.tokens, expected.tokens);
+        for (std::size_t t = 0; t < expected.logprobs.size(); ++t) {
+          ASSERT_EQ(found.logprobs[t][0].logprob, expected.logprobs[t][0].logprob) << "bit for bit, token " << t;
+        }
+      };
+      expect_as_new();
+      session.generate(prompts, options);
+      EXPECT_EQ(session.last_stats().prefill_tokens, 1) << "all but the last token was held";
+      session.reset();
+      expect_as_new();
+      EXPECT_EQ(session.last_stats().prefill_tokens, 40);
+    }
+  }
 }
 
 TEST(Session, StopsAtEndTokensMaximumAndContext) {
@@ -278,6 +315,24 @@ TEST(Engine, RefusesWhatItCannotOpen) {
   EXPECT_EQ(
       error_of([] { predict_memory(golden_model("pre_norm"), {.device = Device::kCuda, .int8_activations = true}); }),
       "8-bit activations: expected device cpu, found cuda");
+}
+
+TEST(Engine, ReportsProgressUpToTheTotal) {
+  for (const std::string name : {"pre_norm", "post_norm_350m", "galactica_no_bias", "untied_head"}) {
+    for (const Scheme scheme : {Scheme::kNone, Scheme::kInt8, Scheme::kNf4Dq}) {
+      std::vector<std::uint64_t> reports;
+      std::uint64_t all = 0;
+      const LoadOptions load{.scheme = scheme, .threads = 1};
+      Engine::open(golden_model(name), load, [&](std::uint64_t done, std::uint64_t total) {
+        reports.push_back(done);
+        all = total;
+      });
+      ASSERT_FALSE(reports.empty()) << name;
+      EXPECT_TRUE(std::ranges::is_sorted(reports)) << name;
+      EXPECT_EQ(reports.back(), all) << name << " " << to_string(scheme);
+      EXPECT_EQ(all, predict_memory(golden_model(name), load).weights()) << name << " " << to_string(scheme);
+    }
+  }
 }
 
 TEST(Engine, ComputesInTheCheckpointsOwnDtypeByDefault) {

@@ -93,6 +93,8 @@ TEST(Settings, DecideWhatSurroundsAText) {
       config["bos_token"] = "<s>";
     });
     EXPECT_EQ(copy.open()->encode(""), (Ids{0, 2})) << fixture;
+    EXPECT_EQ(copy.open()->ends().prefix, Ids{0}) << fixture;
+    EXPECT_EQ(copy.open()->ends().suffix, Ids{2}) << fixture;
   }
 }
 

@@ -20,6 +20,7 @@ class Bytes : public Tokenizer {
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
     return ids;
   }
+  const Template& ends() const override { return ends_; }
   std::string_view piece(int id) const override { return pieces_[static_cast<std::size_t>(id)]; }
   bool drops_leading_space() const override { return drops_leading_space_; }
   int vocab_size() const override { return 258; }
@@ -27,6 +28,7 @@ class Bytes : public Tokenizer {
 
  private:
   bool drops_leading_space_;
+  Template ends_;
   std::vector<std::string> pieces_;
 };
 

@@ -52,8 +52,11 @@ class Engine {
   const ModelInfo& info() const;
   /// The checkpoint's own generation settings (generation_config.json), greedy where it says nothing.
   GenerateOptions default_options() const;
-  /// Ids of a text, with the checkpoint's prefix tokens. Throws Error{kUnsupported} without a tokenizer.
+  /// Ids of a text, between those that the checkpoint puts before and behind every one (OPT: `</s>` and none). These
+  /// and detokenize throw Error{kUnsupported} without a tokenizer.
   std::vector<int> tokenize(std::string_view text) const;
+  std::vector<int> prefix_tokens() const;
+  std::vector<int> suffix_tokens() const;
   std::string detokenize(std::span<const int> tokens) const;
   /// Allocates a cache and a workspace, so it throws Error{kOutOfMemory} when they do not fit.
   Session session(const SessionOptions& options = {}) const;
@@ -68,7 +71,6 @@ class Engine {
 /// The ledger such a model and session would have. Reads headers and GPTQ's zero points, but no weights.
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load = {}, const SessionOptions& session = {});
 
-/// "nibble 0.1.0": the library's version.
-std::string_view version();
+std::string_view version();  ///< "nibble 0.1.0"
 
 }  // namespace nibble

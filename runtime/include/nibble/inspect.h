@@ -15,9 +15,10 @@ namespace nibble {
 struct ParameterReport {
   std::string name;
   MemoryClass memory_class;
-  Scheme scheme;      ///< kNone where it is not quantized
-  std::string dtype;  ///< of the stored values: "uint8" for 4-bit codes
-  std::vector<std::int64_t> shape, stored_shape;
+  Scheme scheme;                    ///< kNone where it is not quantized
+  std::string dtype;                ///< of the stored values: "uint8" for 4-bit codes
+  std::vector<std::int64_t> shape;  ///< in the model
+  std::vector<std::int64_t> stored_shape;
   std::uint64_t bytes, quant_state_bytes;
 };
 

@@ -8,7 +8,8 @@ namespace nibble {
 
 enum class LogLevel { kDebug, kInfo, kWarning };
 
-/// Called from any thread; must not throw. An empty function removes the sink. Process-wide.
+/// Process-wide; an empty function removes the sink. It is called from any thread, by several at once, perhaps once
+/// more while it is replaced. It may call this and use nibble, and must not throw.
 void set_log_sink(std::function<void(LogLevel, std::string_view message)> sink);
 
 }  // namespace nibble

@@ -20,7 +20,6 @@ enum class MemoryClass : std::uint8_t {
   kTokenizer,
 };
 inline constexpr int kMemoryClasses = 8;
-
 std::string_view to_string(MemoryClass memory_class);
 
 /// All figures in bytes. A plain value.
@@ -39,7 +38,7 @@ struct MemoryLedger {
   std::uint64_t total() const;    ///< the sum of the classes
 };
 
-/// Bytes the device could still give: MemAvailable, or the control group's limit if that is lower.
+/// Bytes the device could still give: MemAvailable, or what the process's control groups (version 2) leave if less.
 std::uint64_t available_memory(Device device);
 
 /// The roofline of decoding: bytes a second at which the device's memory can be read, measured in about a second with

@@ -40,26 +40,26 @@ typedef struct {
 
 typedef struct {
   int max_tokens;
-  float temperature; /* 0: greedy */
+  float temperature; /* 0: greedy; else 1e-6 to 1e6 */
   int top_k;
-  float top_p, min_p, repetition_penalty;
-  uint64_t seed;
+  float top_p, min_p;
+  float repetition_penalty; /* 1: off; 1e-6 to 1e6 */
+  uint64_t seed;            /* when the same one gives the same text: see nibble_generate */
   int ignore_eos;
 } nibble_generate_options;
 
-/* Receives whole characters as they come, not NUL-terminated, on nibble_generate's thread; return 0 to stop. */
+/* Receives whole characters as they come, not NUL-terminated, on nibble_generate's thread; return 0 to stop. What one
+ * written in C++ throws ends nibble_generate with a status. It may not use the session, longjmp or end its thread. */
 typedef int (*nibble_on_text)(const char* text, size_t bytes, void* user);
 
-/* The sentence of the calling thread's last failure; valid until its next call. */
+/* The sentence of the calling thread's last failure, "" where memory lacked for it; valid until its next call. */
 const char* nibble_last_error(void);
 const char* nibble_version(void);
 
 nibble_status nibble_engine_open(const char* model, const nibble_load_options* options, nibble_engine** engine);
 void nibble_engine_free(nibble_engine* engine);
-
 /* The checkpoint's own generation settings. */
 nibble_status nibble_default_options(const nibble_engine* engine, nibble_generate_options* options);
-
 /* Writes up to `capacity` ids and in *count how many there are. */
 nibble_status nibble_tokenize(const nibble_engine* engine, const char* text, int32_t* tokens, size_t capacity,
                               size_t* count);
@@ -67,12 +67,14 @@ nibble_status nibble_tokenize(const nibble_engine* engine, const char* text, int
 /* `context` 0: as many tokens as the model was made for. The session keeps its engine alive. */
 nibble_status nibble_session_open(const nibble_engine* engine, int context, nibble_session** session);
 void nibble_session_free(nibble_session* session);
-
+/* Forgets what the session holds, so that the next call computes what it would in a new one. */
+nibble_status nibble_session_reset(nibble_session* session);
+/* A session that holds nothing, new or reset, gives the same text for the same prompt, options and seed. Else what the
+ * prompt shares with the beginning of what it holds is not computed again, and now and then a token may differ. */
 nibble_status nibble_generate(nibble_session* session, const char* prompt, const nibble_generate_options* options,
                               nibble_on_text on_text, void* user);
 
 #ifdef __cplusplus
 }
 #endif
-
 #endif /* NIBBLE_C_H */

@@ -20,17 +20,18 @@ struct SessionOptions {
 
 /// Values as in transformers; applied in its order: repetition penalty, temperature, top-k, top-p, min-p.
 struct GenerateOptions {
-  int max_tokens = 128;      ///< new tokens a sequence; stops earlier where the context ends
-  float temperature = 0.0F;  ///< 0: greedy (the lowest id wins a tie)
-  int top_k = 0;             ///< 0: off; ties with the k-th survive
-  float top_p = 1.0F;        ///< 1: off
-  float min_p = 0.0F;        ///< 0: off
-  float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;  ///< the same seed gives the same tokens; token n of sequence i is drawn by seed, i and n
+  int max_tokens = 128;             ///< new tokens a sequence; stops earlier where the context ends
+  float temperature = 0.0F;         ///< 0: greedy (the lowest id wins a tie); else kLeast to kMost
+  int top_k = 0;                    ///< 0: off; ties with the k-th survive
+  float top_p = 1.0F;               ///< 1: off
+  float min_p = 0.0F;               ///< 0: off
+  float repetition_penalty = 1.0F;  ///< 1: off; kLeast to kMost
+  std::uint64_t seed = 0;  ///< token n of sequence i is drawn by seed, i and n; generate says when tokens are the same
   int logprobs = -1;       ///< -1: none; 0: of the chosen token; n: and of the n likeliest
   bool ignore_eos = false;
   std::vector<int> eos_tokens = {};    ///< ends a sequence when generated
   std::vector<std::string> stop = {};  ///< ends a sequence when its text contains one; the text is cut before it
+  static constexpr float kLeast = 1e-6F, kMost = 1e6F;  ///< of a temperature but 0, and of repetition_penalty
 };
 
 struct TokenLogprob {
@@ -94,10 +95,12 @@ class Session {
   Session& operator=(Session&&) noexcept;
   ~Session();
 
-  /// Continues each prompt (ids), all at once, every one exactly as it would be alone. At most
-  /// SessionOptions::sequences prompts. What a prompt shares with the beginning of what its sequence last held is not
-  /// computed again. Throws Error{kInvalidArgument} for an empty prompt, an id outside the vocabulary, options out of
-  /// range, or a prompt longer than the context.
+  /// Continues each prompt (ids), all at once and at most SessionOptions::sequences, each exactly as it would be alone.
+  /// The same prompts, options and seed give the same tokens in sessions of an engine that hold nothing: new, or reset.
+  /// What a prompt shares with the beginning of what its sequence holds is not computed again; the shorter rest may
+  /// take other kernels, whose last bits differ, so that now and then another token follows. Throws
+  /// Error{kInvalidArgument} for a prompt that is empty or beyond the context, an id outside the vocabulary, or options
+  /// out of range.
   std::vector<Completion> generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
                                    const OnStep& on_step = {});
   /// The same for one prompt given as text.
@@ -108,13 +111,11 @@ class Session {
   /// Runs the kernels of a step that reads `rows` tokens behind `past` ones into every sequence, each in one layer
   /// after the other, so that weights come from memory as in a step. The sequences then hold nothing. Throws Error.
   std::vector<KernelTiming> time_kernels(int rows, int past, int repetitions);
-  /// The kernels of the linears, one for each shape.
-  std::vector<LinearKernels> explain_kernels() const;
-  /// Forgets what the sequences hold.
+  std::vector<LinearKernels> explain_kernels() const;  ///< of the linears, one for each shape
+  /// Forgets what the sequences hold, so that the next call computes what it would in a new session.
   void reset();
   const GenerateStats& last_stats() const;
-  /// Measured from the buffers that exist.
-  MemoryLedger memory() const;
+  MemoryLedger memory() const;  ///< measured from the buffers that exist
 
   struct Impl;
   explicit Session(std::unique_ptr<Impl> impl);
