@@ -101,6 +101,7 @@ class CheckpointSource final : public ParameterSource {
 }  // namespace
 
 std::unique_ptr<ParameterSource> open_checkpoint_source(const std::filesystem::path& directory) {
+  require_checkpoint_directory(directory);
   return std::make_unique<CheckpointSource>(directory);
 }
 
