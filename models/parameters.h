@@ -31,8 +31,8 @@ struct Parameter {
 };
 
 /// The configuration with what the tensors say put over what config.json says: published files contradict themselves in
-/// biases, LayerNorm parameters, projections and the tied head. Throws Error{kFormat} for contradictions no rule
-/// settles.
+/// biases, LayerNorm parameters, projections and the tied head. A model is without biases or LayerNorm parameters where
+/// no layer has one. Throws Error{kFormat} for contradictions no rule settles, such as another number of layers.
 ModelConfig resolve_config(const ParameterSource& source);
 
 /// The name of the matrix that token ids are looked up in: "decoder.embed_tokens", or "lm_head" in files that kept only
