@@ -139,6 +139,13 @@ Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, 
   return dense;
 }
 
+Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const ParameterSource& source) {
+  const Storage stored = source.describe(parameter.name).storage;
+  const Storage target = target_storage(policy, parameter, stored);
+  require_convertible(stored, target, parameter.name + ".weight");
+  return target;
+}
+
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy) {
   MemoryLedger ledger;
   const std::uint64_t element = size_of(policy.compute_dtype);
@@ -150,7 +157,7 @@ MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy&
       ledger.huggingface += elements * element;
       continue;
     }
-    const Storage storage = target_storage(policy, parameter, source.describe(parameter.name).storage);
+    const Storage storage = target_storage(policy, parameter, source);
     const StorageBytes bytes = storage_bytes(storage, parameter.n, parameter.k);
     ledger[parameter.memory_class()] += bytes.codes;
     ledger[MemoryClass::kQuantState] += bytes.state;

@@ -54,6 +54,10 @@ struct StoragePolicy {
 /// come from stay so under fp32 compute: widening them changes nothing and doubles their size.
 Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored);
 
+/// The same for a matrix of `source`. Throws Error{kInvalidArgument} where it is quantized there and would have to be
+/// quantized again.
+Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const ParameterSource& source);
+
 /// What the parameters of `source` will take in memory and what transformers would report, from headers alone.
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy);
 

@@ -25,7 +25,7 @@ ParameterReport report(const Parameter& p, const StoragePolicy& policy, const Pa
     const std::uint64_t bytes = static_cast<std::uint64_t>(p.k) * size_of(policy.compute_dtype);
     return {p.name, p.memory_class(), std::string(to_string(policy.compute_dtype)), {p.k}, {p.k}, bytes, 0};
   }
-  const Storage storage = target_storage(policy, p, source.describe(p.name).storage);
+  const Storage storage = target_storage(policy, p, source);
   const StorageBytes bytes = storage_bytes(storage, p.n, p.k);
   return {p.name + ".weight", p.memory_class(), stored_dtype(storage), {p.n, p.k}, stored_shape(storage, p.n, p.k),
           bytes.codes,        bytes.state};

@@ -36,7 +36,7 @@ void declare(CLI::App& app, InspectArguments& a) {
       ->type_name("FILE")
       ->take_last()
       ->excludes(json);
-  app.footer("Without --scheme it compares all of them.");
+  app.footer("Without --scheme it compares all that the checkpoint can be loaded as.");
 }
 
 template <class Report>

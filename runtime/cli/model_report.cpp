@@ -96,17 +96,23 @@ std::string packing_text(const SchemeReport& report) {
       shape_text(packed->shape), shape_text(packed->stored_shape), packed->quant_state_bytes);
 }
 
-}  // namespace
-
-Scheme shown_scheme(const ModelArguments& arguments) {
-  if (arguments.load.scheme) return *arguments.load.scheme;
+/// What the checkpoint itself is quantized to.
+Scheme own_scheme(const ModelArguments& arguments) {
   const std::vector<ParameterReport> own = inspect_model(arguments.model, arguments.load);
   const auto quantized = std::ranges::find_if(own, [](const ParameterReport& parameter) {
     return parameter.memory_class == MemoryClass::kLinear && parameter.quant_state_bytes > 0;
   });
   // nf4 and fp4 have the same sizes: only the weight itself tells them apart.
-  return quantized == own.end() ? Scheme::kNf4
+  return quantized == own.end() ? Scheme::kNone
                                 : inspect_tensor(arguments.model, quantized->name, arguments.load).scheme;
+}
+
+}  // namespace
+
+Scheme shown_scheme(const ModelArguments& arguments) {
+  if (arguments.load.scheme) return *arguments.load.scheme;
+  const Scheme own = own_scheme(arguments);
+  return own == Scheme::kNone ? Scheme::kNf4 : own;
 }
 
 ModelReport report_model(const ModelArguments& arguments) {
@@ -116,9 +122,12 @@ ModelReport report_model(const ModelArguments& arguments) {
     report.schemes.push_back(report.listed);
     return report;
   }
+  const Scheme own = own_scheme(arguments);
   const Scheme shown = shown_scheme(arguments);
   for (const Scheme scheme : kSchemes) {
     if (scheme == Scheme::kInt8Decomp) continue;  // whose weights are those of int8
+    const bool loads = own == Scheme::kNone || scheme == Scheme::kNone || scheme == own;
+    if (!loads) continue;
     report.schemes.push_back(report_scheme(arguments, scheme));
     if (scheme == shown) report.listed = report.schemes.back();
   }

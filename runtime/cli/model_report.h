@@ -26,7 +26,8 @@ struct ModelReport {
 /// The scheme to show where none is asked for: the checkpoint's own where it is quantized, else nf4.
 Scheme shown_scheme(const ModelArguments& arguments);
 
-/// The scheme asked for, or every one. From configuration and headers alone. Throws Error.
+/// The scheme asked for, or every one that the checkpoint can be loaded as. From configuration and headers alone.
+/// Throws Error.
 ModelReport report_model(const ModelArguments& arguments);
 
 std::string text_of(const ModelReport& report);
