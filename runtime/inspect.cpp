@@ -103,7 +103,7 @@ void measure_errors(std::span<const float> original, std::span<const float> now,
 
 }  // namespace
 
-std::vector<ParameterReport> inspect_model(const std::string& model, const LoadOptions& options) {
+std::vector<ParameterReport> inspect_model(const std::string& model, const LoadOptions& options) try {
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   std::vector<ParameterReport> reports;
@@ -111,9 +111,11 @@ std::vector<ParameterReport> inspect_model(const std::string& model, const LoadO
     reports.push_back(report(p, policy, *source));
   }
   return reports;
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
-TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options) {
+TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options) try {
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   const std::vector<Parameter> parameters = list_parameters(resolve_config(*source), *source);
@@ -141,6 +143,8 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
   with_layout(after, [&](const auto& weight) { describe_codes(weight, first, out); });
   measure_errors(original, now, out);
   return out;
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
 }  // namespace nibble

@@ -206,7 +206,7 @@ Storage file_storage(const StoragePolicy& policy, const Parameter& p, const Stor
 }  // namespace
 
 void quantize(const std::string& source_path, const std::string& destination, const QuantizeOptions& options,
-              const Progress& progress) {
+              const Progress& progress) try {
   if (is_synthetic(source_path)) {
     throw Error(ErrorKind::kInvalidArgument, "quantize: expected a checkpoint directory, found " + source_path);
   }
@@ -246,6 +246,8 @@ void quantize(const std::string& source_path, const std::string& destination, co
   copy_other_files(source_path, directory.path());
   write_config(source_path, directory.path(), options, policy.compute_dtype);
   directory.commit();
+} catch (const Error& error) {
+  rethrow_naming(source_path, error);
 }
 
 void save_tensor(const std::string& file, const std::string& name, std::span<const float> values, std::int64_t rows,

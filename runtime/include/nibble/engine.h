@@ -67,6 +67,10 @@ class Engine {
 
 /// The ledger such a model and session would have, from configuration and headers alone: reads no weights.
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load = {}, const SessionOptions& session = {});
+/// Without weights too: Engine::info, Engine::tokenize, and what Session::generate asks of a prompt. Throw Error.
+ModelInfo describe_model(const std::string& model, const LoadOptions& load = {});
+std::vector<int> tokenize(const std::string& model, std::string_view text);
+void check_prompt(std::span<const int> prompt, const ModelInfo& info, const SessionOptions& session);
 
 /// "nibble 0.1.0": the library's version.
 std::string_view version();

@@ -20,7 +20,6 @@ enum class MemoryClass : std::uint8_t {
   kTokenizer,
 };
 inline constexpr int kMemoryClasses = 8;
-
 std::string_view to_string(MemoryClass memory_class);
 
 /// All figures in bytes. A plain value.
