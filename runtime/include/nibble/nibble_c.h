@@ -48,7 +48,7 @@ typedef struct {
   int ignore_eos;
 } nibble_generate_options;
 
-/* Receives whole characters as they come, not NUL-terminated, on nibble_generate's thread; return 0 to stop. */
+/* Gets whole characters, not NUL-terminated, and none while a prompt is read, on nibble_generate's thread; 0 stops. */
 typedef int (*nibble_on_text)(const char* text, size_t bytes, void* user);
 
 /* The sentence of the calling thread's last failure; valid until its next call. */
