@@ -4,7 +4,6 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -220,17 +219,16 @@ Scales scales_of(const Lut4<Scale>& weight) {
   return scales_of(weight.scale);
 }
 
-/// The same bits as another scheme has them.
+/// The same bits as `scheme` has them.
 template <class Quantized>
-std::optional<Weight> same_bits(const Quantized& source, const Storage& target) {
+Weight same_bits(const Quantized& source, Scheme scheme) {
   if constexpr (std::is_base_of_v<Int8Row, Quantized>) {
-    if (is_int8(target.scheme)) return int8_weight(source, target.scheme);
+    return int8_weight(source, scheme);
+  } else {
+    return source;
   }
-  if (describe(source, target.dtype) == target) return source;
-  return {};
 }
 
-/// A quantized weight can be turned into plain values and nothing else: quantizing twice loses twice.
 template <class Quantized>
 Weight convert(const Quantized& source, const Storage& target, std::string_view name, ThreadPool& pool) {
   const Scales scales = scales_of(source);
@@ -243,13 +241,8 @@ Weight convert(const Quantized& source, const Storage& target, std::string_view 
     throw Error(ErrorKind::kFormat,
                 std::string(name) + ": expected finite scales, found a NaN or an infinity in its " + scales.name);
   }
-  const Scheme scheme = describe(source, target.dtype).scheme;
-  if (target.scheme != Scheme::kNone) {
-    if (const auto same = same_bits(source, target)) return *same;
-    throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
-                                                 std::string(to_string(scheme)) + " and cannot be turned into " +
-                                                 std::string(to_string(target.scheme)));
-  }
+  require_convertible(describe(source, target.dtype), target, name);
+  if (target.scheme != Scheme::kNone) return same_bits(source, target.scheme);
   const auto elements = static_cast<std::size_t>(source.n) * static_cast<std::size_t>(source.k);
   Dense<float> decoded{Buffer::allocate(elements * sizeof(float)), source.n, source.k};
   decode_all(source, {decoded.values.mutable_as<float>(), elements});
@@ -291,6 +284,14 @@ StorageBytes storage_bytes(const Storage& storage, std::int64_t n, std::int64_t 
 
 Storage storage_of(const Weight& weight, DType dtype) {
   return with_layout(weight, [&](const auto& w) { return describe(w, dtype); });
+}
+
+void require_convertible(const Storage& stored, const Storage& target, std::string_view name) {
+  if (stored.scheme == Scheme::kNone || target.scheme == Scheme::kNone || stored == target) return;
+  if (is_int8(stored.scheme) && is_int8(target.scheme)) return;
+  throw Error(ErrorKind::kInvalidArgument, std::string(name) + ": is already quantized to " +
+                                               std::string(to_string(stored.scheme)) + " and cannot be turned into " +
+                                               std::string(to_string(target.scheme)));
 }
 
 template <class T>

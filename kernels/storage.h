@@ -64,6 +64,10 @@ Weight int8_weight(const Int8Row& weight, Scheme scheme);
 /// The levels of a 4-bit scheme.
 Buffer levels_of(Scheme scheme);
 
+/// What `store` asks of a quantized weight, which can be turned into plain values and nothing else, as quantizing twice
+/// loses twice: throws Error{kInvalidArgument} unless `target` is plain, or the same weights.
+void require_convertible(const Storage& stored, const Storage& target, std::string_view name);
+
 /// What `store` asks of a floating-point weight: throws Error{kFormat} when one of its values is NaN or infinite, or
 /// will be when it is rounded as `target` says.
 template <class T>

@@ -110,7 +110,13 @@ class OptModel::Loader {
     Buffer buffer = Buffer::allocate(values.size() * size_of(policy_.compute_dtype));
     with_dtype(policy_.compute_dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      std::ranges::transform(values, buffer.mutable_as<T>(), [](float value) { return round_to<T>(value); });
+      auto* rounded = buffer.mutable_as<T>();
+      std::ranges::transform(values, rounded, [](float value) { return round_to<T>(value); });
+      const bool finite =
+          std::all_of(rounded, rounded + values.size(), [](T value) { return std::isfinite(to_float(value)); });
+      if (!finite) {
+        throw Error(ErrorKind::kFormat, name + ": expected finite values, found a NaN or an infinity among them");
+      }
     });
     model_.ledger_[MemoryClass::kOther] += buffer.size();
     model_.ledger_.huggingface += buffer.size();

@@ -16,6 +16,15 @@ constexpr const char* kHead = "lm_head";
 
 bool is_16bit(DType dtype) { return dtype == DType::kF16 || dtype == DType::kBF16; }
 
+constexpr std::string_view kLayers = "decoder.layers.";
+
+std::string layer_name(int index) { return std::string(kLayers) + std::to_string(index); }
+
+bool is_norm_parameter(std::string_view tensor) {
+  return tensor.ends_with("layer_norm.weight") || tensor.ends_with("layer_norm.bias");
+}
+bool is_linear_bias(std::string_view tensor) { return tensor.ends_with(".bias") && !is_norm_parameter(tensor); }
+
 /// Collects parameters; a linear and its bias, a LayerNorm and its two vectors.
 class Lister {
  public:
@@ -36,7 +45,7 @@ class Lister {
   }
 
   void layer(int index) {
-    const std::string name = "decoder.layers." + std::to_string(index) + ".";
+    const std::string name = layer_name(index) + ".";
     const int hidden = config_.hidden_size;
     layer_norm(name + "self_attn_layer_norm");
     for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
@@ -83,14 +92,21 @@ MemoryClass Parameter::memory_class() const {
 
 ModelConfig resolve_config(const ParameterSource& source) {
   ModelConfig config = source.config();
-  config.enable_bias = source.has("decoder.layers.0.fc1.bias");
-  config.layer_norm_elementwise_affine = source.has("decoder.layers.0.final_layer_norm.weight");
-  const std::string beyond = "decoder.layers." + std::to_string(config.num_hidden_layers) + ".fc1.weight";
-  if (source.has(beyond)) {
-    throw Error(ErrorKind::kFormat, "config.json: num_hidden_layers: expected as many layers as the checkpoint has, " +
-                                        ("found " + std::to_string(config.num_hidden_layers)) + " but a tensor '" +
-                                        beyond + "'");
-  }
+  std::vector<std::string> tensors = source.tensors();
+  std::erase_if(tensors, [](const std::string& tensor) { return !tensor.starts_with(kLayers); });
+  config.enable_bias = std::ranges::any_of(tensors, is_linear_bias);
+  config.layer_norm_elementwise_affine = std::ranges::any_of(tensors, is_norm_parameter);
+
+  const auto fail = [&](const std::string& found) {
+    throw Error(ErrorKind::kFormat,
+                "config.json: num_hidden_layers: expected as many layers as the checkpoint has, found " +
+                    std::to_string(config.num_hidden_layers) + " but " + found);
+  };
+  const std::string last = layer_name(config.num_hidden_layers - 1);
+  const auto in_last = [&](const std::string& tensor) { return tensor.starts_with(last + "."); };
+  if (std::ranges::none_of(tensors, in_last)) fail("no tensor of " + last);
+  const std::string beyond = layer_name(config.num_hidden_layers) + ".fc1.weight";
+  if (source.has(beyond)) fail("a tensor '" + beyond + "'");
   return config;
 }
 
@@ -155,6 +171,13 @@ Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, 
   return dense;
 }
 
+Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const ParameterSource& source) {
+  const Storage stored = source.describe(parameter.name).storage;
+  const Storage target = target_storage(policy, parameter, stored);
+  require_convertible(stored, target, parameter.name + ".weight");
+  return target;
+}
+
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy) {
   MemoryLedger ledger;
   const std::uint64_t element = size_of(policy.compute_dtype);
@@ -166,7 +189,7 @@ MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy&
       ledger.huggingface += elements * element;
       continue;
     }
-    const Storage storage = target_storage(policy, parameter, source.describe(parameter.name).storage);
+    const Storage storage = target_storage(policy, parameter, source);
     const StorageBytes bytes = storage_bytes(storage, parameter.n, parameter.k);
     ledger[parameter.memory_class()] += bytes.codes;
     ledger[MemoryClass::kQuantState] += bytes.state;

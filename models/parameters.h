@@ -30,8 +30,9 @@ struct Parameter {
   std::int64_t elements() const { return static_cast<std::int64_t>(n) * k; }
 };
 
-/// The configuration as the tensors have it where published files contradict themselves, whether there are biases
-/// and LayerNorm parameters. Throws Error{kFormat} when the tensors have more layers than config.json says.
+/// The configuration as the tensors have it where published files contradict themselves, whether there are biases and
+/// LayerNorm parameters: a model is without them where no layer has one. Throws Error{kFormat} when the tensors have
+/// another number of layers than config.json says.
 ModelConfig resolve_config(const ParameterSource& source);
 
 /// The name of the matrix that token ids are looked up in: "decoder.embed_tokens", or "lm_head" in files that kept only
@@ -57,6 +58,10 @@ struct StoragePolicy {
 /// come from stay so under fp32 compute: widening them changes nothing and doubles their size. Throws
 /// Error{kInvalidArgument} for a block size other than that of a weight that is in the scheme already.
 Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const Storage& stored);
+
+/// The same for a matrix of `source`. Throws Error{kInvalidArgument} where it is quantized there and would have to be
+/// quantized again.
+Storage target_storage(const StoragePolicy& policy, const Parameter& parameter, const ParameterSource& source);
 
 /// What the parameters of `source` will take in memory and what transformers would report. Reads no weights.
 MemoryLedger predict_weights(const ParameterSource& source, const StoragePolicy& policy);

@@ -54,12 +54,20 @@ std::string show_seconds(std::chrono::steady_clock::time_point start) {
   return text.data();
 }
 
-ModelInfo describe(const std::string& model, const OptModel& opt, const StoragePolicy& policy,
+std::string name_of(const std::string& model) {
+  return is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string();
+}
+
+const Tokenizer& require(const Tokenizer* tokenizer, const std::string& name) {
+  if (tokenizer != nullptr) return *tokenizer;
+  throw Error(ErrorKind::kUnsupported, name + ": has no tokenizer; give token ids in place of text");
+}
+
+ModelInfo describe(const std::string& model, const ModelConfig& config, const StoragePolicy& policy,
                    const ParameterSource& source, bool has_tokenizer) {
-  const ModelConfig& config = opt.config();
   const bool int8_table = policy.embedding ? *policy.embedding == EmbeddingStorage::kInt8
                                            : source.describe(token_table_name(source)).storage.scheme == Scheme::kInt8;
-  return {.name = is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string(),
+  return {.name = name_of(model),
           .architecture = config.model_type,
           .scheme = linear_scheme(policy, source),
           .compute_dtype = policy.compute_dtype,
@@ -75,14 +83,9 @@ ModelInfo describe(const std::string& model, const OptModel& opt, const StorageP
 
 }  // namespace
 
-const Tokenizer& Engine::Impl::require_tokenizer() const {
-  if (tokenizer == nullptr) {
-    throw Error(ErrorKind::kUnsupported, info.name + ": has no tokenizer; give token ids in place of text");
-  }
-  return *tokenizer;
-}
+const Tokenizer& Engine::Impl::require_tokenizer() const { return require(tokenizer.get(), info.name); }
 
-Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) {
+Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) try {
   const auto start = std::chrono::steady_clock::now();
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
@@ -93,12 +96,14 @@ Engine Engine::open(const std::string& model, const LoadOptions& options, const 
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, opt.config(), model);
   report_unused(*source, opt.config());
 
-  ModelInfo info = describe(model, opt, policy, *source, tokenizer != nullptr);
+  ModelInfo info = describe(model, opt.config(), policy, *source, tokenizer != nullptr);
   log(LogLevel::kInfo, info.name + ": " + std::string(to_string(info.scheme)) + " weights, computing in " +
                            std::string(to_string(info.compute_dtype)) + ", " + show_megabytes(opt.ledger().weights()) +
                            ", loaded in " + show_seconds(start));
   return Engine(std::make_shared<const Impl>(
       Impl{std::move(info), std::move(opt), source->generation(), std::move(tokenizer), options}));
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
 const ModelInfo& Engine::info() const { return impl_->info; }
@@ -130,7 +135,34 @@ Session Engine::session(const SessionOptions& options) const {
   return Session(std::make_unique<Session::Impl>(impl_, options));
 }
 
-MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, const SessionOptions& session) {
+ModelInfo describe_model(const std::string& model, const LoadOptions& load) try {
+  const auto source = open_source(model, load.seed);
+  return describe(model, resolve_config(*source), resolve_policy(load, *source), *source,
+                  find_tokenizer(model) != nullptr);
+} catch (const Error& error) {
+  rethrow_naming(model, error);
+}
+
+std::vector<int> tokenize(const std::string& model, std::string_view text) {
+  return require(find_tokenizer(model).get(), name_of(model)).encode(text);
+}
+
+void check_prompt(std::span<const int> prompt, const ModelInfo& info, const SessionOptions& session) {
+  const auto fail = [](const std::string& sentence) {
+    throw Error(ErrorKind::kInvalidArgument, "prompt: expected " + sentence);
+  };
+  if (prompt.empty()) fail("at least one token, found none");
+  const int context = session.context == 0 ? info.context : session.context;
+  if (prompt.size() > static_cast<std::size_t>(context)) {
+    fail("at most " + std::to_string(context) + " tokens (the context), found " + std::to_string(prompt.size()));
+  }
+  const auto wrong = std::ranges::find_if(prompt, [&](int id) { return id < 0 || id >= info.vocab_size; });
+  if (wrong != prompt.end()) {
+    fail("token ids from 0 to " + std::to_string(info.vocab_size - 1) + ", found " + std::to_string(*wrong));
+  }
+}
+
+MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, const SessionOptions& session) try {
   const auto source = open_source(model, load.seed);
   const StoragePolicy policy = resolve_policy(load, *source);
   const SessionPlan plan = plan_session(session, source->config(), load.device);
@@ -141,6 +173,8 @@ MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, c
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
   ledger.process_resident = resident_memory();
   return ledger;
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
 std::string_view version() { return "nibble " NIBBLE_VERSION; }

@@ -26,7 +26,7 @@ ParameterReport report(const Parameter& p, const StoragePolicy& policy, const Pa
     const std::string dtype(to_string(policy.compute_dtype));
     return {p.name, p.memory_class(), Scheme::kNone, dtype, {p.k}, {p.k}, bytes, 0};
   }
-  const Storage storage = target_storage(policy, p, source.describe(p.name).storage);
+  const Storage storage = target_storage(policy, p, source);
   const StorageBytes bytes = storage_bytes(storage, p.n, p.k);
   return {p.name + ".weight",    p.memory_class(), storage.scheme,
           stored_dtype(storage), {p.n, p.k},       stored_shape(storage, p.n, p.k),
@@ -105,7 +105,7 @@ void measure_errors(std::span<const float> original, std::span<const float> now,
 
 }  // namespace
 
-std::vector<ParameterReport> inspect_model(const std::string& model, const LoadOptions& options) {
+std::vector<ParameterReport> inspect_model(const std::string& model, const LoadOptions& options) try {
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   std::vector<ParameterReport> reports;
@@ -113,9 +113,11 @@ std::vector<ParameterReport> inspect_model(const std::string& model, const LoadO
     reports.push_back(report(p, policy, *source));
   }
   return reports;
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
-TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options) {
+TensorReport inspect_tensor(const std::string& model, const std::string& name, const LoadOptions& options) try {
   const auto source = open_source(model, options.seed);
   const StoragePolicy policy = resolve_policy(options, *source);
   const std::vector<Parameter> parameters = find_parameters(*source);
@@ -143,6 +145,8 @@ TensorReport inspect_tensor(const std::string& model, const std::string& name, c
   with_layout(after, [&](const auto& weight) { describe_codes(weight, first, out); });
   measure_errors(original, now, out);
   return out;
+} catch (const Error& error) {
+  rethrow_naming(model, error);
 }
 
 }  // namespace nibble

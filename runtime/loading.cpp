@@ -22,6 +22,12 @@ std::unique_ptr<ParameterSource> open_source(const std::string& model, std::uint
   return is_synthetic(model) ? make_synthetic_source(model, seed) : open_checkpoint_source(model);
 }
 
+void rethrow_naming(const std::string& model, const Error& error) {
+  const std::string sentence = error.what();
+  if (error.kind() != ErrorKind::kFormat || sentence.starts_with(model)) throw error;
+  throw Error(error.kind(), model + ": " + sentence);
+}
+
 StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& source) {
   if (options.blocksize) check_blocksize(*options.blocksize);
   const DType compute_dtype = options.compute_dtype.value_or(source.config().dtype.value_or(DType::kF32));

@@ -8,11 +8,15 @@
 #include "kernels/backend.h"
 #include "models/parameters.h"
 #include "nibble/engine.h"
+#include "nibble/error.h"
 
 namespace nibble {
 
 /// A checkpoint directory or a synthetic model.
 std::unique_ptr<ParameterSource> open_source(const std::string& model, std::uint64_t seed);
+
+/// Throws `error` again, the model named in front where it is about a checkpoint's contents and does not say whose.
+[[noreturn]] void rethrow_naming(const std::string& model, const Error& error);
 
 /// What the options ask for, with what they leave open filled in from the source.
 StoragePolicy resolve_policy(const LoadOptions& options, const ParameterSource& source);

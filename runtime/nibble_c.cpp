@@ -5,6 +5,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 
 #include "nibble/nibble.h"
 
@@ -188,9 +189,12 @@ nibble_status nibble_generate(nibble_session* session, const char* prompt, const
       generate.seed = options->seed;
       generate.ignore_eos = options->ignore_eos != 0;
     }
-    own.session.generate(prompt, generate, [&](const nibble::Step& step) {
-      return on_text == nullptr || on_text(step.text.data(), step.text.size(), user) != 0;
-    });
+    const auto tell = [&](std::string_view text) {
+      return on_text == nullptr || on_text(text.data(), text.size(), user) != 0;
+    };
+    own.session.generate(
+        prompt, generate, [&](const nibble::Step& step) { return tell(step.text); },
+        [&](int, int) { return tell(""); });
   });
 }
 

@@ -199,7 +199,7 @@ std::vector<OutputTensor> vector_tensor(const ParameterSource& source, const Par
 }  // namespace
 
 void quantize(const std::string& source_path, const std::string& destination, const QuantizeOptions& options,
-              const Progress& progress) {
+              const Progress& progress) try {
   if (is_synthetic(source_path)) {
     throw Error(ErrorKind::kInvalidArgument, "quantize: expected a checkpoint directory, found " + source_path);
   }
@@ -245,6 +245,8 @@ void quantize(const std::string& source_path, const std::string& destination, co
   copy_other_files(source_path, directory.path());
   write_config(source_path, directory.path(), quantization, policy.compute_dtype);
   directory.commit();
+} catch (const Error& error) {
+  rethrow_naming(source_path, error);
 }
 
 void save_file(const std::string& file, std::string_view contents) { write_atomically(file, contents); }

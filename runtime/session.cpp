@@ -74,6 +74,9 @@ class Sequence {
     if (!wanted && running()) finish_ = FinishReason::kCancelled;
   }
 
+  /// Ends it before its first token.
+  void cancel() { finish_ = FinishReason::kCancelled; }
+
   Completion take_completion() {
     completion_.finish = *finish_;
     return std::move(completion_);
@@ -170,17 +173,7 @@ Session::Impl::Impl(std::shared_ptr<const Engine::Impl> shared, const SessionOpt
 }
 
 void Session::Impl::check_tokens(std::span<const int> tokens) const {
-  if (tokens.empty()) throw Error(ErrorKind::kInvalidArgument, "prompt: expected at least one token, found none");
-  if (static_cast<int>(tokens.size()) > plan.context) {
-    throw Error(ErrorKind::kInvalidArgument, "prompt: expected at most " + std::to_string(plan.context) +
-                                                 " tokens (the context), found " + std::to_string(tokens.size()));
-  }
-  const int vocabulary = engine->info.vocab_size;
-  const auto wrong = std::ranges::find_if(tokens, [&](int id) { return id < 0 || id >= vocabulary; });
-  if (wrong != tokens.end()) {
-    throw Error(ErrorKind::kInvalidArgument, "prompt: expected token ids from 0 to " + std::to_string(vocabulary - 1) +
-                                                 ", found " + std::to_string(*wrong));
-  }
+  check_prompt(tokens, engine->info, {.context = plan.context});
 }
 
 void Session::Impl::hold(const Batch& batch) {
@@ -191,7 +184,7 @@ void Session::Impl::hold(const Batch& batch) {
   }
 }
 
-void Session::Impl::start(std::span<const Choice> choices) {
+int Session::Impl::start(std::span<const Choice> choices) {
   const OptModel& model = engine->model;
   Batch batch = packer.next(held);
   batch.choices = choices.first(batch.outputs.size());
@@ -204,6 +197,7 @@ void Session::Impl::start(std::span<const Choice> choices) {
   constexpr std::uint64_t kKey = 0;
   backend->repeat(kKey, std::ref(step));  // not a copy, which would need memory
   hold(batch);
+  return static_cast<int>(batch.tokens.size());
 }
 
 void Session::Impl::take(int steps_back, Want want) {
@@ -216,13 +210,17 @@ void Session::Impl::take(int steps_back, Want want) {
   chosen.insert(chosen.end(), found.begin(), found.end());
 }
 
-void Session::Impl::read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want) {
+int Session::Impl::read(std::span<const Feed> feeds, int total, std::span<const Choice> choices, Want want,
+                        const OnRead& on_read) {
   chosen.clear();
   packer.start(feeds);
-  while (!packer.done()) {
-    start(choices.subspan(chosen.size()));
+  int done = 0;
+  while (done < total) {
+    done += start(choices.subspan(chosen.size()));
     take(0, want);
+    if (done < total && on_read && !on_read(done, total)) break;
   }
+  return done;
 }
 
 std::span<const int> Session::Impl::keep_prefix(int sequence, std::span<const int> tokens) {
@@ -238,7 +236,7 @@ Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 std::vector<Completion> Session::generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
-                                          const OnStep& on_step) {
+                                          const OnStep& on_step, const OnRead& on_read) {
   check_options(options);
   if (prompts.empty() || prompts.size() > index(impl_->plan.sequences)) {
     throw Error(ErrorKind::kInvalidArgument, "prompts: expected 1 to " + std::to_string(impl_->plan.sequences) +
@@ -254,13 +252,14 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   sequences.reserve(prompts.size());
   std::vector<Feed> feeds;
   std::vector<Choice> choices;
+  int to_read = 0;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const auto number = static_cast<int>(i);
     sequences.emplace_back(number, prompts[i], options, impl_->engine->tokenizer.get(), impl_->plan.context);
     feeds.push_back({number, impl_->keep_prefix(number, prompts[i])});
     choices.push_back(sequences.back().ask(i));
     stats.prompt_tokens += static_cast<int>(prompts[i].size());
-    stats.prefill_tokens += static_cast<int>(feeds.back().tokens.size());
+    to_read += static_cast<int>(feeds.back().tokens.size());
   }
 
   const Impl::Want want = options.logprobs < 0 ? Impl::Want::kTokens : Impl::Want::kTokensAndLogits;
@@ -273,9 +272,15 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
     // The step behind this one reads it already.
     if (sequence.running() && sequence.asked() > 0) impl_->held[index(sequence.number())].back() = id;
   };
-  impl_->read(feeds, choices, want);
+  stats.prefill_tokens = impl_->read(feeds, to_read, choices, want, on_read);
   stats.prefill_seconds = seconds_since(start);
-  for (std::size_t i = 0; i < sequences.size(); ++i) advance(sequences[i], i);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    if (stats.prefill_tokens == to_read) {
+      advance(sequences[i], i);
+    } else {
+      sequences[i].cancel();
+    }
+  }
   stats.first_token_seconds = seconds_since(start);
 
   const auto decode_start = Clock::now();
@@ -319,9 +324,10 @@ std::vector<Completion> Session::generate(std::span<const std::vector<int>> prom
   return completions;
 }
 
-Completion Session::generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step) {
+Completion Session::generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step,
+                             const OnRead& on_read) {
   const std::vector<std::vector<int>> prompts{impl_->engine->require_tokenizer().encode(prompt)};
-  return std::move(generate(prompts, options, on_step).front());
+  return std::move(generate(prompts, options, on_step, on_read).front());
 }
 
 std::vector<float> Session::logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask) {

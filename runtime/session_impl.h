@@ -37,15 +37,16 @@ struct Session::Impl {
     kTokensAndLogits,  ///< and rows of `logits`
   };
 
-  /// Starts the packer's next step. Its outputs take the first of the choices.
-  void start(std::span<const Choice> choices);
+  /// Starts the packer's next step. Its outputs take the first of the choices. Returns how many tokens it reads.
+  int start(std::span<const Choice> choices);
 
   /// Waits for the step that was started `steps_back` before the last one, 0 or 1, and puts what is wanted of it behind
   /// what is in `chosen` and `logits`. Logits are those of the last one.
   void take(int steps_back, Want want);
 
-  /// Reads the feeds and chooses a token behind each, as its choice says.
-  void read(std::span<const Feed> feeds, std::span<const Choice> choices, Want want);
+  /// Reads the feeds, `total` tokens, and chooses a token behind each, as its choice says. Returns how many tokens were
+  /// read: fewer when `on_read` has ended that.
+  int read(std::span<const Feed> feeds, int total, std::span<const Choice> choices, Want want, const OnRead& on_read);
 
   /// Notes that the cache holds the batch's tokens.
   void hold(const Batch& batch);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -32,6 +33,27 @@ std::filesystem::path index_of(const std::filesystem::path& directory, const Con
 bool is_present(const std::filesystem::path& file) {
   std::error_code ignored;  // a file that cannot be examined is reported when it is opened
   return std::filesystem::exists(file, ignored);
+}
+
+bool is_gguf(const std::filesystem::path& file) { return file.extension() == ".gguf"; }
+
+/// The first GGUF file of a directory; nothing where it has none, or a container that is read.
+std::optional<std::filesystem::path> only_gguf(const std::filesystem::path& directory) {
+  for (const Container& container : kContainers) {
+    if (is_present(directory / container.name) || is_present(index_of(directory, container))) return std::nullopt;
+  }
+  std::error_code error;  // a directory that cannot be listed is reported when it is opened
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (is_gguf(entry->path())) return entry->path();
+  }
+  return std::nullopt;
+}
+
+[[noreturn]] void refuse_gguf(const std::filesystem::path& file) {
+  throw Error(ErrorKind::kUnsupported,
+              file.string() + ": expected a checkpoint directory with config.json and model.safetensors or " +
+                  "pytorch_model.bin, found a GGUF file, which nibble does not read");
 }
 
 ShardIndex read_index(const std::filesystem::path& file) {
@@ -78,6 +100,17 @@ std::int64_t TensorInfo::elements() const {
   std::int64_t count = 1;
   for (const std::int64_t dimension : shape) count *= dimension;
   return count;
+}
+
+void require_checkpoint_directory(const std::filesystem::path& path) {
+  if (!is_present(path)) throw Error(ErrorKind::kNotFound, path.string() + ": no such checkpoint directory");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    if (const auto file = only_gguf(path)) refuse_gguf(*file);
+    return;
+  }
+  if (is_gguf(path)) refuse_gguf(path);
+  throw Error(ErrorKind::kInvalidArgument, path.string() + ": is a file, expected a checkpoint directory");
 }
 
 Checkpoint::Checkpoint(std::vector<std::unique_ptr<TensorFile>> files) : files_(std::move(files)) {

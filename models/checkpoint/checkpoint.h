@@ -49,6 +49,10 @@ std::unique_ptr<TensorFile> open_safetensors(const std::filesystem::path& file);
 /// Throws Error as above; a legacy non-zip file, a TorchScript archive or a forbidden global is refused by name.
 std::unique_ptr<TensorFile> open_torch_bin(const std::filesystem::path& file);
 
+/// Throws Error saying what stands at `path` in place of a checkpoint directory: nothing, a file, a GGUF file, or a
+/// directory of those.
+void require_checkpoint_directory(const std::filesystem::path& path);
+
 /// All tensors of a checkpoint directory, over however many shards. Thread-safe, movable; readers keep files mapped.
 class Checkpoint {
  public:

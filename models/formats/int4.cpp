@@ -224,29 +224,16 @@ Weight read_awq(const Checkpoint& checkpoint, const std::string& name) {
                                static_cast<int>(shape.k)};
 }
 
-// Writing, as AutoGPTQ does.
+// Writing, as AutoGPTQ does. Readers differ in what they make of a zero point of 0, which wraps round, so a group that
+// has it is written with 1 and its codes are one more. The largest, 15, stays: weights that have it lose one step.
 
-void pack_zeros(const SymmetricZero&, int, int, const std::string&, Buffer& words) {
-  std::fill_n(words.mutable_as<std::uint32_t>(), words.size() / sizeof(std::uint32_t), kSymmetricZeros);
-}
+unsigned zero_point(const SymmetricZero&, std::int64_t) { return 8; }
+unsigned zero_point(const ZeroPoints& zero, std::int64_t group) { return zero.zeros.as<std::uint8_t>()[group]; }
 
-/// Readers differ in what they make of a zero point of 0.
-void pack_zeros(const ZeroPoints& zero, int n, int groups, const std::string& name, Buffer& words) {
-  const auto* zeros = zero.zeros.as<std::uint8_t>();
-  auto* out = words.mutable_as<std::uint32_t>();
-  std::memset(out, 0, words.size());
-  for (int row = 0; row < n; ++row) {
-    for (int group = 0; group < groups; ++group) {
-      const std::uint32_t value = zeros[row * groups + group];
-      if (value == 0) {
-        throw Error(ErrorKind::kUnsupported, name +
-                                                 ".weight: expected a negative weight in every group, found none in " +
-                                                 "group " + std::to_string(group) + " of row " + std::to_string(row) +
-                                                 ": GPTQ's format has no zero point of 0; use scheme int4");
-      }
-      out[(group * n + row) / kPack] |= (value - 1) << (4 * (row % kPack));
-    }
-  }
+/// One more in each of eight codes that is not 15.
+std::uint32_t one_more(std::uint32_t codes) {
+  const std::uint32_t largest = codes & codes >> 1 & codes >> 2 & codes >> 3;
+  return codes + (~largest & 0x11111111U);
 }
 
 template <class Zero>
@@ -261,6 +248,7 @@ std::vector<OutputTensor> output(const Int4Group<Zero>& w, const std::string& na
   const auto values = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
   Buffer qweight = Buffer::allocate(w.codes.size());
   Buffer qzeros = Buffer::allocate(values(groups, w.n) / 2);
+  std::memset(qzeros.mutable_as<std::byte>(), 0, qzeros.size());
   Buffer scales = Buffer::allocate(w.scales.size());
   Buffer g_idx = Buffer::allocate(values(w.k, sizeof(std::int32_t)));
   const auto* codes = w.codes.template as<std::uint8_t>();
@@ -268,14 +256,16 @@ std::vector<OutputTensor> output(const Int4Group<Zero>& w, const std::string& na
     for (std::int64_t col = 0; col < w.k; col += kPack) {
       std::uint32_t bytes = 0;
       std::memcpy(&bytes, codes + (row * w.k + col) / 2, sizeof bytes);
+      if (zero_point(w.zero, row * groups + col / w.group_size) == 0) bytes = one_more(bytes);
       qweight.mutable_as<std::uint32_t>()[col / kPack * w.n + row] =
           (bytes & 0x0f0f0f0fU) << 4 | (bytes >> 4 & 0x0f0f0f0fU);
     }
     for (std::int64_t group = 0; group < groups; ++group) {
+      const std::uint32_t zero = std::max(zero_point(w.zero, row * groups + group), 1U) - kGptqZeros.offset;
+      qzeros.mutable_as<std::uint32_t>()[(group * w.n + row) / kPack] |= zero << (4 * (row % kPack));
       scales.mutable_as<Half>()[group * w.n + row] = w.scales.template as<Half>()[row * groups + group];
     }
   }
-  pack_zeros(w.zero, w.n, groups, name, qzeros);
   for (int col = 0; col < w.k; ++col) g_idx.mutable_as<std::int32_t>()[col] = col / w.group_size;
   return {{{name + ".qweight", DType::kI32, {w.k / kPack, w.n}, {}}, qweight},
           {{name + ".qzeros", DType::kI32, {groups, w.n / kPack}, {}}, qzeros},

@@ -67,6 +67,10 @@ Json completion_json(const Completion& completion) {
   return json;
 }
 
-void print_json(const Json& document) { print(document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"); }
+std::string json_text(const Json& document, int indent) {
+  return document.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+void print_json(const Json& document) { print(json_text(document, 2) + "\n"); }
 
 }  // namespace nibble::cli

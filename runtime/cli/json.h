@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "nibble/engine.h"
 
@@ -15,7 +16,9 @@ Json stats_json(const GenerateStats& stats);
 /// The log-probabilities only where there are some.
 Json completion_json(const Completion& completion);
 
-/// One document on standard output, indented. Text that is not UTF-8 has U+FFFD in its place.
+/// The document on one line, or indented by so many spaces. Text that is not UTF-8 has U+FFFD in its place.
+std::string json_text(const Json& document, int indent = -1);
+/// One document on standard output, indented.
 void print_json(const Json& document);
 
 }  // namespace nibble::cli

@@ -76,10 +76,10 @@ void ResultRows::add(const std::vector<std::string>& cells, const Json& document
       text += markdown_row(columns_, cells);
       break;
     case ResultFormat::kJson:
-      text = (first_ ? "[\n" : ",\n") + document.dump(2);
+      text = (first_ ? "[\n" : ",\n") + json_text(document, 2);
       break;
     case ResultFormat::kJsonLines:
-      text = document.dump() + "\n";
+      text = json_text(document) + "\n";
       break;
     case ResultFormat::kCsv: {
       const Json values = flat(document);

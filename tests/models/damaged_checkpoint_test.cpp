@@ -7,7 +7,9 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "models/checkpoint/safetensors_writer.h"
 #include "models/opt.h"
@@ -19,6 +21,7 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::json;
 
 struct Contents {
   TensorInfo info;
@@ -26,14 +29,16 @@ struct Contents {
 };
 using Change = std::function<void(std::map<std::string, Contents>&)>;
 
-/// A copy of a golden checkpoint with its tensors changed; gone at the end.
+/// A copy of a golden checkpoint with its tensors or its config.json changed; gone at the end.
 class Changed {
  public:
-  Changed(const std::string& golden, const Change& change)
+  Changed(const std::string& golden, const Change& change, const std::function<void(Json&)>& change_config = {})
       : path_(fs::temp_directory_path() / ("nibble-damaged-" + std::to_string(::getpid()) + "-" + next())) {
     const fs::path source = fs::path(fixtures_dir()) / "models" / golden;
     fs::create_directories(path_);
-    fs::copy_file(source / "config.json", path_ / "config.json");
+    Json config = Json::parse(std::ifstream(source / "config.json"));
+    if (change_config) change_config(config);
+    std::ofstream(path_ / "config.json") << config;
     const Checkpoint checkpoint = Checkpoint::open(source);
     std::map<std::string, Contents> tensors;
     for (const TensorInfo& info : checkpoint.tensors()) {
@@ -54,23 +59,23 @@ class Changed {
   const fs::path& path() const { return path_; }
 
   /// What loading it says, on every device.
-  std::string refusal(std::optional<Scheme> scheme = {}) const {
-    const std::string sentence = refusal(scheme, Device::kCpu);
+  std::string refusal(std::optional<Scheme> scheme = {}, DType dtype = DType::kF32) const {
+    const std::string sentence = refusal(scheme, dtype, Device::kCpu);
     if (has_cuda()) {
-      EXPECT_EQ(refusal(scheme, Device::kCuda), sentence);
+      EXPECT_EQ(refusal(scheme, dtype, Device::kCuda), sentence);
       const std::uint64_t before = cuda_available_memory();
-      refusal(scheme, Device::kCuda);
+      refusal(scheme, dtype, Device::kCuda);
       EXPECT_EQ(cuda_available_memory(), before) << "nothing is left behind";
     }
     return sentence;
   }
 
  private:
-  std::string refusal(std::optional<Scheme> scheme, Device device) const {
+  std::string refusal(std::optional<Scheme> scheme, DType dtype, Device device) const {
     try {
       const auto source = open_checkpoint_source(path_);
       const auto backend = make_backend(device, {.threads = 1});
-      OptModel::load(*source, {scheme, DType::kF32, {}, {}}, *backend, {});
+      OptModel::load(*source, {scheme, dtype, {}, {}}, *backend, {});
     } catch (const Error& error) {
       return error.what();
     }
@@ -83,6 +88,11 @@ class Changed {
   }
   fs::path path_;
 };
+
+template <class T>
+void set(Contents& contents, std::size_t place, T value) {
+  std::memcpy(contents.data.data() + place * sizeof value, &value, sizeof value);
+}
 
 void expect_in_order(const std::string& sentence, std::initializer_list<const char*> parts) {
   std::size_t from = 0;
@@ -104,9 +114,13 @@ TEST(DamagedCheckpoint, NamesAMissingWeight) {
   expect_in_order(missing.refusal(), {"no tensor", "decoder.layers.0.fc1.weight"});
 }
 
-TEST(DamagedCheckpoint, NamesAMissingBiasAmongOthers) {
-  const Changed missing("pre_norm", [](auto& t) { t.erase("model.decoder.layers.1.fc2.bias"); });
-  expect_in_order(missing.refusal(), {"no tensor", "decoder.layers.1.fc2.bias"});
+TEST(DamagedCheckpoint, NamesAMissingBiasOrNormAmongOthers) {
+  for (const char* tensor :
+       {"decoder.layers.1.fc2.bias", "decoder.layers.0.fc1.bias", "decoder.layers.0.final_layer_norm.weight",
+        "decoder.layers.0.self_attn_layer_norm.bias"}) {
+    const Changed missing("pre_norm", [&](auto& t) { t.erase(std::string("model.") + tensor); });
+    expect_in_order(missing.refusal(), {"no tensor", tensor});
+  }
 }
 
 TEST(DamagedCheckpoint, IsFoundBeforeAnythingIsRead) {
@@ -145,6 +159,25 @@ TEST(DamagedCheckpoint, NamesWeightsThatAreNotNumbers) {
   }
 }
 
+TEST(DamagedCheckpoint, NamesBiasesAndNormsThatAreNotNumbers) {
+  for (const std::string name : {"decoder.layers.0.fc1.bias", "decoder.layers.1.final_layer_norm.weight"}) {
+    const auto with_bits = [&](const char* golden, auto bits) {
+      return Changed(golden, [&](auto& t) { set(t.at("model." + name), 5, bits); }).refusal();
+    };
+    const std::string expected = name + ": expected finite values, found a NaN or an infinity among them";
+    EXPECT_EQ(with_bits("pre_norm", std::uint32_t{0x7fc00000}), expected);
+    EXPECT_EQ(with_bits("pre_norm", std::uint32_t{0xff800000}), expected);
+    EXPECT_EQ(with_bits("pre_norm_fp16", std::uint16_t{0x7e00}), expected);
+    EXPECT_EQ(with_bits("pre_norm_bf16", std::uint16_t{0x7f80}), expected);
+  }
+}
+
+TEST(DamagedCheckpoint, NamesBiasesBeyondWhatTheComputeDtypeHolds) {
+  const Changed large("pre_norm", [](auto& t) { set(t.at("model.decoder.layers.0.fc1.bias"), 0, 70000.0F); });
+  EXPECT_EQ(large.refusal(Scheme::kNone, DType::kBF16), "no error");
+  expect_in_order(large.refusal(Scheme::kNone, DType::kF16), {"decoder.layers.0.fc1.bias", "expected finite values"});
+}
+
 TEST(DamagedCheckpoint, NamesWeightsBeyondWhatInt8Rounds) {
   const Changed large("pre_norm", [](auto& t) {
     const float value = 70000;
@@ -163,6 +196,15 @@ TEST(DamagedCheckpoint, NamesMoreLayersThanTheConfigHas) {
     }
   });
   expect_in_order(more.refusal(), {"num_hidden_layers", "decoder.layers."});
+}
+
+TEST(DamagedCheckpoint, NamesFewerLayersThanTheConfigHas) {
+  for (const int layers : {3, std::numeric_limits<int>::max()}) {
+    const Changed fewer(
+        "pre_norm", [](auto&) {}, [&](Json& config) { config["num_hidden_layers"] = layers; });
+    const std::string last = "no tensor of decoder.layers." + std::to_string(layers - 1);
+    expect_in_order(fewer.refusal(), {"config.json: num_hidden_layers", last.c_str()});
+  }
 }
 
 TEST(DamagedCheckpoint, NamesMissingQuantizationState) {
@@ -219,11 +261,6 @@ TEST(DamagedCheckpoint, RefusesGpuTileOrders) {
   const Changed tiled("post_norm_350m_int8",
                       [](auto& t) { t.at("model.decoder.layers.0.fc1.weight_format").data[0] = std::byte{3}; });
   expect_in_order(tiled.refusal(), {"fc1.weight_format", "expected 0", "found 3"});
-}
-
-template <class T>
-void set(Contents& contents, std::size_t place, T value) {
-  std::memcpy(contents.data.data() + place * sizeof value, &value, sizeof value);
 }
 
 TEST(DamagedCheckpoint, OfGptqNamesWhatItsTensorsContradict) {

@@ -3,11 +3,14 @@
 #include "models/formats/format.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 
 #include "kernels/dispatch.h"
+#include "models/checkpoint/safetensors_writer.h"
 #include "tests/places.h"
 
 namespace nibble {
@@ -74,6 +77,45 @@ TEST(Formats, DescribeFromHeadersWhatReadReturns) {
     ++compared;
   }
   EXPECT_GT(compared, 30);
+}
+
+/// Readers would take it for 0 or 16.
+TEST(Formats, WriteNoZeroPointOf0) {
+  constexpr int kSize = 32;
+  Buffer codes = Buffer::allocate(kSize * kSize / 2);
+  Buffer scales = Buffer::allocate(kSize * sizeof(Half));
+  Buffer zeros = Buffer::allocate(kSize);
+  for (int i = 0; i < kSize * kSize / 2; ++i) {
+    codes.mutable_as<std::uint8_t>()[i] = static_cast<std::uint8_t>(i * 2 % 16 * 16 + (i * 2 + 1) % 16);
+  }
+  std::fill_n(scales.mutable_as<Half>(), kSize, round_to<Half>(0.5F));
+  for (int row = 0; row < kSize; ++row) zeros.mutable_as<std::uint8_t>()[row] = static_cast<std::uint8_t>(row % 3);
+  const Int4Group<ZeroPoints> weight{codes, scales, {zeros}, kSize, kSize, kSize};
+
+  const fs::path folder = fs::temp_directory_path() / ("nibble-zeros-" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  const std::vector<OutputTensor> tensors = write_matrix(weight, "x", DType::kF16);
+  std::vector<TensorInfo> infos;
+  for (const OutputTensor& tensor : tensors) infos.push_back(tensor.info);
+  SafetensorsWriter writer(folder / "model.safetensors", infos);
+  for (const OutputTensor& tensor : tensors) {
+    writer.write(tensor.info.name, {tensor.data.as<std::byte>(), tensor.data.size()});
+  }
+  writer.commit();
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  const auto read = std::get<Int4Group<ZeroPoints>>(format_of(checkpoint, "x").read(checkpoint, "x"));
+  fs::remove_all(folder);
+
+  std::vector<float> found(kSize * kSize);
+  decode_all(read, found);
+  for (int row = 0; row < kSize; ++row) {
+    const int zero = row % 3;
+    EXPECT_EQ(read.zero.zeros.as<std::uint8_t>()[row], std::max(zero, 1));
+    for (int col = 0; col < kSize; ++col) {
+      const int code = zero == 0 ? std::min(col % 16, 14) : col % 16;
+      EXPECT_EQ(found[static_cast<std::size_t>(row * kSize + col)], 0.5F * static_cast<float>(code - zero));
+    }
+  }
 }
 
 }  // namespace

@@ -129,6 +129,27 @@ TEST(CInterface, TurnsWhatACallbackThrowsIntoAStatus) {
   nibble_session_free(session);
 }
 
+int refuse(const char*, size_t bytes, void* user) {
+  EXPECT_EQ(bytes, 0U);
+  ++*static_cast<int*>(user);
+  return 0;
+}
+
+TEST(CInterface, StopsWhileALongPromptIsRead) {
+  nibble_engine* engine = nullptr;
+  nibble_session* session = nullptr;
+  ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), nullptr, &engine), NIBBLE_OK);
+  ASSERT_EQ(nibble_session_open(engine, 0, &session), NIBBLE_OK);
+  std::string prompt;
+  for (int i = 0; i < 300; ++i) prompt += "The king said no. ";
+  prompt.resize(3000);
+  int calls = 0;
+  EXPECT_EQ(nibble_generate(session, prompt.c_str(), nullptr, refuse, &calls), NIBBLE_OK) << nibble_last_error();
+  EXPECT_EQ(calls, 1);
+  nibble_session_free(session);
+  nibble_engine_free(engine);
+}
+
 TEST(CInterface, TokenizesIntoAsMuchRoomAsThereIs) {
   nibble_engine* engine = nullptr;
   ASSERT_EQ(nibble_engine_open(nibble::bundled_model().c_str(), nullptr, &engine), NIBBLE_OK);

@@ -211,6 +211,34 @@ TEST(Session, EndsASequenceWhoseStepIsRefused) {
   EXPECT_EQ(completion.tokens.size(), 3U);
 }
 
+TEST_P(SessionOnDevice, EndsAllSequencesWhereReadingIsRefused) {
+  const Engine engine = tiny(DType::kF32, GetParam());
+  Session session = engine.session({.context = 8, .sequences = 3});  // steps of 8 tokens
+  const std::vector<std::vector<int>> prompts{{2, 17, 9, 33, 5, 6}, {2, 18, 9, 33, 5, 6}, {2, 19, 9, 33, 5, 6}};
+  std::vector<std::pair<int, int>> read;
+  const auto refuse_second = [&](int done, int total) {
+    read.emplace_back(done, total);
+    return read.size() < 2;
+  };
+  const auto no_step = [](const Step&) {
+    ADD_FAILURE() << "nothing is generated";
+    return true;
+  };
+  for (const Completion& completion : session.generate(prompts, greedy(2), no_step, refuse_second)) {
+    EXPECT_EQ(completion.finish, FinishReason::kCancelled);
+    EXPECT_TRUE(completion.tokens.empty());
+  }
+  EXPECT_EQ(read, (std::vector<std::pair<int, int>>{{6, 18}, {12, 18}}));
+  EXPECT_EQ(session.last_stats().prefill_tokens, 12);
+
+  const auto completed = session.generate(prompts, greedy(2));
+  EXPECT_EQ(session.last_stats().prefill_tokens, 1 + 1 + 6) << "what was read is held";
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto alone = engine.session({.context = 8}).generate(std::span(prompts).subspan(i, 1), greedy(2)).front();
+    EXPECT_EQ(completed[i].tokens, alone.tokens);
+  }
+}
+
 TEST(Session, RefusesWhatItCannotReadInASentence) {
   const Engine engine = tiny();
   Session session = engine.session({.context = 4});

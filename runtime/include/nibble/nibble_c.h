@@ -48,8 +48,9 @@ typedef struct {
   int ignore_eos;
 } nibble_generate_options;
 
-/* Receives whole characters as they come, not NUL-terminated, on nibble_generate's thread; return 0 to stop. What one
- * written in C++ throws ends nibble_generate with a status. It may not use the session, longjmp or end its thread. */
+/* Receives whole characters, not NUL-terminated, and none while a prompt is read, on nibble_generate's thread; return 0
+ * to stop. What one written in C++ throws ends nibble_generate with a status. It may not use the session, longjmp or
+ * end its thread. */
 typedef int (*nibble_on_text)(const char* text, size_t bytes, void* user);
 
 /* The sentence of the calling thread's last failure, "" where memory lacked for it; valid until its next call. */

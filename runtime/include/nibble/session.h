@@ -41,21 +41,20 @@ struct TokenLogprob {
 
 /// One step of one sequence, as it happens.
 struct Step {
-  int sequence;
-  int id;
+  int sequence, id;
   std::string_view text;                   ///< whole characters only; may be empty; valid during the call
   std::span<const TokenLogprob> logprobs;  ///< the chosen token first, then the likeliest
 };
 
 /// Called on generate's thread while a GPU is at the next step already. May throw; may not use the session.
-using OnStep = std::function<bool(const Step&)>;  ///< returns false to end that sequence
+using OnStep = std::function<bool(const Step&)>;          ///< returns false to end that sequence
+using OnRead = std::function<bool(int done, int total)>;  ///< between steps reading prompts, in tokens; false ends all
 
 enum class FinishReason : std::uint8_t { kMaxTokens, kEndOfText, kStopString, kContextFull, kCancelled };
 std::string_view to_string(FinishReason reason);
 
 struct Completion {
-  std::vector<int> prompt;                          ///< ids, as given
-  std::vector<int> tokens;                          ///< ids generated, an end token included
+  std::vector<int> prompt, tokens;                  ///< ids: as given, and generated, an end token included
   std::string text;                                 ///< of the generated tokens; empty without a tokenizer
   std::vector<std::vector<TokenLogprob>> logprobs;  ///< one a generated token, as in Step
   FinishReason finish;
@@ -65,9 +64,8 @@ struct Completion {
 struct GenerateStats {
   int prompt_tokens = 0;   ///< given
   int prefill_tokens = 0;  ///< computed: less what the cache already held
-  double prefill_seconds = 0;
-  int decode_tokens = 0;  ///< generated after the first of each sequence
-  double decode_seconds = 0;
+  int decode_tokens = 0;   ///< generated after the first of each sequence
+  double prefill_seconds = 0, decode_seconds = 0;
   double first_token_seconds = 0;  ///< TTFT: from the call to the first sampled token
 };
 
@@ -87,24 +85,23 @@ struct LinearKernels {
   std::vector<std::pair<int, std::string>> ways;
 };
 
-/// Owns what moves while the Engine it came from stays as it is. One thread at a time; sessions of one engine may run
-/// in parallel. Movable.
+/// Owns what moves while its Engine stays as it is. One thread at a time; sessions of one engine may run in parallel.
 class Session {
  public:
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
   ~Session();
 
-  /// Continues each prompt (ids), all at once and at most SessionOptions::sequences, each exactly as it would be alone.
-  /// The same prompts, options and seed give the same tokens in sessions of an engine that hold nothing: new, or reset.
-  /// What a prompt shares with the beginning of what its sequence holds is not computed again; the shorter rest may
-  /// take other kernels, whose last bits differ, so that now and then another token follows. Throws
-  /// Error{kInvalidArgument} for a prompt that is empty or beyond the context, an id outside the vocabulary, or options
-  /// out of range.
+  /// Continues each prompt (ids), all at once and at most SessionOptions::sequences. Each has exactly the logits it
+  /// would have alone; where tokens are drawn, its draws go by its place among the prompts. The same prompts, options
+  /// and seed give the same tokens in sessions of an engine that hold nothing: new, or reset. What a prompt shares with
+  /// the beginning of what its sequence holds is not computed again; the shorter rest may take other kernels, whose
+  /// last bits differ, so that now and then another token follows. Throws Error{kInvalidArgument} for a prompt that is
+  /// empty or beyond the context, an id outside the vocabulary, or options out of range.
   std::vector<Completion> generate(std::span<const std::vector<int>> prompts, const GenerateOptions& options,
-                                   const OnStep& on_step = {});
+                                   const OnStep& on_step = {}, const OnRead& on_read = {});
   /// The same for one prompt given as text.
-  Completion generate(std::string_view prompt, const GenerateOptions& options, const OnStep& on_step = {});
+  Completion generate(std::string_view prompt, const GenerateOptions& options, const OnStep& = {}, const OnRead& = {});
   /// Logits of every position, fp32, row-major [tokens, vocab_size]. `attention_mask`, when not empty, has one value a
   /// token: a token under 0 is neither seen nor counted for positions, as if it were not there; its row is zero.
   std::vector<float> logits(std::span<const int> tokens, std::span<const std::uint8_t> attention_mask = {});
