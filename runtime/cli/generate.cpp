@@ -139,10 +139,12 @@ void print_document(const Opened& model, const GenerateOptions& options, const s
 ExitCode generate_once(const GenerateArguments& a) {
   const std::vector<Prompt> prompts =
       a.lines ? read_prompt_lines(a.prompt) : std::vector<Prompt>{read_prompt(a.prompt)};
-  Opened model = open_model(a.model, {a.session.context, static_cast<int>(prompts.size())});
-  const GenerateOptions options = generate_options(model.engine, a.changes);
+  const SessionOptions session{a.session.context, static_cast<int>(prompts.size())};
+  const ModelInfo info = describe_model(a.model.model, a.model.load);
   std::vector<std::vector<int>> ids;
-  for (const Prompt& prompt : prompts) ids.push_back(token_ids(model.engine, prompt));
+  for (const Prompt& prompt : prompts) check_prompt(ids.emplace_back(token_ids(info, prompt)), info, session);
+  Opened model = open_model(a.model, session);
+  const GenerateOptions options = generate_options(model.engine, a.changes);
 
   const InterruptGuard guard;
   const bool streams = !a.json && !a.lines;
@@ -170,6 +172,11 @@ ExitCode generate_interactively(const GenerateArguments& a) {
   if (a.json || a.lines) {
     throw UsageError(fmt::format("{}: expected a prompt (-p, -f, --tokens or standard input), found a terminal",
                                  a.json ? "--json" : "--lines"));
+  }
+  const ModelInfo info = describe_model(a.model.model, a.model.load);
+  if (!info.has_tokenizer) {
+    throw Error(ErrorKind::kUnsupported,
+                info.name + ": has no tokenizer, which an interactive session needs; give --tokens");
   }
   Opened model = open_model(a.model, {a.session.context, 1});
   run_repl(model, generate_options(model.engine, a.changes));
