@@ -146,13 +146,16 @@ ExitCode generate_once(const GenerateArguments& a) {
   Opened model = open_model(a.model, session);
   const GenerateOptions options = generate_options(model.engine, a.changes);
 
-  const InterruptGuard guard;
+  const InterruptGuard guard({SIGINT});
   const bool streams = !a.json && !a.lines;
   Stream stream(model.engine.info().has_tokenizer, a.hide_prompt ? "" : readable(model.engine, prompts.front()));
-  const std::vector<Completion> completions = model.session.generate(ids, options, [&](const Step& step) {
-    if (streams) stream.show(step);
-    return !interrupted();
-  });
+  const std::vector<Completion> completions = model.session.generate(
+      ids, options,
+      [&](const Step& step) {
+        if (streams) stream.show(step);
+        return !interrupted();
+      },
+      [](int, int) { return !interrupted(); });
 
   if (a.json) {
     print_document(model, options, completions);
@@ -165,7 +168,7 @@ ExitCode generate_once(const GenerateArguments& a) {
     note(fmt::format("\n[ Load: {:.2f} s ]\n", model.load_seconds) + speed_line(model.session.last_stats()) +
          ledger_text(model.predicted, model.session.memory()));
   }
-  return interrupted() ? kInterrupted : kSuccess;
+  return interrupted() ? interrupt_code() : kSuccess;
 }
 
 ExitCode generate_interactively(const GenerateArguments& a) {

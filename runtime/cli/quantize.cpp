@@ -40,7 +40,7 @@ ExitCode quantize(const QuantizeArguments& a) {
   options.shard_bytes = a.shard_bytes;
   options.threads = a.weights.threads;
   {
-    const InterruptGuard guard;
+    const InterruptGuard guard({SIGINT, SIGTERM, SIGHUP});
     ProgressDisplay display("quantizing", a.quiet ? ProgressStyle::kNone : progress_style(ProgressStyle::kLines));
     nibble::quantize(a.source, a.destination, options, [&](std::uint64_t done, std::uint64_t total) {
       display.update(done, total);
