@@ -113,9 +113,6 @@ class OptModel::Loader {
   Buffer vector(const std::string& name) {
     const auto it = parameters_.find(name);
     if (it == parameters_.end()) return {};
-    if (!source_.has(name)) {
-      throw Error(ErrorKind::kFormat, "the checkpoint has no tensor '" + name + "', though it has others of its kind");
-    }
     const std::vector<float> values = source_.vector(name, it->second.k);
     Buffer buffer = Buffer::allocate(values.size() * size_of(policy_.compute_dtype));
     with_dtype(policy_.compute_dtype, [&](auto tag) {

@@ -68,7 +68,7 @@ class CheckpointSource final : public ParameterSource {
   }
 
   std::vector<float> vector(const std::string& tensor, int size) const override {
-    const TensorInfo& info = require_tensor(checkpoint_, names_.at(tensor), {}, size);
+    const TensorInfo& info = require_tensor(checkpoint_, stored_tensor(tensor), {}, size);
     if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16) {
       fail_tensor(info, "floating-point values", std::string(to_string(info.dtype)));
     }
@@ -82,14 +82,17 @@ class CheckpointSource final : public ParameterSource {
   }
 
  private:
+  /// The tensor's name in the file.
+  const std::string& stored_tensor(const std::string& name) const {
+    const auto it = names_.find(name);
+    if (it != names_.end()) return it->second;
+    throw Error(ErrorKind::kFormat,
+                "the checkpoint has no tensor '" + name + "', which its config.json and its other tensors call for");
+  }
   /// The matrix's name in the file, without ".weight" or ".qweight".
   std::string stored_name(const std::string& name) const {
-    const auto it = names_.find(name + ".weight");
-    if (it == names_.end()) {
-      throw Error(ErrorKind::kFormat,
-                  "the checkpoint has no tensor '" + name + ".weight', which its config.json needs");
-    }
-    return it->second.substr(0, it->second.rfind('.'));
+    const std::string& tensor = stored_tensor(name + ".weight");
+    return tensor.substr(0, tensor.rfind('.'));
   }
 
   ModelConfig config_;

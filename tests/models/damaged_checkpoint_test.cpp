@@ -56,6 +56,8 @@ class Changed {
   Changed(const Changed&) = delete;
   Changed& operator=(const Changed&) = delete;
 
+  std::unique_ptr<ParameterSource> source() const { return open_checkpoint_source(path_); }
+
   /// What loading it says, on every device.
   std::string refusal(std::optional<Scheme> scheme = {}, DType dtype = DType::kF32) const {
     const std::string sentence = refusal(scheme, dtype, Device::kCpu);
@@ -118,6 +120,7 @@ TEST(DamagedCheckpoint, NamesAMissingBiasOrNormAmongOthers) {
         "decoder.layers.0.self_attn_layer_norm.bias"}) {
     const Changed missing("pre_norm", [&](auto& t) { t.erase(std::string("model.") + tensor); });
     expect_in_order(missing.refusal(), {"no tensor", tensor});
+    EXPECT_THROW(missing.source()->vector(tensor, 64), Error);
   }
 }
 
