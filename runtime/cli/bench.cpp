@@ -10,6 +10,7 @@
 
 #include "runtime/cli/bench_report.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/flags.h"
 #include "runtime/cli/host.h"
 #include "runtime/cli/kernel_report.h"
 #include "runtime/cli/ledger.h"
@@ -90,7 +91,7 @@ void declare(CLI::App& app, BenchArguments& a) {
                "Say instead which kernels multiply by each linear's weight, and from how many tokens of a sequence on")
       ->excludes(text)
       ->excludes(kernels);
-  add_window_flags(app, a.windows);
+  add_window_flags(app, a.windows, text);
   app.footer(
       "Every combination is measured. Lists may hold ranges: first-last, first-last+step, first-last*factor.\n"
       "t/s: the median and the median distance from it. GB/s: weights and cache read while generating; % roof: of "
@@ -134,9 +135,10 @@ std::vector<BenchTest> tests(const BenchArguments& a) {
 /// Tokens of each prompt: those held before, and those to be read. The first token to generate comes from the last one.
 int prompt_length(const BenchTest& test) { return std::max(1, test.depth + test.prompt); }
 
-/// Room for the prompt, the first token and those that are measured.
+/// Room for the prompt, and where tokens are measured for the first one and those.
 SessionOptions session_options(const BenchTest& test) {
-  return {.context = prompt_length(test) + 1 + test.generated, .sequences = test.sequences};
+  const int behind = test.generated > 0 ? 1 + test.generated : 0;
+  return {.context = prompt_length(test) + behind, .sequences = test.sequences};
 }
 
 /// Tokens that differ from run to run behind the depth, so that a session that remembers the last run must read them.
@@ -275,27 +277,37 @@ void explain_kernels(const ModelArguments& arguments, WayReport& report) {
   }
 }
 
-ExitCode bench(const BenchArguments& a) {
-  if (a.explains) {
-    WayReport report(a.format);
-    for (const ModelArguments& load : loads(a)) explain_kernels(load, report);
+/// Fills a report, whose document is whole even where a load fails.
+template <class Report, class Add>
+ExitCode fill(Report report, const BenchArguments& a, Add&& add) {
+  try {
+    for (const ModelArguments& load : loads(a)) add(load, report);
+  } catch (...) {
     report.finish();
-    return kSuccess;
+    throw;
   }
-  // What cannot be measured is found before anything is.
-  for (const ModelArguments& load : loads(a)) {
-    for (const BenchTest& test : tests(a)) predict_fitting_memory(load, session_options(test));
-  }
-  if (a.kernels) {
-    KernelReport report(a.format);
-    for (const ModelArguments& load : loads(a)) measure_kernels(load, a, report);
-    report.finish();
-    return kSuccess;
-  }
-  BenchReport report(a.format, !a.text.empty());
-  for (const ModelArguments& load : loads(a)) measure(load, a, report);
   report.finish();
   return kSuccess;
+}
+
+/// Finds what cannot be measured before anything is.
+void check(const BenchArguments& a) {
+  if (tests(a).empty()) throw UsageError("bench: expected something to measure, found -p 0 and -n 0");
+  for (const ModelArguments& load : loads(a)) {
+    for (const BenchTest& test : tests(a)) predict_fitting_memory(load, session_options(test));
+    if (!a.text.empty()) require_text(describe_model(load.model, load.load), a.text);
+  }
+}
+
+ExitCode bench(const BenchArguments& a) {
+  if (a.explains) return fill(WayReport(a.format), a, explain_kernels);
+  check(a);
+  if (a.kernels) {
+    return fill(KernelReport(a.format), a,
+                [&](const ModelArguments& load, KernelReport& report) { measure_kernels(load, a, report); });
+  }
+  return fill(BenchReport(a.format, !a.text.empty()), a,
+              [&](const ModelArguments& load, BenchReport& report) { measure(load, a, report); });
 }
 
 }  // namespace

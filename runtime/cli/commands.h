@@ -2,11 +2,13 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <functional>
 
 namespace nibble::cli {
 
-enum ExitCode { kSuccess = 0, kFailure = 1, kUsage = 2, kInterrupted = 130 };
+/// What a program leaves behind; interrupt.h has those of one that a signal ends.
+enum ExitCode : std::uint8_t { kSuccess = 0, kFailure = 1, kUsage = 2 };
 
 /// Does what the command line asks for. Throws Error, UsageError or Interrupted.
 using Action = std::function<ExitCode()>;

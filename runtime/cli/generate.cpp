@@ -139,18 +139,23 @@ void print_document(const Opened& model, const GenerateOptions& options, const s
 ExitCode generate_once(const GenerateArguments& a) {
   const std::vector<Prompt> prompts =
       a.lines ? read_prompt_lines(a.prompt) : std::vector<Prompt>{read_prompt(a.prompt)};
-  Opened model = open_model(a.model, {a.session.context, static_cast<int>(prompts.size())});
-  const GenerateOptions options = generate_options(model.engine, a.changes);
+  const SessionOptions session{a.session.context, static_cast<int>(prompts.size())};
+  const ModelInfo info = describe_model(a.model.model, a.model.load);
   std::vector<std::vector<int>> ids;
-  for (const Prompt& prompt : prompts) ids.push_back(token_ids(model.engine, prompt));
+  for (const Prompt& prompt : prompts) check_prompt(ids.emplace_back(token_ids(info, prompt)), info, session);
+  Opened model = open_model(a.model, session);
+  const GenerateOptions options = generate_options(model.engine, a.changes);
 
-  const InterruptGuard guard;
+  const InterruptGuard guard({SIGINT});
   const bool streams = !a.json && !a.lines;
   Stream stream(model.engine.info().has_tokenizer, a.hide_prompt ? "" : readable(model.engine, prompts.front()));
-  const std::vector<Completion> completions = model.session.generate(ids, options, [&](const Step& step) {
-    if (streams) stream.show(step);
-    return !interrupted();
-  });
+  const std::vector<Completion> completions = model.session.generate(
+      ids, options,
+      [&](const Step& step) {
+        if (streams) stream.show(step);
+        return !interrupted();
+      },
+      [](int, int) { return !interrupted(); });
 
   if (a.json) {
     print_document(model, options, completions);
@@ -163,13 +168,18 @@ ExitCode generate_once(const GenerateArguments& a) {
     note(fmt::format("\n[ Load: {:.2f} s ]\n", model.load_seconds) + speed_line(model.session.last_stats()) +
          ledger_text(model.predicted, model.session.memory()));
   }
-  return interrupted() ? kInterrupted : kSuccess;
+  return interrupted() ? interrupt_code() : kSuccess;
 }
 
 ExitCode generate_interactively(const GenerateArguments& a) {
   if (a.json || a.lines) {
     throw UsageError(fmt::format("{}: expected a prompt (-p, -f, --tokens or standard input), found a terminal",
                                  a.json ? "--json" : "--lines"));
+  }
+  const ModelInfo info = describe_model(a.model.model, a.model.load);
+  if (!info.has_tokenizer) {
+    throw Error(ErrorKind::kUnsupported,
+                info.name + ": has no tokenizer, which an interactive session needs; give --tokens");
   }
   Opened model = open_model(a.model, {a.session.context, 1});
   run_repl(model, generate_options(model.engine, a.changes));

@@ -35,20 +35,21 @@ struct LineEditor::Impl {
   void remember(const char* entry) {
     HistEvent event;
     history(past.get(), &event, H_ENTER, entry);
-    history(past.get(), &event, H_SAVE, history_file.c_str());
+    if (!history_file.empty()) history(past.get(), &event, H_SAVE, history_file.c_str());
   }
 };
 
 LineEditor::LineEditor(std::filesystem::path history_file) : impl_(std::make_unique<Impl>()) {
   impl_->history_file = std::move(history_file);
-  std::error_code ignored;
-  std::filesystem::create_directories(impl_->history_file.parent_path(), ignored);
-
   constexpr int kHistoryEntries = 1000;
   HistEvent event;
   history(impl_->past.get(), &event, H_SETSIZE, kHistoryEntries);
   history(impl_->past.get(), &event, H_SETUNIQUE, 1);
-  history(impl_->past.get(), &event, H_LOAD, impl_->history_file.c_str());
+  if (!impl_->history_file.empty()) {
+    std::error_code ignored;
+    std::filesystem::create_directories(impl_->history_file.parent_path(), ignored);
+    history(impl_->past.get(), &event, H_LOAD, impl_->history_file.c_str());
+  }
 
   EditLine* line = impl_->line.get();
   el_set(line, EL_CLIENTDATA, impl_.get());
@@ -91,8 +92,9 @@ std::filesystem::path history_file() {
     const char* value = std::getenv(name);
     return std::filesystem::path(value == nullptr ? "" : value);
   };
-  const std::filesystem::path state = variable("XDG_STATE_HOME");
-  return (state.is_absolute() ? state : variable("HOME") / ".local/state") / "nibble/history";
+  std::filesystem::path state = variable("XDG_STATE_HOME");
+  if (!state.is_absolute()) state = variable("HOME") / ".local/state";
+  return state.is_absolute() ? state / "nibble/history" : "";
 }
 
 }  // namespace nibble::cli

@@ -20,7 +20,7 @@ class LineEditor {
     std::string text;  ///< without the line end
   };
 
-  /// The history is kept in `history_file`; where that cannot be written, it lasts as long as the editor.
+  /// The history is kept in `history_file`; where that is empty or cannot be written, it lasts as long as the editor.
   explicit LineEditor(std::filesystem::path history_file);
   ~LineEditor();
 
@@ -31,7 +31,7 @@ class LineEditor {
   std::unique_ptr<Impl> impl_;
 };
 
-/// $XDG_STATE_HOME/nibble/history, or ~/.local/state/nibble/history.
+/// $XDG_STATE_HOME/nibble/history, or ~/.local/state/nibble/history; empty where neither variable names a place.
 std::filesystem::path history_file();
 
 }  // namespace nibble::cli

@@ -1,9 +1,13 @@
 // nibble logits: what the model says after every token, as a file that anyone can compare.
 #include <spdlog/fmt/fmt.h>
+#include <unistd.h>
 
-#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <memory>
 
+#include "nibble/error.h"
 #include "nibble/inspect.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/opening.h"
@@ -37,10 +41,20 @@ void declare(CLI::App& app, LogitsArguments& a) {
       ->required();
 }
 
+/// Says before any work what would be said after it.
+void require_folder(const std::string& file) {
+  const std::filesystem::path folder = std::filesystem::path(file).parent_path();
+  if (::access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) == 0) return;
+  throw Error(ErrorKind::kIo, fmt::format("{}: cannot be written: {}", file, std::strerror(errno)));
+}
+
 ExitCode logits(const LogitsArguments& a) {
+  require_folder(a.output);
   const Prompt prompt = read_prompt(a.prompt);
+  const ModelInfo info = describe_model(a.model.model, a.model.load);
+  const std::vector<int> tokens = token_ids(info, prompt);
+  if (a.attention_mask.empty()) check_prompt(tokens, info, {});  // tokens that are not there are not asked about
   Opened model = open_model(a.model, {});
-  const std::vector<int> tokens = token_ids(model.engine, prompt);
   const std::vector<float> values = model.session.logits(tokens, a.attention_mask);
   const auto rows = static_cast<std::int64_t>(tokens.size());
   const std::int64_t columns = model.engine.info().vocab_size;

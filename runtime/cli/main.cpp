@@ -47,7 +47,7 @@ ExitCode run(int argc, char** argv) {
   } catch (const UsageError& error) {
     return complain(error.what(), kUsage);
   } catch (const Interrupted&) {
-    return complain("interrupted", kInterrupted);
+    return complain("interrupted", interrupt_code());
   } catch (const std::bad_alloc&) {
     return complain("out of memory", kFailure);
   } catch (const std::exception& error) {

@@ -35,8 +35,9 @@ struct PerplexityArguments {
 void declare(CLI::App& app, PerplexityArguments& a) {
   add_model_flags(app, a.model);
   add_compute_flags(app, a.model.load);
-  app.add_option("-f,--file", a.file, "Text to predict, UTF-8")->type_name("FILE")->take_last()->required();
-  add_window_flags(app, a.windows);
+  CLI::Option* const text =
+      app.add_option("-f,--file", a.file, "Text to predict, UTF-8")->type_name("FILE")->take_last()->required();
+  add_window_flags(app, a.windows, text);
   add_value(
       app, "--base-scheme", "NAME",
       [&](const FlagValue& value) { a.base.scheme = value.name(scheme_names("or"), parse_scheme); },
@@ -113,6 +114,7 @@ Json json_of(const Comparison& comparison, const ModelInfo& base) {
 }
 
 ExitCode measure(const PerplexityArguments& a) {
+  require_text(describe_model(a.model.model, a.model.load), a.file);
   Opened model = open_model(a.model, {});
   const Windows windows(model.engine, a.file, a.windows);
   std::optional<Opened> base;

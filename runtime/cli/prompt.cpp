@@ -104,9 +104,9 @@ std::vector<Prompt> read_prompt_lines(const PromptSource& source) {
   }
 }
 
-std::vector<int> token_ids(const Engine& engine, const Prompt& prompt) {
+std::vector<int> token_ids(const ModelInfo& model, const Prompt& prompt) {
   const auto* text = std::get_if<std::string>(&prompt);
-  return text != nullptr ? engine.tokenize(*text) : std::get<std::vector<int>>(prompt);
+  return text != nullptr ? tokenize(model.name, *text) : std::get<std::vector<int>>(prompt);
 }
 
 std::string readable(const Engine& engine, const Prompt& prompt) {

@@ -29,7 +29,8 @@ Prompt read_prompt(const PromptSource& source);
 /// Each line of the text is a prompt of its own.
 std::vector<Prompt> read_prompt_lines(const PromptSource& source);
 
-std::vector<int> token_ids(const Engine& engine, const Prompt& prompt);
+/// Needs no loaded model.
+std::vector<int> token_ids(const ModelInfo& model, const Prompt& prompt);
 /// The prompt as a person reads it: its text, or ids where there is no tokenizer.
 std::string readable(const Engine& engine, const Prompt& prompt);
 

@@ -1,6 +1,7 @@
 // nibble quantize: a checkpoint written again with quantized weights.
 #include <spdlog/fmt/fmt.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "nibble/inspect.h"
@@ -40,7 +41,7 @@ ExitCode quantize(const QuantizeArguments& a) {
   options.shard_bytes = a.shard_bytes;
   options.threads = a.weights.threads;
   {
-    const InterruptGuard guard;
+    const InterruptGuard guard({SIGINT, SIGTERM, SIGHUP});
     ProgressDisplay display("quantizing", a.quiet ? ProgressStyle::kNone : progress_style(ProgressStyle::kLines));
     nibble::quantize(a.source, a.destination, options, [&](std::uint64_t done, std::uint64_t total) {
       display.update(done, total);
@@ -50,9 +51,10 @@ ExitCode quantize(const QuantizeArguments& a) {
   if (a.quiet) return kSuccess;
   const std::uint64_t before = weight_bytes(a.source);
   const std::uint64_t after = weight_bytes(a.destination);
-  print(fmt::format("{}: {}, weights {} MB, were {} MB: {:.2f} times smaller\n", a.destination,
-                    to_string(options.scheme), megabytes(after), megabytes(before),
-                    static_cast<double>(before) / static_cast<double>(after)));
+  const double larger = static_cast<double>(std::max(before, after)),
+               smaller = static_cast<double>(std::min(before, after));
+  print(fmt::format("{}: {}, weights {} MB, were {} MB: {:.2f} times {}\n", a.destination, to_string(options.scheme),
+                    megabytes(after), megabytes(before), larger / smaller, after > before ? "larger" : "smaller"));
   return kSuccess;
 }
 

@@ -125,10 +125,13 @@ void Repl::go_on(const std::string& typed) {
   if (text_.empty() && typed.empty()) return;
   forget_interrupt();
   try {
-    const Completion completion = model_.session.generate(text_ + typed, options_, [](const Step& step) {
-      print(step.text);
-      return !interrupted();
-    });
+    const Completion completion = model_.session.generate(
+        text_ + typed, options_,
+        [](const Step& step) {
+          print(step.text);
+          return !interrupted();
+        },
+        [](int, int) { return !interrupted(); });
     text_ += typed + completion.text;
     print("\n");
     if (completion.finish == FinishReason::kContextFull) {
@@ -194,11 +197,7 @@ void Repl::run() {
 }  // namespace
 
 void run_repl(Opened& model, GenerateOptions options) {
-  if (!model.engine.info().has_tokenizer) {
-    throw Error(ErrorKind::kUnsupported,
-                model.engine.info().name + ": has no tokenizer, which an interactive session needs; give --tokens");
-  }
-  const InterruptGuard guard;
+  const InterruptGuard guard({SIGINT});
   Repl(model, std::move(options)).run();
 }
 

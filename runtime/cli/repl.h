@@ -5,8 +5,8 @@
 
 namespace nibble::cli {
 
-/// Until the user leaves. Standard input must be a terminal. Throws Error when the terminal fails; what the model
-/// refuses is shown, and the session goes on.
+/// Until the user leaves. Standard input must be a terminal and the model have a tokenizer. Throws Error when the
+/// terminal fails; what the model refuses is shown, and the session goes on.
 void run_repl(Opened& model, GenerateOptions options);
 
 }  // namespace nibble::cli

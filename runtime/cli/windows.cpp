@@ -15,19 +15,29 @@ constexpr int kUsualWindow = 512;
 
 }  // namespace
 
-void add_window_flags(CLI::App& app, WindowOptions& options) {
+void add_window_flags(CLI::App& app, WindowOptions& options, CLI::Option* text) {
   add_value(
       app, "--window", "N",
       [&](const FlagValue& value) { options.window = value.number("a whole number of at least 2", 2); },
-      "Tokens of the text read at once (default: 512, or as many as the context takes)");
+      "Tokens of the text read at once (default: 512, or as many as the context takes)")
+      ->needs(text);
   add_value(
       app, "--stride", "N",
       [&](const FlagValue& value) { options.stride = value.number("a whole number of at least 1", 1); },
-      "Tokens from one window to the next; those read before are context only (default: the window's size)");
+      "Tokens from one window to the next; those read before are context only (default: the window's size)")
+      ->needs(text);
   add_value(
       app, "--chunks", "N",
       [&](const FlagValue& value) { options.most = value.number("a whole number of at least 1", 1); },
-      "Most windows (default: all)");
+      "Most windows (default: all)")
+      ->needs(text);
+}
+
+void require_text(const ModelInfo& model, const std::string& file) {
+  if (!model.has_tokenizer) {
+    throw Error(ErrorKind::kUnsupported, model.name + ": has no tokenizer, which predicting a text needs");
+  }
+  read_prompt(File{file});
 }
 
 Windows::Windows(const Engine& engine, const std::string& file, const WindowOptions& options)

@@ -19,8 +19,11 @@ struct WindowOptions {
   int most = std::numeric_limits<int>::max();  ///< windows
 };
 
-/// --window, --stride and --chunks.
-void add_window_flags(CLI::App& app, WindowOptions& options);
+/// --window, --stride and --chunks, which need the flag that names the text.
+void add_window_flags(CLI::App& app, WindowOptions& options, CLI::Option* text);
+
+/// Throws Error, before the model is loaded, when it has no tokenizer or the text cannot be read.
+void require_text(const ModelInfo& model, const std::string& file);
 
 /// The tokens of a text, tokenized once and cut into whole windows; what is left at the end is dropped. Every window is
 /// read behind the tokens that the tokenizer puts before a text; those that it puts behind one are left out, as no

@@ -158,6 +158,39 @@ TEST(Bench, PrintsTablesAndLines) {
   EXPECT_EQ(std::ranges::count(header, ','), std::ranges::count(first, ',')) << first;
 }
 
+TEST(Bench, MeasuresWithAllOfTheContext) {
+  const Json rows = bench({"-p", "80", "-n", "78"});
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].at("n_prompt"), 80);
+  EXPECT_EQ(rows[1].at("n_gen"), 78);
+}
+
+TEST(Bench, EndsItsDocumentWhereALoadFails) {
+  const TempDir folder;
+  std::filesystem::copy(kTiny, folder / "nan");
+  std::string weights = read_file(folder / "nan/model.safetensors");
+  std::fill(weights.end() - 4096, weights.end(), '\xff');
+  write_file(folder / "nan/model.safetensors", weights);
+  const Result result =
+      run({"bench", "-m", kTiny, "-m", folder / "nan", "-p", "4", "-n", "0", "-r", "1", "-o", "json"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_TRUE(contains(result.err, "found a NaN")) << result.err;
+  EXPECT_EQ(Json::parse(result.out).size(), 1U) << result.out;
+}
+
+TEST(Bench, PrintsANameThatIsNotUtf8) {
+  const TempDir folder;
+  const std::string model = folder / "caf\xe9";
+  std::filesystem::copy(kTiny, model);
+  for (const Arguments& kind : {Arguments{"-p", "4", "-n", "0", "-r", "1"}, {"--explain-kernels"}}) {
+    for (const char* format : {"json", "jsonl"}) {
+      Arguments arguments{"bench", "-m", model, "-o", format};
+      arguments.insert(arguments.end(), kind.begin(), kind.end());
+      EXPECT_TRUE(contains(output(arguments), "caf\xef\xbf\xbd"));
+    }
+  }
+}
+
 TEST(Bench, MeasuresPerplexityWhenAsked) {
   const TempDir folder;
   const std::string text =

@@ -140,12 +140,66 @@ TEST(Failure, NamesWhatIsWrongWithAModel) {
   expect_failure(1, {"quantize", kTiny, folder / std::string(300, 'x'), "--scheme", "nf4"}, {"File name too long"});
   expect_failure(1, {"quantize", kTiny, "", "--scheme", "nf4"}, {"expected the name of a directory to be made"});
   expect_failure(1, {"generate", "-m", kTiny, "--tokens", "2", "-c", "1000"}, {"context: expected", "found 1000"});
-  expect_failure(1, {"generate", "-m", kBundled, "-p", "x", "--scheme", "int8"}, {"already quantized to nf4"});
+  for (const Arguments& command : {Arguments{"generate", "-p", "x"}, {"generate", "--dry-run"}, {"inspect"}}) {
+    Arguments quantized_twice = command;
+    quantized_twice.insert(quantized_twice.end(), {"-m", kBundled, "--scheme", "int8"});
+    expect_failure(1, quantized_twice, {"q_proj.weight: is already quantized to nf4 and cannot be turned into int8"});
+  }
   expect_failure(1, {"inspect", "-m", kTiny, "--tensor", "nope"}, {"no weight matrix named 'nope'"});
   expect_failure(1, {"quantize", "synthetic:opt-125m", folder / "out", "--scheme", "nf4"}, {"synthetic:opt-125m"});
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2", "-o", folder / "absent/l.safetensors"}, {"absent/l."});
   expect_failure(1, {"logits", "-m", kTiny, "--tokens", "2,3", "-o", folder / "l", "--attention-mask", "1"},
                  {"attention_mask: expected one value a token (2), found 1"});
+}
+
+TEST(Failure, NamesWhatIsNotACheckpointDirectory) {
+  const TempDir folder;
+  const std::string gguf = write_file(folder / "model.gguf", "GGUF");
+  const std::vector<std::string> refused{gguf + ": expected a checkpoint directory", "model.safetensors",
+                                         "found a GGUF file, which nibble does not read"};
+  expect_failure(1, {"generate", "-m", gguf, "--tokens", "2"}, refused);
+  expect_failure(1, {"inspect", "-m", folder / ""}, refused);
+  std::filesystem::copy(kTiny + "/config.json", folder / "config.json");
+  expect_failure(1, {"generate", "-m", folder / "", "--dry-run"}, refused);
+  const std::string file = write_file(folder / "file", "x");
+  expect_failure(1, {"generate", "-m", file, "--tokens", "2"}, {file + ": is a file, expected a checkpoint directory"});
+}
+
+TEST(Failure, FindsWhatIsWrongWithAPromptBeforeLoading) {
+  const TempDir folder;
+  const std::string model = folder / "model";
+  std::filesystem::copy(kTiny, model);
+  std::string weights = read_file(model + "/model.safetensors");
+  std::fill(weights.end() - 4096, weights.end(), '\xff');  // NaNs, which loading finds
+  write_file(model + "/model.safetensors", weights);
+  expect_failure(1, {"generate", "-m", model, "--tokens", "2"}, {"found a NaN"});
+  expect_failure(1, {"generate", "-m", model, "--tokens", "2,96"}, {"token ids from 0 to 95, found 96"});
+  expect_failure(1, {"generate", "-m", model, "--tokens", "2,3,4,5", "-c", "3"}, {"at most 3 tokens", "found 4"});
+  expect_failure(1, {"generate", "-m", model, "-p", "x"}, {"has no tokenizer; give token ids"});
+  expect_failure(1, {"perplexity", "-m", model, "-f", "x"}, {"has no tokenizer, which predicting a text needs"});
+  expect_failure(1, {"logits", "-m", model, "--tokens", "96", "-o", folder / "l"}, {"found 96"});
+  expect_failure(1, {"logits", "-m", model, "--tokens", "2", "-o", folder / "absent/l"},
+                 {folder / "absent/l: cannot be written: No such file or directory"});
+}
+
+TEST(Failure, NamesTheCheckpointThatContradictsItself) {
+  const TempDir folder;
+  const std::string model = folder / "model";
+  std::filesystem::copy(kTiny, model);
+  Json config = Json::parse(read_file(model + "/config.json"));
+  config["num_hidden_layers"] = 2147483647;
+  write_file(model + "/config.json", config.dump());
+  const std::vector<std::string> layers{"nibble: " + model + ": config.json: num_hidden_layers", "found 2147483647"};
+  expect_failure(1, {"generate", "-m", model, "--tokens", "2"}, layers);
+  expect_failure(1, {"generate", "-m", model, "--dry-run"}, layers);
+  expect_failure(1, {"inspect", "-m", model}, layers);
+  expect_failure(1, {"inspect", "-m", model, "--tensor", "decoder.layers.0.fc1"}, layers);
+  expect_failure(1, {"quantize", model, folder / "out", "--scheme", "nf4"}, layers);
+  config["num_hidden_layers"] = 2;
+  config["ffn_dim"] = 32;
+  write_file(model + "/config.json", config.dump());
+  expect_failure(1, {"generate", "-m", model, "--tokens", "2"},
+                 {"nibble: " + model, "decoder.layers.0.fc1.", "expected", "found"});
 }
 
 TEST(Failure, NamesWhatIsWrongWithATextToPredict) {
@@ -164,7 +218,19 @@ TEST(Failure, NamesWhatIsWrongWithATextToPredict) {
 }
 
 TEST(Failure, FindsWhatCannotBeMeasuredBeforeMeasuring) {
-  expect_failure(1, {"bench", "-m", kTiny, "-p", "4,100"}, {"context: expected 0 to 80 tokens", "found 101"});
+  expect_failure(1, {"bench", "-m", kTiny, "-p", "4,100"}, {"context: expected 0 to 80 tokens", "found 100"});
+  const Arguments bench{"bench", "-m", kBundled, "-p", "4", "-n", "0", "-r", "1", "-o", "json"};
+  const auto with = [&](Arguments more) {
+    more.insert(more.begin(), bench.begin(), bench.end());
+    return more;
+  };
+  const TempDir folder;
+  const std::string text = write_file(folder / "text", "The sea was still.");
+  expect_failure(1, with({"--scheme", "nf4,int8"}), {"is already quantized to nf4"});
+  expect_failure(1, with({"--perplexity", folder / "absent"}), {folder / "absent: cannot be read"});
+  expect_failure(1, with({"--perplexity", text, "--window", "4", "-m", kTiny}), {"has no tokenizer"});
+  expect_usage({"bench", "-m", kTiny, "-p", "0", "-n", "0"}, {"expected something to measure"});
+  expect_usage({"bench", "-m", kTiny, "--window", "5"}, {"--window requires --perplexity"});
   expect_failure(1, {"bench", "-m", kTiny, "-m", "synthetic:opt-1t", "-p", "4", "-n", "4"}, {"synthetic:opt-1t"});
 }
 

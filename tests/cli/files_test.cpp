@@ -99,6 +99,29 @@ TEST(Quantize, LeavesNothingWhereAFileCannotBeWrittenWhole) {
   }
 }
 
+TEST(Quantize, SaysHowManyTimesLargerAModelBecame) {
+  const TempDir folder;
+  EXPECT_TRUE(contains(
+      output({"quantize", golden_model("pre_norm_fp16"), folder / "out", "--scheme", "none", "--dtype", "fp32"}),
+      ": 2.00 times larger\n"));
+}
+
+TEST(Quantize, LeavesNothingWhereASignalEndsIt) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const TempDir folder;
+    Process process({"quantize", kBundled, folder / "out", "--scheme", "none", "-t", "1"});
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (std::filesystem::is_empty(folder / ".") && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    ::kill(process.pid(), signal);
+    const Result result = process.wait();
+    EXPECT_EQ(result.code, 128 + signal);
+    EXPECT_TRUE(result.err.ends_with("nibble: interrupted\n")) << result.err;
+    EXPECT_TRUE(std::filesystem::is_empty(folder / "."));
+  }
+}
+
 TEST(Quantize, SplitsFilesAndKeepsQuiet) {
   const TempDir folder;
   const Result result =

@@ -167,6 +167,17 @@ TEST(Generate, StopsAtCtrlCWithWhatThereIs) {
   EXPECT_TRUE(contains(result.err, "Generation: ")) << result.err;
 }
 
+TEST(Generate, StopsAtCtrlCWhileThePromptIsRead) {
+  std::string ids = "2";
+  for (int i = 1; i < 600; ++i) ids += ",5";  // more than one step
+  Process process({"generate", "-m", "synthetic:opt-125m", "--scheme", "nf4", "--tokens", ids});
+  process.wait_until_it_catches(SIGINT);
+  ::kill(process.pid(), SIGINT);
+  const Result result = process.wait();
+  EXPECT_EQ(result.code, 130) << result.err;
+  EXPECT_EQ(result.out, "\n") << "no token was generated";
+}
+
 TEST(DryRun, ShowsWhatTheSeedMeasured) {
   const auto memory = [](Arguments more) {
     more.insert(more.begin(), {"generate", "-m", "synthetic:opt-350m", "--dry-run"});

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "program.h"
+#include "runtime/cli/line_editor.h"
 #include "runtime/cli/options.h"
 
 namespace nibble::testing {
@@ -120,6 +121,23 @@ TEST_F(Interactive, LeavesAtCtrlDOrAtTheSecondCtrlC) {
   terminal_->wait_for_prompt("> ");
   terminal_->type("\x03");
   EXPECT_EQ(terminal_->exit_code(), 0);
+}
+
+TEST(HistoryFile, IsNeverInTheCurrentFolder) {
+  const auto with = [](const char* home, const char* state) {
+    ::setenv("HOME", home, 1);
+    ::setenv("XDG_STATE_HOME", state, 1);
+    return cli::history_file();
+  };
+  const std::string home = std::getenv("HOME") == nullptr ? "" : std::getenv("HOME");
+  EXPECT_EQ(with("/home/a", ""), "/home/a/.local/state/nibble/history");
+  EXPECT_EQ(with("/home/a", "/state"), "/state/nibble/history");
+  EXPECT_EQ(with("/home/a", "state"), "/home/a/.local/state/nibble/history");
+  EXPECT_EQ(with("", ""), "");
+  ::unsetenv("XDG_STATE_HOME");
+  ::unsetenv("HOME");
+  EXPECT_EQ(cli::history_file(), "");
+  ::setenv("HOME", home.c_str(), 1);
 }
 
 TEST(InteractiveSession, NeedsATokenizer) {

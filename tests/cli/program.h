@@ -95,13 +95,36 @@ class Process {
     posix_spawn_file_actions_addopen(&actions, 0, write_file(folder_ / "in", input).c_str(), O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, (folder_ / "out").c_str(), kWrite, 0600);
     posix_spawn_file_actions_addopen(&actions, 2, (folder_ / "err").c_str(), kWrite, 0600);
-    const int error = ::posix_spawn(&pid_, program().c_str(), &actions, nullptr, argv_of(arguments).data(), ::environ);
+    posix_spawnattr_t attributes;  // however the tests were started, signals end the program
+    posix_spawnattr_init(&attributes);
+    sigset_t ending;
+    sigemptyset(&ending);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&ending, signal);
+    posix_spawnattr_setsigdefault(&attributes, &ending);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+    const int error =
+        ::posix_spawn(&pid_, program().c_str(), &actions, &attributes, argv_of(arguments).data(), ::environ);
+    posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     if (error != 0) throw std::runtime_error(program() + ": " + std::strerror(error));
   }
 
   pid_t pid() const { return pid_; }
   std::string out() const { return read_file(folder_ / "out"); }
+
+  /// Returns once a handler waits for the signal; after a minute in any case.
+  void wait_until_it_catches(int signal) const {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (std::chrono::steady_clock::now() < end) {
+      const std::string status = read_file("/proc/" + std::to_string(pid_) + "/status");
+      const std::size_t caught = status.find("SigCgt:");
+      if (caught != std::string::npos &&
+          (std::stoull(status.substr(caught + 7), nullptr, 16) >> (signal - 1) & 1) != 0) {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
 
   Result wait() {
     const int code = wait_for_exit(pid_);

@@ -56,7 +56,7 @@ class Changed {
   Changed(const Changed&) = delete;
   Changed& operator=(const Changed&) = delete;
 
-  const fs::path& path() const { return path_; }
+  std::unique_ptr<ParameterSource> source() const { return open_checkpoint_source(path_); }
 
   /// What loading it says, on every device.
   std::string refusal(std::optional<Scheme> scheme = {}, DType dtype = DType::kF32) const {
@@ -120,13 +120,14 @@ TEST(DamagedCheckpoint, NamesAMissingBiasOrNormAmongOthers) {
         "decoder.layers.0.self_attn_layer_norm.bias"}) {
     const Changed missing("pre_norm", [&](auto& t) { t.erase(std::string("model.") + tensor); });
     expect_in_order(missing.refusal(), {"no tensor", tensor});
+    EXPECT_THROW(missing.source()->vector(tensor, 64), Error);
   }
 }
 
 TEST(DamagedCheckpoint, IsFoundBeforeAnythingIsRead) {
   const auto refusal = [](const Changed& changed) -> std::string {
     try {
-      find_parameters(*open_checkpoint_source(changed.path()));
+      find_parameters(*changed.source());
     } catch (const Error& error) {
       return error.what();
     }
