@@ -7,6 +7,7 @@
 #include <system_error>
 #include <utility>
 
+#include "models/checkpoint/checkpoint.h"
 #include "models/checkpoint/json.h"
 #include "models/checkpoint/mapped_file.h"
 #include "nibble/error.h"
@@ -244,12 +245,7 @@ std::string read_text_file(const std::filesystem::path& file) {
 }
 
 ModelConfig read_config(const std::filesystem::path& directory) {
-  std::error_code error;
-  if (!std::filesystem::is_directory(directory, error)) {
-    const bool absent = !error || error == std::errc::no_such_file_or_directory;
-    throw Error(ErrorKind::kNotFound,
-                directory.string() + ": no such checkpoint directory" + (absent ? "" : ": " + error.message()));
-  }
+  require_checkpoint_directory(directory);
   const std::filesystem::path file = directory / "config.json";
   if (is_absent(file)) {
     throw Error(ErrorKind::kNotFound, directory.string() + ": has no config.json, so it is not a checkpoint");

@@ -103,11 +103,15 @@ std::int64_t TensorInfo::elements() const {
 }
 
 void require_checkpoint_directory(const std::filesystem::path& path) {
-  if (!is_present(path)) throw Error(ErrorKind::kNotFound, path.string() + ": no such checkpoint directory");
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
     if (const auto file = only_gguf(path)) refuse_gguf(*file);
     return;
+  }
+  if (!is_present(path)) {
+    const bool absent = !error || error == std::errc::no_such_file_or_directory;
+    throw Error(ErrorKind::kNotFound,
+                path.string() + ": no such checkpoint directory" + (absent ? "" : ": " + error.message()));
   }
   if (is_gguf(path)) refuse_gguf(path);
   throw Error(ErrorKind::kInvalidArgument, path.string() + ": is a file, expected a checkpoint directory");
@@ -137,11 +141,7 @@ Checkpoint::Checkpoint(std::vector<std::unique_ptr<TensorFile>> files) : files_(
 }
 
 Checkpoint Checkpoint::open(const std::filesystem::path& directory) {
-  if (!is_present(directory)) throw Error(ErrorKind::kNotFound, directory.string() + ": does not exist");
-  std::error_code ignored;  // it exists, so it can be examined
-  if (!std::filesystem::is_directory(directory, ignored)) {
-    throw Error(ErrorKind::kInvalidArgument, directory.string() + ": is not a directory; expected a checkpoint's");
-  }
+  require_checkpoint_directory(directory);
   std::string looked_for;
   for (const Container& container : kContainers) {
     const std::filesystem::path single = directory / container.name;

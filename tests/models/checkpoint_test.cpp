@@ -86,14 +86,14 @@ TEST(Checkpoint, OutlivesTheDirectory) {
 }
 
 TEST(Checkpoint, NamesWhatIsMissing) {
-  expect_error(ErrorKind::kNotFound, {"/nonexistent/model: does not exist"},
+  expect_error(ErrorKind::kNotFound, {"/nonexistent/model: no such checkpoint directory"},
                [] { Checkpoint::open("/nonexistent/model"); });
   const TempDir folder;
   expect_error(ErrorKind::kNotFound,
                {folder.path().string(), "holds no checkpoint", "model.safetensors, model.safetensors.index.json",
                 "pytorch_model.bin, pytorch_model.bin.index.json"},
                [&] { Checkpoint::open(folder.path()); });
-  expect_error(ErrorKind::kInvalidArgument, {"is not a directory"},
+  expect_error(ErrorKind::kInvalidArgument, {"is a file, expected a checkpoint directory"},
                [&] { Checkpoint::open(write_file(folder / "file", "")); });
 }
 
