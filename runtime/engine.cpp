@@ -58,11 +58,6 @@ std::string name_of(const std::string& model) {
   return is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string();
 }
 
-const Tokenizer& require(const Tokenizer* tokenizer, const std::string& name) {
-  if (tokenizer != nullptr) return *tokenizer;
-  throw Error(ErrorKind::kUnsupported, name + ": has no tokenizer; give token ids in place of text");
-}
-
 ModelInfo describe(const std::string& model, const ModelConfig& config, const StoragePolicy& policy,
                    const ParameterSource& source, bool has_tokenizer) {
   const bool int8_table = policy.embedding ? *policy.embedding == EmbeddingStorage::kInt8
@@ -83,7 +78,10 @@ ModelInfo describe(const std::string& model, const ModelConfig& config, const St
 
 }  // namespace
 
-const Tokenizer& Engine::Impl::require_tokenizer() const { return require(tokenizer.get(), info.name); }
+const Tokenizer& Engine::Impl::require_tokenizer() const {
+  if (tokenizer != nullptr) return *tokenizer;
+  throw Error(ErrorKind::kUnsupported, info.name + ": has no tokenizer; give token ids in place of text");
+}
 
 Engine Engine::open(const std::string& model, const LoadOptions& options, const Progress& progress) try {
   const auto start = std::chrono::steady_clock::now();
@@ -138,13 +136,9 @@ Session Engine::session(const SessionOptions& options) const {
 ModelInfo describe_model(const std::string& model, const LoadOptions& load) try {
   const auto source = open_source(model, load.seed);
   return describe(model, resolve_config(*source), resolve_policy(load, *source), *source,
-                  find_tokenizer(model) != nullptr);
+                  !is_synthetic(model) && has_tokenizer(model));
 } catch (const Error& error) {
   rethrow_naming(model, error);
-}
-
-std::vector<int> tokenize(const std::string& model, std::string_view text) {
-  return require(find_tokenizer(model).get(), name_of(model)).encode(text);
 }
 
 void check_prompt(std::span<const int> prompt, const ModelInfo& info, const SessionOptions& session) {
@@ -163,6 +157,7 @@ void check_prompt(std::span<const int> prompt, const ModelInfo& info, const Sess
 }
 
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, const SessionOptions& session) try {
+  const std::uint64_t resident = resident_memory();  // before what is only looked at for this
   const auto source = open_source(model, load.seed);
   const StoragePolicy policy = resolve_policy(load, *source);
   const SessionPlan plan = plan_session(session, source->config(), load.device);
@@ -171,7 +166,7 @@ MemoryLedger predict_memory(const std::string& model, const LoadOptions& load, c
   ledger[MemoryClass::kWorkspace] = workspace_bytes(plan, source->config(), policy.compute_dtype, load);
   const auto tokenizer = find_tokenizer(model);
   ledger[MemoryClass::kTokenizer] = tokenizer == nullptr ? 0 : tokenizer->memory_bytes();
-  ledger.process_resident = resident_memory();
+  ledger.process_resident = resident;
   return ledger;
 } catch (const Error& error) {
   rethrow_naming(model, error);

@@ -1,4 +1,5 @@
 // Which tokenizer a checkpoint directory holds: one row per kind of file.
+#include <algorithm>
 #include <array>
 #include <fstream>
 
@@ -72,6 +73,12 @@ const std::array<Kind, 5>& kinds() {
 }
 
 }  // namespace
+
+bool has_tokenizer(const fs::path& directory) {
+  return std::ranges::any_of(kinds(), [&](const Kind& kind) {
+    return std::ranges::any_of(kind.files, [&](const std::string& file) { return is_there(directory / file); });
+  });
+}
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& directory) {
   for (const Kind& kind : kinds()) {

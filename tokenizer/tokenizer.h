@@ -56,4 +56,7 @@ std::string decode(const Tokenizer& tokenizer, std::span<const int> ids);
 /// nullptr when the directory holds none of these. Throws Error naming the file and the fault when one is damaged.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& directory);
 
+/// Whether it holds one, or a part or what is left of one. Opens no file.
+bool has_tokenizer(const std::filesystem::path& directory);
+
 }  // namespace nibble

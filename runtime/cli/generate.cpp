@@ -141,9 +141,10 @@ ExitCode generate_once(const GenerateArguments& a) {
       a.lines ? read_prompt_lines(a.prompt) : std::vector<Prompt>{read_prompt(a.prompt)};
   const SessionOptions session{a.session.context, static_cast<int>(prompts.size())};
   const ModelInfo info = describe_model(a.model.model, a.model.load);
-  std::vector<std::vector<int>> ids;
-  for (const Prompt& prompt : prompts) check_prompt(ids.emplace_back(token_ids(info, prompt)), info, session);
+  for (const Prompt& prompt : prompts) require_readable(info, prompt, session);
   Opened model = open_model(a.model, session);
+  std::vector<std::vector<int>> ids;
+  for (const Prompt& prompt : prompts) ids.push_back(token_ids(model.engine, prompt));
   const GenerateOptions options = generate_options(model.engine, a.changes);
 
   const InterruptGuard guard({SIGINT});

@@ -52,9 +52,9 @@ ExitCode logits(const LogitsArguments& a) {
   require_folder(a.output);
   const Prompt prompt = read_prompt(a.prompt);
   const ModelInfo info = describe_model(a.model.model, a.model.load);
-  const std::vector<int> tokens = token_ids(info, prompt);
-  if (a.attention_mask.empty()) check_prompt(tokens, info, {});  // tokens that are not there are not asked about
+  if (a.attention_mask.empty()) require_readable(info, prompt, {});  // tokens that are not there are not asked about
   Opened model = open_model(a.model, {});
+  const std::vector<int> tokens = token_ids(model.engine, prompt);
   const std::vector<float> values = model.session.logits(tokens, a.attention_mask);
   const auto rows = static_cast<std::int64_t>(tokens.size());
   const std::int64_t columns = model.engine.info().vocab_size;

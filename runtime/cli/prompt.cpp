@@ -104,9 +104,15 @@ std::vector<Prompt> read_prompt_lines(const PromptSource& source) {
   }
 }
 
-std::vector<int> token_ids(const ModelInfo& model, const Prompt& prompt) {
+void require_readable(const ModelInfo& model, const Prompt& prompt, const SessionOptions& session) {
+  if (const auto* ids = std::get_if<std::vector<int>>(&prompt)) return check_prompt(*ids, model, session);
+  if (model.has_tokenizer) return;
+  throw Error(ErrorKind::kUnsupported, model.name + ": has no tokenizer; give token ids in place of text");
+}
+
+std::vector<int> token_ids(const Engine& engine, const Prompt& prompt) {
   const auto* text = std::get_if<std::string>(&prompt);
-  return text != nullptr ? tokenize(model.name, *text) : std::get<std::vector<int>>(prompt);
+  return text != nullptr ? engine.tokenize(*text) : std::get<std::vector<int>>(prompt);
 }
 
 std::string readable(const Engine& engine, const Prompt& prompt) {

@@ -29,8 +29,9 @@ Prompt read_prompt(const PromptSource& source);
 /// Each line of the text is a prompt of its own.
 std::vector<Prompt> read_prompt_lines(const PromptSource& source);
 
-/// Needs no loaded model.
-std::vector<int> token_ids(const ModelInfo& model, const Prompt& prompt);
+/// Says, before a model is loaded, what it would say of the prompt; how long a text is only it knows. Throws Error.
+void require_readable(const ModelInfo& model, const Prompt& prompt, const SessionOptions& session);
+std::vector<int> token_ids(const Engine& engine, const Prompt& prompt);
 /// The prompt as a person reads it: its text, or ids where there is no tokenizer.
 std::string readable(const Engine& engine, const Prompt& prompt);
 

@@ -30,6 +30,7 @@ class Copy {
     change(value);
     write(name, value.dump());
   }
+  bool has_any() const { return has_tokenizer(directory_.path()); }
   std::unique_ptr<Tokenizer> open() const { return open_tokenizer(directory_.path()); }
   /// That opening fails with a sentence that names the file and says `what`.
   void expect_error(const std::string& file, const std::string& what) const {
@@ -46,6 +47,7 @@ class Copy {
 TEST(OpenTokenizer, FindsNothingInADirectoryWithoutOne) {
   const TemporaryDirectory directory;
   EXPECT_EQ(open_tokenizer(directory.path()), nullptr);
+  EXPECT_FALSE(has_tokenizer(directory.path()));
 }
 
 TEST(OpenTokenizer, PrefersTokenizerJson) {
@@ -58,6 +60,7 @@ TEST(OpenTokenizer, PrefersTokenizerJson) {
 TEST(OpenTokenizer, NamesTheAbsentHalfOfAPair) {
   const Copy copy("opt");
   copy.remove("merges.txt");
+  EXPECT_TRUE(copy.has_any());
   const auto sentence = sentence_of([&] { copy.open(); });
   EXPECT_NE(sentence.find("has vocab.json but not merges.txt"), std::string::npos) << sentence;
 }

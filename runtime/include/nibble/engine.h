@@ -70,9 +70,8 @@ class Engine {
 
 /// The ledger such a model and session would have. Reads headers and GPTQ's zero points, but no weights.
 MemoryLedger predict_memory(const std::string& model, const LoadOptions& load = {}, const SessionOptions& session = {});
-/// Without weights too: Engine::info, Engine::tokenize, and what Session::generate asks of a prompt. Throw Error.
+/// Without weights too: Engine::info, and what Session::generate asks of a prompt. Throw Error.
 ModelInfo describe_model(const std::string& model, const LoadOptions& load = {});
-std::vector<int> tokenize(const std::string& model, std::string_view text);
 void check_prompt(std::span<const int> prompt, const ModelInfo& info, const SessionOptions& session);
 
 std::string_view version();  ///< "nibble 0.1.0"
