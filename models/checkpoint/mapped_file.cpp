@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "nibble/error.h"
 
@@ -34,6 +36,13 @@ class Descriptor {
   int value_;
 };
 
+void drop_whole_pages(std::span<const std::byte> part) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(part.data());
+  const std::uintptr_t first = (begin + page - 1) / page * page, last = (begin + part.size()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);  // a wish
+}
+
 }  // namespace
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& file) {
@@ -49,6 +58,10 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
     bytes = {static_cast<const std::byte*>(start), size};
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(bytes));
+}
+
+std::shared_ptr<const void> MappedFile::hold(std::shared_ptr<const MappedFile> file, std::span<const std::byte> part) {
+  return {part.data(), [file = std::move(file), part](const void*) { drop_whole_pages(part); }};
 }
 
 MappedFile::~MappedFile() {

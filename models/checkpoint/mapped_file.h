@@ -20,6 +20,10 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  /// Keeps the mapping for whoever reads `part` of it. When the last one has done, the pages that hold nothing else
+  /// leave the process's memory; read again, they come back from the file.
+  static std::shared_ptr<const void> hold(std::shared_ptr<const MappedFile> file, std::span<const std::byte> part);
+
  private:
   explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
   std::span<const std::byte> bytes_;

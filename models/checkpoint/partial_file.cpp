@@ -49,9 +49,22 @@ std::filesystem::path without_trailing_slash(std::filesystem::path path) {
   return path;
 }
 
+/// What a link leads to is written, and the link stays.
+std::filesystem::path without_links(std::filesystem::path file) {
+  std::error_code error;
+  std::filesystem::path target = std::filesystem::canonical(file, error);
+  return error ? file : target;
+}
+
 }  // namespace
 
-PartialFile::PartialFile(std::filesystem::path file, std::uint64_t bytes) : file_(std::move(file)) {
+PartialFile::PartialFile(std::filesystem::path file, std::uint64_t bytes) : file_(without_links(std::move(file))) {
+  std::error_code ignored;
+  const std::filesystem::file_status there = std::filesystem::status(file_, ignored);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+    throw Error(ErrorKind::kInvalidArgument,
+                file_.string() + ": expected a file or a name that is free, found something else that has it");
+  }
   do {
     partial_ = partial_name(file_);
     descriptor_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

@@ -15,8 +15,8 @@ namespace nibble {
 
 class PartialFile {
  public:
-  /// Creates the file and reserves its whole size, so that a full disk is found before any work is done. Throws
-  /// Error{kIo}.
+  /// Creates the file and reserves its whole size, so that a full disk is found before any work is done. A link's
+  /// target is what is written. Throws Error{kInvalidArgument} where a directory or a device has the name, Error{kIo}.
   PartialFile(std::filesystem::path file, std::uint64_t bytes);
   ~PartialFile();
   PartialFile(const PartialFile&) = delete;

@@ -23,8 +23,9 @@ class SafetensorsFile : public TensorFile {
 
   HostTensor read(std::size_t index) const override {
     const TensorInfo& info = tensors_.at(index);
+    const std::span<const std::byte> data = mapping_->bytes().subspan(offsets_[index], info.bytes());
     // Old writers did not pad the header, so contents may lie at any address.
-    return aligned(mapping_->bytes().subspan(offsets_[index], info.bytes()), mapping_, info.dtype,
+    return aligned(data, MappedFile::hold(mapping_, data), info.dtype,
                    info.file.string() + ": tensor " + quote(info.name));
   }
 

@@ -331,7 +331,10 @@ class TorchBin : public TensorFile {
   }
 
   HostTensor read_storage(const StoredRecord& storage, const std::string& what) const {
-    if (storage.record.stored) return {mapping_->bytes().subspan(storage.offset, storage.record.bytes), mapping_};
+    if (storage.record.stored) {
+      const std::span<const std::byte> data = mapping_->bytes().subspan(storage.offset, storage.record.bytes);
+      return {data, MappedFile::hold(mapping_, data)};
+    }
     const HostBuffer buffer = allocate(storage.record.bytes, what);
     const std::scoped_lock lock(reading_);
     archive_.read(storage.record, buffer.data);

@@ -24,12 +24,23 @@ TEST(PartialFile, OfAnySizeReplacesWhatWasThere) {
   EXPECT_EQ(entries(folder.path()), 1);
 }
 
-TEST(PartialFile, SaysWhyItCannotBeWritten) {
+TEST(PartialFile, ReplacesFilesAlone) {
   const TempDir folder;
   fs::create_directory(folder / "f");
-  expect_error(ErrorKind::kIo, {(folder / "f").string(), "cannot give it its name: Is a directory"},
-               [&] { write_atomically(folder / "f", "contents"); });
+  for (const fs::path& other : {folder / "f", fs::path("/dev/null")}) {
+    expect_error(ErrorKind::kInvalidArgument, {other.string(), "expected a file or a name that is free"},
+                 [&] { write_atomically(other, "contents"); });
+  }
   EXPECT_EQ(entries(folder.path()), 1);
+}
+
+TEST(PartialFile, LeavesALinkToWhatIsWritten) {
+  const TempDir folder;
+  write_file(folder / "f", "what was there");
+  fs::create_symlink(folder / "f", folder / "link");
+  write_atomically(folder / "link", "contents");
+  EXPECT_EQ(read_file(folder / "f"), "contents");
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
 }
 
 TEST(PartialDirectory, AppearsWhenItIsCommitted) {
