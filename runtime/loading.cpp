@@ -15,6 +15,8 @@ namespace {
 int prefill_rows(Device device) { return device == Device::kCuda ? 2048 : 512; }
 /// Rows of logits at once where every position is asked for.
 constexpr int kOutputs = 32;
+/// A step has a row for each, and a grid of a GPU no more rows.
+constexpr int kMostSequences = 65535;
 
 }  // namespace
 
@@ -60,9 +62,9 @@ SessionPlan plan_session(const SessionOptions& options, const ModelConfig& confi
                                                  " tokens, as the model was made for, found " +
                                                  std::to_string(options.context));
   }
-  if (options.sequences < 1) {
-    throw Error(ErrorKind::kInvalidArgument,
-                "sequences: expected at least 1, found " + std::to_string(options.sequences));
+  if (options.sequences < 1 || options.sequences > kMostSequences) {
+    throw Error(ErrorKind::kInvalidArgument, "sequences: expected 1 to " + std::to_string(kMostSequences) + ", found " +
+                                                 std::to_string(options.sequences));
   }
   const int context = options.context == 0 ? most : options.context;
   const int step_rows = std::max(options.sequences, std::min(context, prefill_rows(device)));

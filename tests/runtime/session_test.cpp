@@ -252,7 +252,10 @@ TEST(Session, RefusesWhatItCannotReadInASentence) {
   EXPECT_EQ(generate({2, -1}), "prompt: expected token ids from 0 to 95, found -1");
   EXPECT_NE(error_of([&] { session.generate("text", greedy(1)); }).find("has no tokenizer"), std::string::npos);
   EXPECT_NE(error_of([&] { engine.session({.context = 100000}); }).find("context: expected"), std::string::npos);
-  EXPECT_NE(error_of([&] { engine.session({.sequences = 0}); }).find("sequences: expected"), std::string::npos);
+  for (const int sequences : {0, 65536, std::numeric_limits<int>::max()}) {
+    EXPECT_NE(error_of([&] { engine.session({.sequences = sequences}); }).find("sequences: expected 1 to 65535"),
+              std::string::npos);
+  }
 }
 
 TEST_P(SessionOnDevice, TakesTheMemoryThatWasPredicted) {

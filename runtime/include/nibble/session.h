@@ -15,7 +15,7 @@ namespace nibble {
 
 struct SessionOptions {
   int context = 0;    ///< most tokens a sequence may have, prompt included; 0: as many as the model was made for
-  int sequences = 1;  ///< how many sequences are generated at once
+  int sequences = 1;  ///< how many sequences are generated at once, 1 to 65535
 };
 
 /// Values as in transformers; applied in its order: repetition penalty, temperature, top-k, top-p, min-p.
