@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <ranges>
 #include <system_error>
 #include <utility>
 
@@ -151,7 +150,7 @@ void PartialDirectory::remove() noexcept {
   std::error_code ignored;
   if (!partial_.empty()) std::filesystem::remove_all(partial_, ignored);
   // One that something else has come into is not empty and stays.
-  for (const std::filesystem::path& parent : parents_ | std::views::reverse) std::filesystem::remove(parent, ignored);
+  for (; !parents_.empty(); parents_.pop_back()) std::filesystem::remove(parents_.back(), ignored);
 }
 
 void PartialDirectory::commit() {
