@@ -54,15 +54,11 @@ std::string show_seconds(std::chrono::steady_clock::time_point start) {
   return text.data();
 }
 
-std::string name_of(const std::string& model) {
-  return is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string();
-}
-
 ModelInfo describe(const std::string& model, const ModelConfig& config, const StoragePolicy& policy,
                    const ParameterSource& source, bool has_tokenizer) {
   const bool int8_table = policy.embedding ? *policy.embedding == EmbeddingStorage::kInt8
                                            : source.describe(token_table_name(source)).storage.scheme == Scheme::kInt8;
-  return {.name = name_of(model),
+  return {.name = is_synthetic(model) ? model : std::filesystem::path(model).lexically_normal().string(),
           .architecture = config.model_type,
           .scheme = linear_scheme(policy, source),
           .compute_dtype = policy.compute_dtype,

@@ -58,12 +58,12 @@ std::vector<std::string> page_weights(const std::vector<ParameterReport>& parame
 
 ExitCode write_page(const InspectArguments& a) {
   const ModelReport sizes = report_model(a.model);
+  const std::vector<Scheme> schemes = shown_schemes(a.model);
   LoadOptions load = a.model.load;
-  load.scheme = shown_scheme(a.model);
+  load.scheme = shown_scheme(schemes);
   const std::string shown =
       inspect_tensor(a.model.model, a.tensor.empty() ? "decoder.layers.0.fc1" : a.tensor, load).name;
   const std::vector<std::string> names = page_weights(sizes.listed.parameters, shown);
-  const std::vector<Scheme> schemes = shown_schemes(a.model);
   std::vector<SchemeWeights> quantized;
   {
     ProgressDisplay display("quantizing", progress_style(ProgressStyle::kNone));
@@ -86,7 +86,7 @@ ExitCode inspect(const InspectArguments& a) {
   if (!a.page.empty()) return write_page(a);
   if (a.tensor.empty()) return show(report_model(a.model), a.json);
   LoadOptions load = a.model.load;
-  load.scheme = shown_scheme(a.model);
+  load.scheme = shown_scheme(shown_schemes(a.model));
   return show(inspect_tensor(a.model.model, a.tensor, load), a.json);
 }
 

@@ -109,15 +109,12 @@ std::vector<Scheme> shown_schemes(const ModelArguments& arguments) {
   return schemes;
 }
 
-Scheme shown_scheme(const ModelArguments& arguments) {
-  const std::vector<Scheme> schemes = shown_schemes(arguments);
-  return schemes.size() == 1 ? schemes.front() : Scheme::kNf4;
-}
+Scheme shown_scheme(const std::vector<Scheme>& schemes) { return schemes.size() == 1 ? schemes.front() : Scheme::kNf4; }
 
 ModelReport report_model(const ModelArguments& arguments) {
   std::vector<Scheme> schemes = shown_schemes(arguments);
+  const Scheme listed = shown_scheme(schemes);
   if (!arguments.load.scheme) schemes.insert(schemes.begin(), Scheme::kNone);
-  const Scheme listed = shown_scheme(arguments);
   ModelReport report;
   for (const Scheme scheme : schemes) {
     report.schemes.push_back(report_scheme(arguments, scheme));

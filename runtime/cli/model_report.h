@@ -27,7 +27,7 @@ struct ModelReport {
 /// that has weights of its own.
 std::vector<Scheme> shown_schemes(const ModelArguments& arguments);
 /// The only one of them, or nf4: what is shown in full.
-Scheme shown_scheme(const ModelArguments& arguments);
+Scheme shown_scheme(const std::vector<Scheme>& schemes);
 
 /// The scheme asked for, or plain weights beside those schemes. Reads no weights. Throws Error.
 ModelReport report_model(const ModelArguments& arguments);
