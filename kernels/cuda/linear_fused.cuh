@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
     for (int i = 0; i < Room::kLineStages; ++i) {
       make_barrier(full + 8 * i, 1), make_barrier(empty + 8 * i, Tile::kWarps);
     }
-    make_barrier(inbox_barrier, 1), make_barrier(done, cluster * Tile::kWarps), make_barrier(free, Tile::kWarps);
+    make_barrier(inbox_barrier, 1), make_barrier(done, cluster), make_barrier(free, Tile::kWarps);
     publish_barriers();
   }
   let_next_kernel_start();
@@ -237,7 +237,8 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
       if (goes_on) stream = begin(place_of(unit));
     } else {
       const int blocks = kept(cluster), parity = taken_units % 2;
-      if (lane < blocks) arrive_there(in_block(done, lane));
+      meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);
+      if (static_cast<int>(threadIdx.x) < blocks) arrive_there(in_block(done, lane));
       wait(done, parity);
       const std::uint32_t inbox =
           lines + static_cast<std::uint32_t>(warp * Room::eights_of(blocks) * Room::kEightBytes + lane * 16);
