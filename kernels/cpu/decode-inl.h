@@ -312,28 +312,46 @@ struct TwoEach : Halves<Layout> {
   }
 };
 
-/// fp16 scales and zero points are widened sixteen at a time.
+/// fp16 scales of kScalesAhead groups, or zero points, widened sixteen at a time, for groups of the weight of at least
+/// kSmallest columns or of whole rows.
+template <int kSmallest>
+class Widened {
+ public:
+  /// Of int4's row, from a group on that is a multiple of kScalesAhead. What is behind the last meets zeros of x.
+  template <class View, class T>
+  NIBBLE_HD void read(const View& w, const T* values, std::int64_t row, int group) {
+    const int begin = (group * kGroup) >> w.group_shift;
+    const int columns = w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
+    const int count = ((group * kGroup + columns - 1) >> w.group_shift) + 1 - begin;
+    for (int i = 0; i < kMost; i += kLanes) {
+      const int some = count - i < kLanes ? count - i : kLanes;
+      store(values_ + i, some > 0 ? load_some(values + row * w.groups + begin + i, some) : broadcast(0));
+    }
+  }
+  NIBBLE_HD void fill(float value) {
+    for (int i = 0; i < kMost; i += kLanes) store(values_ + i, broadcast(value));
+  }
+  NIBBLE_HD float operator[](int i) const { return values_[i]; }
+
+ private:
+  static constexpr int kLanes = 16, kMost = kScalesAhead * kGroup / kSmallest;
+
+  float values_[kMost];
+};
+
 template <class Zero>
 struct ScalesAhead<Int4Group<Zero>> {
   using Decoder = GroupDecoder<Int4Group<Zero>>;
   using View = typename Int4Group<Zero>::View;
 
   NIBBLE_HD void read(const View& w, std::int64_t row, int group) {
-    const int begin = (group * kGroup) >> w.group_shift;
-    const int columns = w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
-    const int count = ((group * kGroup + columns - 1) >> w.group_shift) + 1 - begin;
-    const std::int64_t first = row * w.groups + begin;
-    for (int i = 0; i < kMost; i += kLanes) {
-      const int some = count - i < kLanes ? count - i : kLanes;
-      if (some <= 0) {  // what is behind the last meets zeros of x
-        store(scales_ + i, broadcast(0));
-        if constexpr (!Decoder::kSymmetric) store(zeros_ + i, broadcast(0));
-        continue;
-      }
-      store(scales_ + i, Decoder::scaled_by_group(w) ? load_some(w.scales + first + i, some) : broadcast(1));
-      if constexpr (!Decoder::kSymmetric) {  // small enough to be signed bytes as well
-        store(zeros_ + i, load_some(reinterpret_cast<const std::int8_t*>(w.zeros.zeros) + first + i, some));
-      }
+    if (Decoder::scaled_by_group(w)) {
+      scales_.read(w, w.scales, row, group);
+    } else {
+      scales_.fill(1);
+    }
+    if constexpr (!Decoder::kSymmetric) {  // small enough to be signed bytes as well
+      zeros_.read(w, reinterpret_cast<const std::int8_t*>(w.zeros.zeros), row, group);
     }
   }
   template <class Operand, class Prepared>
@@ -348,14 +366,14 @@ struct ScalesAhead<Int4Group<Zero>> {
   NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const { return lanes(w, group, scales_); }
 
  private:
-  static constexpr int kLanes = 16;
-  static constexpr int kMost = kScalesAhead * kGroup / 32;  ///< groups have at least 32 columns, or are whole rows
+  using Values = Widened<32>;
 
-  NIBBLE_HD static F32x16 lanes(const View& w, int group, const float* values) {
+  NIBBLE_HD static F32x16 lanes(const View& w, int group, const Values& values) {
     return Decoder::lanes_of(w, group % kScalesAhead * kGroup, [&](int g) { return values[g]; });
   }
 
-  float scales_[kMost], zeros_[Decoder::kSymmetric ? 1 : kMost];
+  Values scales_;
+  std::conditional_t<Decoder::kSymmetric, NoZeros, Values> zeros_;
 };
 
 /// Where groups of int4 are no smaller than those here, all lanes have the same, and zero points are taken off the
@@ -368,7 +386,7 @@ struct Alike<Int4Group<Zero>> {
   using View = typename Int4Group<Zero>::View;
 
   static bool fit(const View& w) { return 1 << w.group_shift >= kGroup && Decoder::scaled_by_group(w); }
-  NIBBLE_HD void read(const View&, std::int64_t, int) {}
+  NIBBLE_HD void read(const View& w, std::int64_t row, int group) { scales_.read(w, w.scales, row, group); }
   template <class Operand>
   NIBBLE_HD static Operand decode(const typename Decoder::template Prepared<Operand>& w, std::int64_t row, int group,
                                   int part) {
@@ -378,9 +396,12 @@ struct Alike<Int4Group<Zero>> {
     }
     return Decoder::template decode<Operand>(taken, row, group, part);
   }
-  NIBBLE_HD static F32x16 of(const View& w, std::int64_t row, int group) {
-    return broadcast(w.scales[w.group(row, group * kGroup)]);
+  NIBBLE_HD F32x16 of(const View& w, std::int64_t, int group) const {
+    return broadcast(scales_[(group % kScalesAhead * kGroup) >> w.group_shift]);
   }
+
+ private:
+  Widened<kGroup> scales_;
 };
 
 /// Calls `f` with the type that has the scales of the weight's groups.

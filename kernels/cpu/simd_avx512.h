@@ -138,10 +138,8 @@ NIBBLE_HD F32x16 power_of_two(const F32x16& n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
 }
 
-/// Lanes 0 to 7 and 8 to 15.
-NIBBLE_HD F32x16 halves(float first, float second) {
-  return {_mm512_mask_mov_ps(_mm512_set1_ps(first), 0xff00, _mm512_set1_ps(second))};
-}
+/// Lanes 0 to 7 and 8 to 15: in halves_blended.h or halves_embedded.h.
+NIBBLE_HD F32x16 halves(float first, float second);
 
 /// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
 NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {

@@ -4,6 +4,8 @@
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
+#include "kernels/cpu/halves_blended.h"
+
 #include "kernels/cpu/bytes_avx512.h"
 
 #include "kernels/cpu/operand.h"

@@ -6,6 +6,8 @@
 // In this order: each builds on the one before.
 #include "kernels/cpu/simd_avx512.h"
 
+#include "kernels/cpu/halves_embedded.h"
+
 #include "kernels/cpu/bytes_vnni.h"
 
 #include "kernels/cpu/operand.h"
