@@ -19,10 +19,14 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileColumns = 4;
-/// Rows of w at once for 1, 2, ... rows of x. Plain weights that go as fp32 are read one row after
-/// another.
+/// Rows of w at once for 1, 2, ... rows of x. Plain weights that go as fp32 are read one row after another. Beside four
+/// rows of x registers are short for four sums of each and what pairs of bf16, or double-quantized absmax, need
+/// besides.
 template <class Layout, class Operand>
-constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> && !std::is_same_v<Operand, Bf16x32> ? 1 : 4, 4, 4, 4};
+constexpr bool kNeedsRoom = std::is_same_v<Operand, Bf16x32> || std::is_same_v<Layout, Lut4<NestedScale>>;
+template <class Layout, class Operand>
+constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> && !std::is_same_v<Operand, Bf16x32> ? 1 : 4, 4, 4,
+                                           kNeedsRoom<Layout, Operand> ? 2 : 4};
 /// Several rows of a page at once are slower than one after another: NOTES, 2026-11-30.
 template <class T>
 constexpr int kShortRow<Dense<T>, Bf16x32> = 4096;
