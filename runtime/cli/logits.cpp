@@ -10,6 +10,7 @@
 #include "nibble/error.h"
 #include "nibble/inspect.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
 #include "runtime/cli/opening.h"
 #include "runtime/cli/prompt.h"
 #include "runtime/cli/render.h"
@@ -58,7 +59,10 @@ ExitCode logits(const LogitsArguments& a) {
   const std::vector<float> values = model.session.logits(tokens, a.attention_mask);
   const auto rows = static_cast<std::int64_t>(tokens.size());
   const std::int64_t columns = model.engine.info().vocab_size;
-  save_tensor(a.output, "logits", values, rows, columns);
+  {
+    const InterruptGuard guard({SIGINT, SIGTERM, SIGHUP});  // a file that is begun becomes whole
+    save_tensor(a.output, "logits", values, rows, columns);
+  }
   print(fmt::format("{}: logits {}, fp32\n", a.output, shape_text({rows, columns})));
   return kSuccess;
 }
