@@ -317,15 +317,22 @@ struct TwoEach : Halves<Layout> {
 template <int kSmallest>
 class Widened {
  public:
-  /// Of int4's row, from a group on that is a multiple of kScalesAhead. What is behind the last meets zeros of x.
+  /// Of int4's row, from a group on that is a multiple of kScalesAhead. What is behind the last meets zeros of x, or
+  /// nothing where groups are no smaller than those here: then it may be the next row's.
   template <class View, class T>
   NIBBLE_HD void read(const View& w, const T* values, std::int64_t row, int group) {
     const int begin = (group * kGroup) >> w.group_shift;
     const int columns = w.k - group * kGroup < kScalesAhead * kGroup ? w.k - group * kGroup : kScalesAhead * kGroup;
     const int count = ((group * kGroup + columns - 1) >> w.group_shift) + 1 - begin;
+    const T* const first = values + row * w.groups + begin;
+    const T* const end = values + std::int64_t{w.n} * w.groups;
     for (int i = 0; i < kMost; i += kLanes) {
       const int some = count - i < kLanes ? count - i : kLanes;
-      store(values_ + i, some > 0 ? load_some(values + row * w.groups + begin + i, some) : broadcast(0));
+      if (kSmallest >= kGroup && end - first >= i + kLanes) {
+        store(values_ + i, load(first + i));
+      } else {
+        store(values_ + i, some > 0 ? load_some(first + i, some) : broadcast(0));
+      }
     }
   }
   NIBBLE_HD void fill(float value) {
