@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
       if (goes_on) stream = begin(place_of(unit));
     } else {
       const int blocks = kept(cluster), parity = taken_units % 2;
-      meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);
+      meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);  // and one warp speaks for all
       if (static_cast<int>(threadIdx.x) < blocks) arrive_there(in_block(done, lane));
       wait(done, parity);
       const std::uint32_t inbox =
