@@ -143,8 +143,7 @@ NIBBLE_HD F32x16 halves(float first, float second);
 
 /// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
 NIBBLE_HD F32x16 quarters(float first, float second, float third, float fourth) {
-  return {_mm512_mask_mov_ps(halves(first, third).lanes, 0xf0f0,
-                             _mm512_mask_mov_ps(_mm512_set1_ps(second), 0xff00, _mm512_set1_ps(fourth)))};
+  return {_mm512_mask_mov_ps(halves(first, third).lanes, 0xf0f0, halves(second, fourth).lanes)};
 }
 
 /// Lanes of a magnitude below a limit, zero elsewhere, and a bit for each of the others, NaNs among them.
