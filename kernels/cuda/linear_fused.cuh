@@ -118,6 +118,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
   }
   let_next_kernel_start();
   __syncthreads();
+  const auto meet_multiplying = [] { meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1); };
   const auto wait_for_others = [&] {
     if (cluster > 1) come_to_cluster(), wait_for_blocks();
     wait_for_previous_kernel();
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
   Stream stream = begin(place_of(unit));
   if constexpr (View::kHasTable) {
     fill_pair_table<T, Tile::kThreads>(task.parts[0].weight.levels, shared);
-    meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);
+    meet_multiplying();
   }
   wait_for_others();
 
@@ -237,7 +238,7 @@ __global__ void __launch_bounds__(Tile::kBlockThreads, 1)
       if (goes_on) stream = begin(place_of(unit));
     } else {
       const int blocks = kept(cluster), parity = taken_units % 2;
-      meet_at<Tile::kThreads>(Tile::kWarps / 4 + 1);  // and one warp speaks for all
+      meet_multiplying();  // and one warp speaks for all
       if (static_cast<int>(threadIdx.x) < blocks) arrive_there(in_block(done, lane));
       wait(done, parity);
       const std::uint32_t inbox =

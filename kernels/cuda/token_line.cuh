@@ -200,12 +200,9 @@ struct Shared {
   Inbox best_inbox, part_inbox, bin_inbox, answer_inbox, question_inboxes[kMostQuestions];
 
   __device__ void open() {
-    if (threadIdx.x < kMostQuestions) {
-      question_inboxes[threadIdx.x].open();
-      question_inboxes[threadIdx.x].announce(sizeof(Question));
-    }
     if (threadIdx.x == 0) {
       for (Inbox* inbox : {&best_inbox, &part_inbox, &bin_inbox, &answer_inbox}) inbox->open();
+      for (Inbox& inbox : question_inboxes) inbox.open(), inbox.announce(sizeof(Question));
       best_inbox.announce(Team::size() * sizeof(bests[0]));
       part_inbox.announce(sizeof(parts));
       bin_inbox.announce(sizeof(bins));

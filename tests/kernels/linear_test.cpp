@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <span>
 
 #include "kernels/cuda/ways.h"
 #include "tests/kernels/int8_rows.h"
@@ -190,21 +191,25 @@ struct CrowdCase {
   CrowdTiling of_four, of_eight;
 };
 // Every division that is chosen in each tile, parts of tiles, clusters that take turns or divide a tile; and columns
-// that come out even only in layouts with half as many to a tile.
-constexpr CrowdCase kCrowdCases[] = {
+// that come out even only in layouts with half as many to a tile. Those of up to five million weights are small: a race
+// detector comes to an end with them.
+constexpr CrowdCase kSmallCrowds[] = {
     {272, 1024, 17, {1, {4, 4}}, {1, {4, 4}}},   {272, 2048, 17, {1, {4, 4}}, {1, {8, 8}}},
     {1360, 1024, 65, {1, {1, 1}}, {1, {2, 2}}},  {1360, 2048, 65, {2, {4, 4}}, {2, {4, 4}}},
-    {4080, 1536, 17, {1, {4, 2}}, {1, {4, 2}}},  {4352, 1024, 100, {2, {1, 1}}, {2, {2, 2}}},
-    {1360, 1536, 65, {1, {2, 2}}, {1, {2, 2}}},  {8704, 1024, 65, {0, {1, 1}}, {0, {2, 2}}},
-    {544, 4096, 100, {1, {4, 4}}, {2, {8, 8}}},  {4080, 4096, 33, {2, {4, 2}}, {2, {4, 2}}},
-    {2176, 8192, 65, {0, {4, 4}}, {0, {4, 4}}},  {7888, 8192, 17, {0, {4, 2}}, {0, {4, 2}}},
-    {2176, 4096, 100, {2, {2, 2}}, {2, {2, 2}}}, {1088, 16384, 65, {1, {4, 4}}, {0, {8, 8}}},
-    {4080, 8192, 17, {1, {4, 2}}, {0, {8, 2}}},  {4352, 8192, 65, {0, {2, 2}}, {0, {2, 2}}},
-    {17952, 1024, 65, {0, {1, 1}}, {0, {2, 2}}}, {17952, 1024, 20, {0, {1, 1}}, {1, {2, 2}}},
+    {4352, 1024, 100, {2, {1, 1}}, {2, {2, 2}}}, {1360, 1536, 65, {1, {2, 2}}, {1, {2, 2}}},
+    {544, 4096, 100, {1, {4, 4}}, {2, {8, 8}}},
+};
+constexpr CrowdCase kLargeCrowds[] = {
+    {4080, 1536, 17, {1, {4, 2}}, {1, {4, 2}}},  {8704, 1024, 65, {0, {1, 1}}, {0, {2, 2}}},
+    {4080, 4096, 33, {2, {4, 2}}, {2, {4, 2}}},  {2176, 8192, 65, {0, {4, 4}}, {0, {4, 4}}},
+    {7888, 8192, 17, {0, {4, 2}}, {0, {4, 2}}},  {2176, 4096, 100, {2, {2, 2}}, {2, {2, 2}}},
+    {1088, 16384, 65, {1, {4, 4}}, {0, {8, 8}}}, {4080, 8192, 17, {1, {4, 2}}, {0, {8, 2}}},
+    {4352, 8192, 65, {0, {2, 2}}, {0, {2, 2}}},  {17952, 1024, 65, {0, {1, 1}}, {0, {2, 2}}},
+    {17952, 1024, 20, {0, {1, 1}}, {1, {2, 2}}},
 };
 
-TEST(Crowd, GoesInTheTilesItIsTestedWith) {
-  for (const CrowdCase& each : kCrowdCases) {
+void expect_tiles(std::span<const CrowdCase> crowds) {
+  for (const CrowdCase& each : crowds) {
     for (const auto& [sharers, expected] : {std::pair{4, each.of_four}, std::pair{8, each.of_eight}}) {
       const CrowdTiling found = crowd_tiling(1, each.n, each.k, each.rows, sharers);
       EXPECT_EQ(found.tile, expected.tile) << sharers << " sharers, " << each.n << " x " << each.k;
@@ -214,18 +219,29 @@ TEST(Crowd, GoesInTheTilesItIsTestedWith) {
   }
 }
 
-TEST_P(LinearTest, GivesACrowdTheBitsOfOne) {
-  if (machine().device == Device::kCpu) return;
-  const auto backend = machine().backend(2);
-  for (const CrowdCase& each : kCrowdCases) {
-    const Linear linear{backend->prepare(weight_case().make(each.n, each.k, 7)), {}};
-    const Matrix x(*backend, dtype(), each.rows, each.k, 8);
-    const Matrix alone(*backend, dtype(), each.rows, each.n), together(*backend, dtype(), each.rows, each.n);
-    for (int row = 0; row < each.rows; ++row) backend->linear(linear, x.rows(row, 1), alone.rows(row, 1));
-    backend->linear(linear, x.tensor(), together.tensor());
-    EXPECT_EQ(together.values(), alone.values()) << each.rows << " rows, " << each.n << " x " << each.k;
-  }
+TEST(Crowd, GoesInTheTilesItIsTestedWith) {
+  expect_tiles(kSmallCrowds);
+  expect_tiles(kLargeCrowds);
 }
+
+class CrowdTest : public LayoutVerbTest {
+ protected:
+  void expect_the_bits_of_one(std::span<const CrowdCase> crowds) {
+    if (machine().device == Device::kCpu) return;
+    const auto backend = machine().backend(2);
+    for (const CrowdCase& each : crowds) {
+      const Linear linear{backend->prepare(weight_case().make(each.n, each.k, 7)), {}};
+      const Matrix x(*backend, dtype(), each.rows, each.k, 8);
+      const Matrix alone(*backend, dtype(), each.rows, each.n), together(*backend, dtype(), each.rows, each.n);
+      for (int row = 0; row < each.rows; ++row) backend->linear(linear, x.rows(row, 1), alone.rows(row, 1));
+      backend->linear(linear, x.tensor(), together.tensor());
+      EXPECT_EQ(together.values(), alone.values()) << each.rows << " rows, " << each.n << " x " << each.k;
+    }
+  }
+};
+
+TEST_P(CrowdTest, HasTheBitsOfOneWithSmallWeights) { expect_the_bits_of_one(kSmallCrowds); }
+TEST_P(CrowdTest, HasTheBitsOfOneWithLargeWeights) { expect_the_bits_of_one(kLargeCrowds); }
 
 /// Rows of x by a weight that the fused way takes, and how: in which of its tiles, columns divided so.
 struct FusedCase {
@@ -233,38 +249,51 @@ struct FusedCase {
   Split split;
 };
 // Whole tiles, a part of one and half a one; every division that is chosen; clusters that take turns.
-constexpr FusedCase kFusedCases[] = {
-    {16928, 256, 17, 0, {1, 1}},  {8720, 2048, 17, 0, {3, 3}},  {5680, 4352, 17, 0, {4, 4}},
-    {5072, 2560, 17, 0, {5, 5}},  {5072, 7936, 17, 0, {6, 2}},  {4160, 6400, 17, 0, {6, 6}},
-    {2944, 8448, 17, 0, {8, 8}},  {16928, 256, 129, 0, {1, 1}}, {272, 256, 17, 1, {1, 1}},
-    {352, 1024, 513, 1, {2, 2}},  {272, 768, 17, 1, {3, 3}},    {912, 3072, 129, 1, {4, 2}},
-    {272, 1024, 17, 1, {4, 4}},   {272, 1280, 17, 1, {5, 5}},   {2336, 9472, 17, 1, {6, 2}},
-    {272, 1536, 17, 1, {6, 6}},   {272, 1792, 17, 1, {7, 7}},   {912, 10496, 65, 1, {8, 2}},
-    {272, 2048, 17, 1, {8, 8}},   {592, 14848, 65, 1, {12, 2}}, {672, 12544, 17, 1, {14, 2}},
-    {352, 11520, 17, 1, {16, 2}}, {33952, 256, 17, 1, {1, 1}},  {8720, 256, 65, 2, {1, 1}},
-    {1232, 1536, 400, 2, {2, 2}}, {672, 1536, 400, 2, {3, 3}},  {1952, 4608, 129, 2, {4, 2}},
-    {592, 1024, 400, 2, {4, 4}},  {1312, 1792, 129, 2, {5, 5}}, {1072, 13568, 129, 2, {6, 2}},
-    {912, 3328, 129, 2, {6, 6}},  {672, 4096, 129, 2, {8, 8}},  {1072, 19968, 65, 2, {14, 2}},
-    {16928, 256, 65, 2, {1, 1}},  {11456, 512, 129, 3, {1, 1}}, {5680, 512, 384, 3, {1, 1}},
-    {1552, 8192, 257, 3, {4, 4}}, {2336, 4096, 400, 3, {2, 2}}, {2944, 8192, 129, 3, {4, 4}},
-    {10240, 768, 600, 3, {1, 1}}, {1232, 4864, 400, 3, {4, 4}}, {3552, 6144, 257, 3, {2, 2}},
+constexpr FusedCase kSmallFusedCases[] = {
+    {16928, 256, 17, 0, {1, 1}}, {16928, 256, 129, 0, {1, 1}}, {272, 256, 17, 1, {1, 1}},
+    {352, 1024, 513, 1, {2, 2}}, {272, 768, 17, 1, {3, 3}},    {912, 3072, 129, 1, {4, 2}},
+    {272, 1024, 17, 1, {4, 4}},  {272, 1280, 17, 1, {5, 5}},   {272, 1536, 17, 1, {6, 6}},
+    {272, 1792, 17, 1, {7, 7}},  {272, 2048, 17, 1, {8, 8}},   {352, 11520, 17, 1, {16, 2}},
+    {8720, 256, 65, 2, {1, 1}},  {1232, 1536, 400, 2, {2, 2}}, {672, 1536, 400, 2, {3, 3}},
+    {592, 1024, 400, 2, {4, 4}}, {1312, 1792, 129, 2, {5, 5}}, {912, 3328, 129, 2, {6, 6}},
+    {672, 4096, 129, 2, {8, 8}}, {16928, 256, 65, 2, {1, 1}},  {5680, 512, 384, 3, {1, 1}},
+};
+constexpr FusedCase kLargeFusedCases[] = {
+    {8720, 2048, 17, 0, {3, 3}},   {5680, 4352, 17, 0, {4, 4}},   {5072, 2560, 17, 0, {5, 5}},
+    {5072, 7936, 17, 0, {6, 2}},   {4160, 6400, 17, 0, {6, 6}},   {2944, 8448, 17, 0, {8, 8}},
+    {2336, 9472, 17, 1, {6, 2}},   {912, 10496, 65, 1, {8, 2}},   {592, 14848, 65, 1, {12, 2}},
+    {672, 12544, 17, 1, {14, 2}},  {33952, 256, 17, 1, {1, 1}},   {1952, 4608, 129, 2, {4, 2}},
+    {1072, 13568, 129, 2, {6, 2}}, {1072, 19968, 65, 2, {14, 2}}, {11456, 512, 129, 3, {1, 1}},
+    {1552, 8192, 257, 3, {4, 4}},  {2336, 4096, 400, 3, {2, 2}},  {2944, 8192, 129, 3, {4, 4}},
+    {10240, 768, 600, 3, {1, 1}},  {1232, 4864, 400, 3, {4, 4}},  {3552, 6144, 257, 3, {2, 2}},
 };
 
-TEST(FusedWay, TakesWhatItIsTestedWith) {
-  for (const auto& [n, k, rows, tile, split] : kFusedCases) {
+void expect_tiles(std::span<const FusedCase> cases) {
+  for (const auto& [n, k, rows, tile, split] : cases) {
     const Split found = fused_split(1, n, k, length_of(rows));
-    ASSERT_EQ(found.parts, split.parts) << n << " x " << k << " with " << rows << " rows";
-    ASSERT_EQ(found.cluster, split.cluster) << n << " x " << k << " with " << rows << " rows";
-    ASSERT_EQ(fused_tiling(1, n, k, rows, split).tile, tile) << n << " x " << k << " with " << rows << " rows";
+    EXPECT_EQ(found.parts, split.parts) << n << " x " << k << " with " << rows << " rows";
+    EXPECT_EQ(found.cluster, split.cluster) << n << " x " << k << " with " << rows << " rows";
+    EXPECT_EQ(fused_tiling(1, n, k, rows, split).tile, tile) << n << " x " << k << " with " << rows << " rows";
   }
 }
 
-TEST_P(LinearTest, MatchesAPlainSumForTheShapesOfTheFusedWay) {
-  if (machine().device == Device::kCpu) return;
-  for (const FusedCase& each : kFusedCases) {
-    ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), each.n, each.k, {each.rows}));
-  }
+TEST(FusedWay, TakesWhatItIsTestedWith) {
+  expect_tiles(kSmallFusedCases);
+  expect_tiles(kLargeFusedCases);
 }
+
+class FusedWayTest : public LinearTest {
+ protected:
+  void expect_products_of(std::span<const FusedCase> cases) {
+    if (machine().device == Device::kCpu) return;
+    for (const FusedCase& each : cases) {
+      ASSERT_NO_FATAL_FAILURE(expect_products(*machine().backend(2), each.n, each.k, {each.rows}));
+    }
+  }
+};
+
+TEST_P(FusedWayTest, MatchesAPlainSumWithSmallWeights) { expect_products_of(kSmallFusedCases); }
+TEST_P(FusedWayTest, MatchesAPlainSumWithLargeWeights) { expect_products_of(kLargeFusedCases); }
 
 TEST_P(LinearTest, GivesARowTheSameBitsAloneAndInAnyBatch) {
   constexpr int kMost = 300;
@@ -439,6 +468,8 @@ TEST_P(LinearTest, EmbedsRows) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LinearTest, machines_dtypes_and(all_weight_cases()), layout_verb_test_name);
+INSTANTIATE_TEST_SUITE_P(All, CrowdTest, machines_dtypes_and(all_weight_cases()), layout_verb_test_name);
+INSTANTIATE_TEST_SUITE_P(All, FusedWayTest, machines_dtypes_and(all_weight_cases()), layout_verb_test_name);
 
 }  // namespace
 }  // namespace nibble
