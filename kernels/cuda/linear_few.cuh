@@ -11,207 +11,14 @@
 //   -> in turns: rows of tiles; sums to the blocks that add them up and finish them
 #pragma once
 
-#include "kernels/cuda/exchange.cuh"
+#include "kernels/cuda/few_columns.cuh"
+#include "kernels/cuda/few_finish.cuh"
+#include "kernels/cuda/few_room.cuh"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/linear_parts.cuh"
-#include "kernels/cuda/norm_team.cuh"
 #include "kernels/cuda/sums.cuh"
-#include "kernels/cuda/weight_stream.cuh"
 
 namespace nibble {
 namespace {
-
-template <class Layout, class T>
-struct FewTask {
-  const T* x;
-  NormTask<T> norm;
-  bool normed;
-  int rows, k;
-  int x_pitch;        ///< bytes of a row of x in shared memory, or of x itself
-  int team_shift;     ///< log2 of the blocks of a team
-  int sharers_shift;  ///< log2 of how many sharers divide the columns of a row of tiles among them
-  int own_shift;      ///< log2 of how many of them, beside each other, a warp takes
-  LinearPart<Layout, T> parts[kMostProjections];
-};
-
-/// Most bytes of x that a block has where a larger team can have less, without and with what is between rows.
-constexpr int kMostOfX = 64 * 1024, kMostRoomOfX = kMostOfX + 16 * 128;
-
-/// What a block has. Where x has room in shared memory it is a whole multiprocessor's; where it has not, there is none
-/// for more than half of the warps on GPUs with 99 KiB either, and others have two blocks on a multiprocessor.
-template <class View, class T, int kRows, bool kStaged, int kRowsDown>
-struct FewBlock {
-  static constexpr int kWarps = kStaged ? 16 : 8, kStages = kStaged ? 2 : 1, kDown = kRowsDown;
-  static constexpr int kThreads = 32 * kWarps, kResident = kStaged ? 1 : 2;
-  /// A table of pairs of 16-bit levels has gaps of 128 bytes, which pieces of sums fill.
-  static constexpr bool kInGaps = View::kHasTable && sizeof(T) == 2;
-  using SumsExchange = Exchange<kRows, kWarps, kDown, kInGaps ? 256 : 128>;
-  using Stream = WeightStream<View, kStages, kDown>;
-  static constexpr int kSums = kInGaps ? 128 : View::kHasTable ? kPairTableBytes : 0;
-  static constexpr int kBarriers =
-      (View::kHasTable ? kPairTableBytes : 0) + (kInGaps ? 0 : SumsExchange::kPieces * SumsExchange::kPieceBytes);
-  static constexpr int kInbox = kBarriers + SumsExchange::kBarrierBytes;
-  static constexpr int kRings = kBarriers + 128;
-  static constexpr int kX = kRings + kWarps * Stream::kBytes;
-  /// Places of LayerNorm that a warp has at most.
-  static constexpr int kMostNorm = kMostOfX / (kTeamNormRows * kNormColumns * static_cast<int>(sizeof(T)) * kWarps);
-  /// How many sharers a warp takes at most, as its sums of those before are in registers meanwhile.
-  static constexpr int kMostOwnShift = (kRows > 8 && kDown > 1) || View::kPieces > 1 ? 1 : 2;
-  static_assert(!kInGaps || SumsExchange::kPieces <= 256);
-};
-
-/// Sends some columns of rows of x, [rows, k], to shared memory: a row a warp.
-template <int kWarps, class T>
-__device__ __forceinline__ void send_columns(const T* x, int rows, int k, int columns, std::uint32_t room, int pitch) {
-  constexpr int kValues = 16 / static_cast<int>(sizeof(T));
-#pragma unroll 1
-  for (int row = static_cast<int>(threadIdx.x) / 32; row < rows; row += kWarps) {
-    const T* const from = x + static_cast<std::int64_t>(row) * k;
-    const std::uint32_t to = room + static_cast<std::uint32_t>(row * pitch);
-#pragma unroll 4
-    for (int col = static_cast<int>(threadIdx.x) % 32 * kValues; col < columns; col += 32 * kValues) {
-      copy_async<16>(to + static_cast<std::uint32_t>(col) * sizeof(T), from + col);
-    }
-  }
-  commit_copies();
-}
-
-/// Where a warp sits: what rows of tiles its team has, and which part of them is its own.
-template <class Layout, class T, int kWarps>
-struct FewSeat {
-  int lane, warp, rank;
-  const LinearPart<Layout, T>& part;
-  int tile, tiles;           ///< the team's rows of tiles
-  int groups, group;         ///< of warps of a block, and the warp's
-  int of_block;              ///< sharers of the block
-  int first_sharer, sharer;  ///< the block's first, and the warp's first
-
-  __device__ __forceinline__ FewSeat(const FewTask<Layout, T>& task, int block, int thread)
-      : lane(thread % 32),
-        warp(__shfl_sync(0xffffffffU, thread / 32, 0)),
-        rank(block & ((1 << task.team_shift) - 1)),
-        part(part_of(task.parts, block >> task.team_shift)) {
-    const int team = (block >> task.team_shift) - part.first_block;
-    tile = team * part.block + min(team, part.longer);
-    tiles = part.block + (team < part.longer ? 1 : 0);
-    const int block_shift = task.sharers_shift - task.team_shift, warps_shift = block_shift - task.own_shift;
-    of_block = 1 << block_shift;
-    groups = kWarps >> warps_shift, group = warp >> warps_shift;
-    first_sharer = rank << block_shift, sharer = first_sharer + ((warp - (group << warps_shift)) << task.own_shift);
-  }
-};
-
-/// What comes behind the tiles of a turn: sums are sent, added up and finished.
-template <class Layout, class T, class Block>
-class FewFinish {
- public:
-  __device__ __forceinline__ FewFinish(const FewTask<Layout, T>& task, std::uint32_t room, int block, int thread)
-      : task_(task),
-        seat_(task, block, thread),
-        exchange_(room + Block::kSums, room + Block::kBarriers, task.team_shift, task.sharers_shift - task.own_shift),
-        rows_of_turn_(seat_.groups * Block::kDown) {}
-
-  __device__ __forceinline__ const typename Block::SumsExchange& exchange() const { return exchange_; }
-
-  /// Whether the team has rows of tiles in a turn.
-  __device__ __forceinline__ bool has_rows(int turn) const { return turn * rows_of_turn_ < seat_.tiles; }
-  /// How many the warp has, or none.
-  __device__ __forceinline__ int rows_of_warp(int turn) const {
-    if (seat_.group >= seat_.groups) return 0;
-    return max(0, min(rows_of(turn) - seat_.group * Block::kDown, Block::kDown));
-  }
-
-  template <class Spread>
-  __device__ __forceinline__ void send(int turn, const Spread (&sums)[Block::kDown]) const {
-    const int rows = rows_of_warp(turn);
-#pragma unroll
-    for (int i = 0; i < Block::kDown; ++i) {
-      if (i >= rows) break;
-      exchange_.send(seat_.group * Block::kDown + i, seat_.sharer >> task_.own_shift, sums[i].d, seat_.lane);
-    }
-    exchange_.announce(rows, seat_.lane);
-  }
-
-  /// Eight lanes finish the results of a row of tiles and a pair of rows of x, a lane those of two columns. What the
-  /// next ones are finished with is fetched before.
-  __device__ __forceinline__ void finish(int turn) const {
-    const int pairs = rows_of(turn) << exchange_.pairs_shift();
-    int pair = 4 * seat_.warp + seat_.lane / kLanes;
-    Ahead ahead = fetch(turn, pair, pairs);
-    exchange_.wait(turn);
-#pragma unroll 1
-    while (pair < pairs) {
-      const Result result = result_of(turn, pair);
-      const auto& finish = seat_.part.finish;
-      const float2 biases = finish.values_of(ahead.biases);
-      const float4 sums = sums_of(pair);
-      float v[4] = {sums.x * ahead.scale.x + biases.x, sums.z * ahead.scale.y + biases.y,
-                    sums.y * ahead.scale.x + biases.x, sums.w * ahead.scale.y + biases.y};
-      finish.steps(v);
-      if (result.rows > 0) finish.store_two({v[0], v[1]}, ahead.residuals[0], result.place);
-      if (result.rows > 1) finish.store_two({v[2], v[3]}, ahead.residuals[1], result.place + seat_.part.weight.n);
-      pair += kApart;
-      ahead = fetch(turn, pair, pairs);
-    }
-  }
-
- private:
-  using Two = typename Finish<T>::Two;
-  static constexpr int kLanes = kTileRows / 2, kApart = 4 * Block::kWarps;
-
-  /// What the results of two columns and a pair of rows of x are finished with.
-  struct Ahead {
-    Two biases, residuals[2];
-    float2 scale;
-  };
-  struct Result {
-    int rows;  ///< as many as are there: of a pair, one or none may not be
-    int column;
-    std::int64_t place;  ///< in y, of the first
-  };
-  /// Rows of tiles of a turn.
-  __device__ __forceinline__ int rows_of(int turn) const {
-    return min(seat_.tiles - turn * rows_of_turn_, rows_of_turn_);
-  }
-  /// What the sets have of a pair, by twos, by fours and together: both rows of a column, then of the next one.
-  __device__ __forceinline__ float4 sums_of(int pair) const {
-    const int shift = exchange_.pairs_shift(), sets = 1 << (task_.sharers_shift - task_.own_shift);
-    const auto of = [&](int set) {
-      const uint4 sums = load_shared(exchange_.piece(pair >> shift, set, pair & ((1 << shift) - 1)) +
-                                     static_cast<std::uint32_t>(seat_.lane % kLanes * 16));
-      return float4{__uint_as_float(sums.x), __uint_as_float(sums.y), __uint_as_float(sums.z), __uint_as_float(sums.w)};
-    };
-    const auto plus = [](float4 a, float4 b) { return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; };
-    float4 sums = plus(of(0), of(1));
-    if (sets > 2) sums = plus(sums, plus(of(2), of(3)));
-    if (sets > 4) sums = plus(sums, plus(plus(of(4), of(5)), plus(of(6), of(7))));
-    return sums;
-  }
-  __device__ __forceinline__ Result result_of(int turn, int pair) const {
-    const int shift = exchange_.pairs_shift(), row = 2 * ((seat_.rank << shift) + (pair & ((1 << shift) - 1)));
-    const int tile = seat_.tile + turn * rows_of_turn_ + (pair >> shift);
-    const int column = tile * kTileRows + seat_.lane % kLanes * 2;
-    return {task_.rows - row, column, static_cast<std::int64_t>(row) * seat_.part.weight.n + column};
-  }
-  __device__ __forceinline__ Ahead fetch(int turn, int pair, int pairs) const {
-    Ahead ahead{};
-    if (pair >= pairs) return ahead;
-    const Result result = result_of(turn, pair);
-    const auto& finish = seat_.part.finish;
-    ahead.biases = finish.two_biases_of(result.column);
-    ahead.scale = {seat_.part.weight.row_scale(result.column), seat_.part.weight.row_scale(result.column + 1)};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (i < result.rows) ahead.residuals[i] = finish.two_residuals_of(result.place + i * seat_.part.weight.n);
-    }
-    return ahead;
-  }
-
-  const FewTask<Layout, T>& task_;
-  FewSeat<Layout, T, Block::kWarps> seat_;
-  typename Block::SumsExchange exchange_;
-  int rows_of_turn_;
-};
 
 /// kStaged: x comes from shared memory. Otherwise a team is one block.
 template <class Layout, class T, int kRows, bool kStaged, int kDown>
@@ -236,10 +43,17 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   const Share share(Share(col_tiles, task.sharers_shift, seat.sharer).first,
                     Share(col_tiles, task.sharers_shift, seat.sharer + (1 << task.own_shift) - 1).last);
 
+  const FewColumns<Layout, T, Block> columns(task, seat, shared);
+  const bool normed = kStaged && task.normed;
   Inbox& inbox = *reinterpret_cast<Inbox*>(shared + Block::kInbox);
-  if (kStaged && task.normed && threadIdx.x == 0) {
-    inbox.open();
-    inbox.announce(static_cast<std::uint32_t>(task.rows * (task.k / kNormColumns) * static_cast<int>(sizeof(Moments))));
+  if (threadIdx.x == 0) {
+    if (normed) {
+      inbox.open();
+      inbox.announce(
+          static_cast<std::uint32_t>(task.rows * (task.k / kNormColumns) * static_cast<int>(sizeof(Moments))));
+    } else if constexpr (kStaged) {
+      columns.open();
+    }
   }
   after_row().exchange().open();
   Stream stream(view, seat.tile, seat.group * kDown, seat.groups * kDown, seat.tiles, share,
@@ -254,21 +68,16 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   let_next_kernel_start();
   constexpr int kStep = kCols * static_cast<int>(sizeof(T));
   const std::uint32_t column = kept(column_of<T>(lane) + room - kReservedShared);
-  const int first = Share(col_tiles, task.sharers_shift, seat.first_sharer).first;
+  const Share all = columns.all();
   const RowsOfX<T, kRows, kStaged> x(
       kStaged ? shared + Block::kX : reinterpret_cast<const char*>(task.x),
-      (share.first - first) * kStep + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, task.rows,
+      (share.first - all.first) * kStep + lane % 4 * (4 * View::kSteps) * static_cast<int>(sizeof(T)), lane, task.rows,
       task.x_pitch);
-
-  const int last = Share(col_tiles, task.sharers_shift, seat.first_sharer + seat.of_block - 1).last;
-  const auto place_of_x = [&](int row, int col) {
-    return shared + Block::kX + row * task.x_pitch + (col - first * kCols) * static_cast<int>(sizeof(T));
-  };
-  TeamNorm<T, kWarps, Block::kMostNorm> norm(task.rows, task.k, first * kCols, (last - first) * kCols, task.norm);
-  if (kStaged && task.normed) norm.fetch();
+  TeamNorm<T, kWarps, Block::kMostNorm> norm(task.rows, task.k, all.first * kCols, all.count() * kCols, task.norm);
+  if (normed) norm.fetch();
 
   wait_for_previous_kernel();
-  if (kStaged && task.normed) {
+  if (normed) {
     norm.load(task.x);
     after_row().exchange().wait_for_team();  // before which the compiler would rather ask for the rest than for x
     while_x_comes();
@@ -278,21 +87,22 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
     const int team = static_cast<int>(blockIdx.x >> task.team_shift);
     const int last_team = static_cast<int>(gridDim.x >> task.team_shift) - 1;
     norm.finish(moments, [&](int row, int col, const float(&v)[8]) {
-      store8(reinterpret_cast<T*>(place_of_x(row, col)), v);
+      store8(columns.place(row, col), v);
       if (team == min(row, last_team)) store8(task.norm.y + static_cast<std::int64_t>(row) * task.k + col, v);
     });
   } else {
-    if constexpr (kStaged) {
-      send_columns<kWarps>(task.x + first * kCols, task.rows, task.k, (last - first) * kCols,
-                           shared_address(place_of_x(0, first * kCols)), task.x_pitch);
-    }
-    while_x_comes();
-    wait_for_copies<Block::kStages - 1>();
     after_row().exchange().wait_for_team();
+    if constexpr (kStaged) columns.send();
+    while_x_comes();
+    if constexpr (kStaged) columns.settle();
   }
   __syncthreads();
 
   const int each = share.count() >> task.own_shift;
+  int parts_there = kStaged && !normed ? 0 : Block::kParts;
+  const auto wait_for_x = [&](int tile) {
+    if constexpr (kStaged) columns.wait_for(tile, parts_there);
+  };
 #pragma unroll 1
   for (int turn = 0;;) {
     typename Sums<T, kRows, View::kSteps>::Spread whole[kDown];
@@ -301,7 +111,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
 #pragma unroll 1
       for (int sharer = 0; sharer < 1 << task.own_shift; ++sharer) {
         Sums<T, kRows, View::kSteps> sums[kDown];
-        add_products<T>(sums, view, stream, x, sharer * each, (sharer + 1) * each, kStep, column);
+        add_products<T>(sums, view, stream, x, sharer * each, (sharer + 1) * each, kStep, column, wait_for_x);
 #pragma unroll
         for (int i = 0; i < kDown; ++i) whole[i] = sums[i].spread(lane);
         gathered.add(sharer, whole);
@@ -397,6 +207,9 @@ bool launch_few(const Launch& launch, FewTask<Layout, T>& task, int parts) {
     };
     consider(1, Staged::kMostOwnShift);
     if (kMostDown > 1 && down_staged <= most_shared_bytes()) consider(kMostDown, Down::kMostOwnShift);
+    const int of_set = (col_tiles + sharers - 1) / sharers << task.own_shift;
+    const int parts_of_x = col_tiles % sharers == 0 ? std::clamp(of_x / kLeastPartOfX, 1, Staged::kParts) : 1;
+    task.part_tiles = ((of_set + parts_of_x - 1) / parts_of_x + kBatch - 1) / kBatch * kBatch;
     if (best_down > 1) {
       launch_in_teams(kDownKernel, division.blocks, Down::kThreads, down_staged);
     } else {

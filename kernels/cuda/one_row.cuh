@@ -151,7 +151,7 @@ class OneRow<float, View> {
   template <int kStages>
   __device__ __forceinline__ void add(const View& view, WeightStream<View, kStages>& stream, int col, int count,
                                       std::uint32_t column) {
-    add_products<float>(sums_, view, stream, x_, col, count, step_, column);
+    add_products<float>(sums_, view, stream, x_, col, count, step_, column, [](int) {});
   }
   __device__ __forceinline__ float2 take() {
     const auto spread = sums_[0].spread(lane_);

@@ -205,12 +205,13 @@ struct HeldRows {
 };
 
 /// Adds the products of a warp's share of kDown rows of tiles, `count` tiles each, from number `col` on, a multiple of
-/// kBatch. `step`: bytes of x from tile to tile. What is read of x serves all rows. Where registers are short, tiles
-/// come from shared memory column by column instead of all at once.
-template <class T, int kRows, class View, int kStages, int kDown, class X>
+/// kBatch. `step`: bytes of x from tile to tile; `wait_for_x` comes back when those of a tile, and of as many behind it
+/// as a batch has in a row, are there. What is read of x serves all rows. Where registers are short, tiles come from
+/// shared memory column by column instead of all at once.
+template <class T, int kRows, class View, int kStages, int kDown, class X, class Wait>
 __device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums)[kDown], const View& view,
                                              WeightStream<View, kStages, kDown>& stream, const X& x, int col, int count,
-                                             int step, std::uint32_t column) {
+                                             int step, std::uint32_t column, Wait&& wait_for_x) {
   constexpr int kAcross = kBatch / kDown;
   constexpr bool kIsShort = kDown > 1 || (kRows > 8 && (View::kNoteBytes > 0 || View::kPieces > 1));
   for (; col < count; col += kBatch) {
@@ -249,6 +250,7 @@ __device__ __forceinline__ void add_products(Sums<T, kRows, View::kSteps> (&sums
           add_column(i, x, offset);
         }
       };
+      wait_for_x(col + begin);
       stream.wait();
       if constexpr (!kIsShort) {
 #pragma unroll
