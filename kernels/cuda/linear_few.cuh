@@ -91,8 +91,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
       if (team == min(row, last_team)) store8(task.norm.y + static_cast<std::int64_t>(row) * task.k + col, v);
     });
   } else {
-    after_row().exchange().wait_for_team();
-    if constexpr (kStaged) columns.send();
+    if constexpr (kStaged) columns.send([&] { after_row().exchange().wait_for_team(); });
     while_x_comes();
     if constexpr (kStaged) columns.settle();
   }
