@@ -222,6 +222,9 @@ GenerationConfig parse_generation_config(std::string_view json, const std::files
   GenerationConfig config;
   fields.read("do_sample", config.do_sample);
   fields.read("temperature", config.temperature, 0.0, 1e6);
+  if (config.temperature > 0 && config.temperature < 1e-6F) {
+    fields.fail("temperature", "0 or a number from 1e-06 to 1000000.0", *fields.find("temperature"));
+  }
   fields.read("top_k", config.top_k, 0);
   fields.read("top_p", config.top_p, 0.0, 1.0);
   fields.read("min_p", config.min_p, 0.0, 1.0);

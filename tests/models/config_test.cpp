@@ -122,5 +122,16 @@ TEST(GenerationConfig, ReadsWhatIsThereAndDefaultsTheRest) {
   EXPECT_THROW(parse_generation_config(R"({"top_p": 3})", "g.json"), Error);
 }
 
+TEST(GenerationConfig, RefusesATemperatureThatNoSessionTakes) {
+  EXPECT_EQ(parse_generation_config(R"({"temperature": 0})", "g.json").temperature, 0);
+  EXPECT_FLOAT_EQ(parse_generation_config(R"({"temperature": 1e-6})", "g.json").temperature, 1e-6F);
+  try {
+    parse_generation_config(R"({"temperature": 1e-9})", "g.json");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "g.json: temperature: expected 0 or a number from 1e-06 to 1000000.0, found 1e-09");
+  }
+}
+
 }  // namespace
 }  // namespace nibble
