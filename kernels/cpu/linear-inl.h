@@ -95,8 +95,10 @@ class Ahead {
     row_ = first + rows_;
     codes_ = GroupDecoder<Layout>::row_codes(w, row_);
   }
-  /// The row that the first of the N stands for.
-  NIBBLE_HD std::int64_t row() const { return row_; }
+  /// The scales of the next kScalesAhead groups.
+  NIBBLE_HD void ask_for_scales(const View& w, int group) const {
+    for (int n = 0; n < N; ++n) GroupDecoder<Layout>::prefetch_scales(w, row_ + n, group);
+  }
   /// As many codes as a group of N rows has.
   NIBBLE_HD void ask() {
     prefetch<N * kGroupBytes>(codes_);
@@ -110,6 +112,16 @@ class Ahead {
   int rows_;
   std::int64_t row_ = 0;
   const void* codes_ = nullptr;
+};
+
+/// The same where the hardware asks for them.
+template <class Layout, int N>
+struct AheadByItself {
+  using View = typename Layout::View;
+  NIBBLE_HD explicit AheadByItself(const View&) {}
+  NIBBLE_HD void begin(const View&, std::int64_t) {}
+  NIBBLE_HD void ask_for_scales(const View&, int) const {}
+  NIBBLE_HD void ask() {}
 };
 
 /// Adds the products of a group to total[n][m] for M rows of x and N rows of w; `part_of(n, part)` decodes. x is the
@@ -169,9 +181,9 @@ template <class Layout, class Operand, class Scales, int M, int N, class Weight>
 
 /// totals[m][n] = the lanes of x[m] · w[first + n] for M rows of x and N rows of w, decoded on the way. Scales: one of
 /// those with_scales chooses among. Weight: as its decoder prepared it.
-template <class Layout, class Operand, class Scales, int M, int N, class Weight>
-NIBBLE_HD void multiply_fused(const Weight& w, std::int64_t first, const typename Operand::Element* x,
-                              Ahead<Layout, N>& ahead, F32x16 (*totals)[16]) {
+template <class Layout, class Operand, class Scales, int M, int N, class Weight, class Asker>
+NIBBLE_HD void multiply_fused(const Weight& w, std::int64_t first, const typename Operand::Element* x, Asker& ahead,
+                              F32x16 (*totals)[16]) {
   using Decoder = GroupDecoder<Layout>;
   const int fast = Decoder::fast_groups(w, first + N - 1);
   ahead.begin(w, first);
@@ -181,7 +193,7 @@ NIBBLE_HD void multiply_fused(const Weight& w, std::int64_t first, const typenam
   }
   for (int begin = 0; begin < fast; begin += kScalesAhead) {
     Scales scales[N];
-    for (int n = 0; n < N; ++n) Decoder::prefetch_scales(w, ahead.row() + n, begin);
+    ahead.ask_for_scales(w, begin);
     for (int n = 0; n < N; ++n) scales[n].read(w, first + n, begin);
     const int end = fast - begin < kScalesAhead ? fast : begin + kScalesAhead;
     for (int group = begin; group < end; ++group) {
@@ -217,13 +229,13 @@ NIBBLE_HD void finish(const LinearTask<Layout, T>& task, const F32x16 (&totals)[
   finish_products(task, products, row, first, count);
 }
 
-/// M rows of x by rows [first, last) of w, N at once.
-template <int M, int N, class Operand, class Scales, class Layout, class T>
+/// M rows of x by rows [first, last) of w, N at once, which Asker asks for.
+template <int M, int N, class Operand, class Scales, template <class, int> class Asker, class Layout, class T>
 void multiply_at_once(const LinearTask<Layout, T>& task, int first, int last) {
   const auto* x = static_cast<const typename Operand::Element*>(task.x);
   const auto& w = GroupDecoder<Layout>::template prepared<Operand>(task.weight);
-  Ahead<Layout, N> ahead(w);
-  Ahead<Layout, 1> ahead_of_one(w);
+  Asker<Layout, N> ahead(w);
+  Asker<Layout, 1> ahead_of_one(w);
   F32x16 totals[M][16] = {};
   for (int begin = first; begin < last; begin += 16) {
     const int count = last - begin < 16 ? last - begin : 16;
@@ -241,13 +253,13 @@ void multiply_at_once(const LinearTask<Layout, T>& task, int first, int last) {
 /// Up to kFusedRows rows of x.
 template <int M, class Operand, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
-  constexpr int kShort = M == 1 ? kShortRow<Layout, Operand> : 0;
-  if constexpr (kShort > 0) {
-    if (groups_of(task.weight.k) * GroupDecoder<Layout>::kGroupBytes < kShort) {
-      return multiply_at_once<M, 1, Operand, Scales>(task, first, last);
+  if constexpr (M == 1 && kShortOfX < Layout, Operand >> 0) {
+    constexpr int kGroupBytes = Operand::kGroupElements * static_cast<int>(sizeof(typename Operand::Element));
+    if (groups_of(task.weight.k) * kGroupBytes <= kShortOfX<Layout, Operand>) {
+      return multiply_at_once<M, 1, Operand, Scales, AheadByItself>(task, first, last);
     }
   }
-  multiply_at_once<M, kFusedColumns<Layout, Operand>[M - 1], Operand, Scales>(task, first, last);
+  multiply_at_once<M, kFusedColumns<Layout, Operand>[M - 1], Operand, Scales, Ahead>(task, first, last);
 }
 
 static_assert(kPanelRows % kTileColumns == 0 && kTaskRows % kPanelRows == 0, "panels hold whole tiles");

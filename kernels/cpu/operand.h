@@ -12,9 +12,10 @@ constexpr int kParts = kGroup / kPart;
 template <class Operand>
 constexpr int kPartOf = kPart;
 
-/// Rows of w of fewer bytes go one after another beside one row of x.
+/// Beside one row of x that has no more bytes, packed, rows of w go one after another and are left to the hardware to
+/// ask for, which follows one stretch of memory.
 template <class Layout, class Operand>
-constexpr int kShortRow = 0;
+constexpr int kShortOfX = 0;
 
 struct F32x32 {
   using Element = float;
