@@ -84,7 +84,7 @@ struct OptModel::Results {
 /// Fetches parameters in the order of list_parameters and keeps the ledger.
 class OptModel::Loader {
  public:
-  Loader(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, const LoadProgress& progress,
+  Loader(const ParameterSource& source, const StoragePolicy& policy, Backend& backend, const Progress& progress,
          OptModel& model)
       : source_(source), policy_(policy), backend_(backend), progress_(progress), model_(model) {
     const MemoryLedger predicted = predict_weights(source, policy);
@@ -169,14 +169,14 @@ class OptModel::Loader {
   const ParameterSource& source_;
   const StoragePolicy& policy_;
   Backend& backend_;
-  const LoadProgress& progress_;
+  const Progress& progress_;
   OptModel& model_;
   std::map<std::string, Parameter> parameters_;
   std::uint64_t total_ = 0;
 };
 
 OptModel OptModel::load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend,
-                        const LoadProgress& progress) {
+                        const Progress& progress) {
   OptModel model;
   model.config_ = resolve_config(source);
   model.compute_dtype_ = policy.compute_dtype;

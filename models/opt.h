@@ -11,18 +11,16 @@
 
 #include "kernels/backend.h"
 #include "models/parameters.h"
+#include "nibble/progress.h"
 
 namespace nibble {
-
-/// Called with bytes loaded and bytes in all.
-using LoadProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 /// Immutable once loaded; several threads may call it, each with its own backend, cache and workspace.
 class OptModel {
  public:
   /// Loads the parameters of `source`, as `policy` says, onto the backend's device. Throws Error.
   static OptModel load(const ParameterSource& source, const StoragePolicy& policy, Backend& backend,
-                       const LoadProgress& progress);
+                       const Progress& progress);
 
   const ModelConfig& config() const { return config_; }
   DType compute_dtype() const { return compute_dtype_; }

@@ -40,9 +40,8 @@ SANITIZED_TESTS = [
     "All/RowsTest.OfABatchs*/cuda_*",
     "All/RepeatTest.LeavesWhat*/cuda_*",
 ]
-# racecheck, by far the slowest, takes 20 minutes for these, and a process of it up to 40 GB of the host's memory.
+# racecheck, by far the slowest, takes 7 minutes for these.
 RACECHECK = "racecheck"
-RACECHECK_SHARDS = 4
 RACECHECK_TESTS = [
     "All/LinearTest.MatchesAPlainSumForAnyShape/cuda_fp16_nf4",
     "All/LinearTest.MatchesAPlainSumForAnyShape/cuda_bf16_int8",
@@ -63,6 +62,9 @@ RACECHECK_TESTS = [
     "All/RepeatTest.ChoosesTheSame*/cuda_fp32_fp16",
 ]
 SANITIZERS = ["memcheck", RACECHECK, "initcheck", "synccheck"]
+# Processes side by side: one of racecheck takes up to 40 GB of the host's memory, and more than four of initcheck want
+# more than an H200's.
+SANITIZER_SHARDS = {RACECHECK: 4, "initcheck": 4}
 # What `nibble bench` measures for each file of scripts/figures/cuda, call by call, and of which models alone.
 FIGURES = {
     "decode.json": (["--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3"], None),
@@ -199,9 +201,8 @@ def sanitizer(tool: str):
             raise StageError("expected compute-sanitizer of the CUDA toolkit in PATH, found none")
         under = (compute_sanitizer, "--tool", tool, "--error-exitcode", "86", "--print-limit", "20")
         leaks = ("--leak-check", "full") if tool == "memcheck" else ()
-        names, shards = SANITIZED_TESTS, check.shards
-        if tool == RACECHECK:
-            names, shards = RACECHECK_TESTS, min(shards, RACECHECK_SHARDS)
+        names = RACECHECK_TESTS if tool == RACECHECK else SANITIZED_TESTS
+        shards = min(check.shards, SANITIZER_SHARDS.get(tool, check.shards))
         run_gtest(check, "test_kernels", ":".join(names), shards, (*under, *leaks))
 
     return stage

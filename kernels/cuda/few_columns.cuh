@@ -31,9 +31,7 @@ class ColumnsOfBlock {
 
   /// Those of some of the block's sharers, in tiles.
   __device__ __forceinline__ Share of_sharers(int begin, int count) const {
-    const int first = seat_.first_sharer + begin;
-    return {Share(col_tiles_, task_.sharers_shift, first).first,
-            Share(col_tiles_, task_.sharers_shift, first + count - 1).last};
+    return {col_tiles_, task_.sharers_shift, seat_.first_sharer + begin, count};
   }
   __device__ __forceinline__ const T* source(int row, int col) const {
     return task_.x + static_cast<std::int64_t>(row) * task_.k + col;

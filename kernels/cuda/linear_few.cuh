@@ -40,8 +40,7 @@ __global__ void __launch_bounds__(FewBlock<TileView<Layout>, T, kRows, kStaged, 
   const int lane = kept(seat.lane);
   const View view = seat.part.weight;
   const int col_tiles = static_cast<int>(static_cast<unsigned>(task.k) / kCols);
-  const Share share(Share(col_tiles, task.sharers_shift, seat.sharer).first,
-                    Share(col_tiles, task.sharers_shift, seat.sharer + (1 << task.own_shift) - 1).last);
+  const Share share(col_tiles, task.sharers_shift, seat.sharer, 1 << task.own_shift);
 
   const FewColumns<Layout, T, Block> columns(task, seat, shared);
   const bool normed = kStaged && task.normed;

@@ -14,6 +14,10 @@ struct Share {
     first = sharer * each + min(sharer, longer);
     last = first + each + (sharer < longer ? 1 : 0);
   }
+  /// Of so many sharers, one behind the other.
+  __device__ __forceinline__ Share(int col_tiles, int sharers_shift, int sharer, int sharers)
+      : first(Share(col_tiles, sharers_shift, sharer).first),
+        last(Share(col_tiles, sharers_shift, sharer + sharers - 1).last) {}
   __device__ __forceinline__ Share(int begin, int end) : first(begin), last(end) {}
   __device__ __forceinline__ int count() const { return last - first; }
 };

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -10,13 +9,11 @@
 #include <vector>
 
 #include "nibble/memory.h"
+#include "nibble/progress.h"
 #include "nibble/session.h"
 #include "nibble/types.h"
 
 namespace nibble {
-
-/// Called while work goes on with units done and units in all; monotonous, from one thread at a time.
-using Progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 struct LoadOptions {
   std::optional<Scheme> scheme = {};               ///< absent: as the checkpoint stores its weights

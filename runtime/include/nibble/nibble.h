@@ -6,5 +6,6 @@
 #include "nibble/inspect.h"
 #include "nibble/log.h"
 #include "nibble/memory.h"
+#include "nibble/progress.h"
 #include "nibble/session.h"
 #include "nibble/types.h"
