@@ -253,10 +253,10 @@ void multiply_at_once(const LinearTask<Layout, T>& task, int first, int last) {
 /// Up to kFusedRows rows of x.
 template <int M, class Operand, class Scales, class Layout, class T>
 void multiply_few(const LinearTask<Layout, T>& task, int first, int last) {
-  constexpr int kShort = M == 1 ? kShortOfX<Layout, Operand> : 0;
+  constexpr int kShort = kShortOfX<Layout, Operand>[M - 1];
   if constexpr (kShort > 0) {
     constexpr int kGroupBytes = Operand::kGroupElements * static_cast<int>(sizeof(typename Operand::Element));
-    if (groups_of(task.weight.k) * kGroupBytes <= kShort) {
+    if (M * groups_of(task.weight.k) * kGroupBytes <= kShort) {
       return multiply_at_once<M, 1, Operand, Scales, AheadByItself>(task, first, last);
     }
   }

@@ -12,10 +12,10 @@ constexpr int kParts = kGroup / kPart;
 template <class Operand>
 constexpr int kPartOf = kPart;
 
-/// Beside one row of x that has no more bytes, packed, rows of w go one after another and are left to the hardware to
-/// ask for, which follows one stretch of memory.
+/// Beside 1, 2, ... rows of x that have no more bytes, packed, rows of w go one after another and are left to the
+/// hardware to ask for, which follows one stretch of memory; 0: beside none.
 template <class Layout, class Operand>
-constexpr int kShortOfX = 0;
+constexpr int kShortOfX[kFusedRows] = {};
 
 struct F32x32 {
   using Element = float;

@@ -27,9 +27,11 @@ constexpr bool kNeedsRoom = std::is_same_v<Operand, Bf16x32> || std::is_same_v<L
 template <class Layout, class Operand>
 constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> && !std::is_same_v<Operand, Bf16x32> ? 1 : 4, 4, 4,
                                            kNeedsRoom<Layout, Operand> ? 2 : 4};
-/// A quarter of the first-level cache: NOTES, 2026-11-30.
+/// A quarter of the first-level cache for one row of x, half of it for more: NOTES, 2026-11-30.
 template <class T, class Operand>
-constexpr int kShortOfX<Dense<T>, Operand> = 8192;
+constexpr int kShortOfX<Dense<T>, Operand>[kFusedRows] = {8192, 16384, 0, 0};
+template <class T>
+constexpr int kShortOfX<Dense<T>, Bf16x32>[kFusedRows] = {8192, 16384, 16384, 16384};
 /// Sums in tiles that there are registers for; and rows of a segment up to which lanes are faster than tiles.
 constexpr int kTileSums = 16, kMostFew = 12;
 
