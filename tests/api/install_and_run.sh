@@ -2,7 +2,7 @@
 # install_and_run.sh SOURCE BUILD static|shared
 #
 # Installs libnibble into a prefix of its own (the static one from the build at hand, the shared one from a build of its
-# own), builds the example applications against that prefix alone, and runs them.
+# own), runs the program from there, builds the example applications against that prefix alone, and runs them.
 set -euo pipefail
 source=$1 build=$2 kind=$3
 work=$build/package-$kind
@@ -14,6 +14,7 @@ if [[ "$kind" == shared ]]; then
 fi
 rm -rf "$work/prefix" "$work/embed"
 cmake --install "$build" --prefix "$work/prefix" >/dev/null
+env -u LD_LIBRARY_PATH "$work/prefix/bin/nibble" --version
 
 cmake -S "$source/tests/api/package" -B "$work/embed" -G Ninja -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/embed"
