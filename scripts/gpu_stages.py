@@ -41,7 +41,6 @@ SANITIZED_TESTS = [
     "All/RepeatTest.LeavesWhat*/cuda_*",
 ]
 # racecheck, by far the slowest, takes 7 minutes for these.
-RACECHECK = "racecheck"
 RACECHECK_TESTS = [
     "All/LinearTest.MatchesAPlainSumForAnyShape/cuda_fp16_nf4",
     "All/LinearTest.MatchesAPlainSumForAnyShape/cuda_bf16_int8",
@@ -61,10 +60,23 @@ RACECHECK_TESTS = [
     "All/RowsTest.*/cuda_*",
     "All/RepeatTest.ChoosesTheSame*/cuda_fp32_fp16",
 ]
-SANITIZERS = ["memcheck", RACECHECK, "initcheck", "synccheck"]
-# Processes side by side: one of racecheck takes up to 40 GB of the host's memory, and more than four of initcheck want
-# more than an H200's.
-SANITIZER_SHARDS = {RACECHECK: 4, "initcheck": 4}
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    tests: list[str]
+    seconds: int
+    most_shards: int = sys.maxsize  # processes side by side
+
+
+SANITIZERS = {
+    "memcheck": Sanitizer(SANITIZED_TESTS, 300),
+    # A process takes up to 40 GB of the host's memory.
+    "racecheck": Sanitizer(RACECHECK_TESTS, 600, most_shards=4),
+    # Eight want more than an H200's memory.
+    "initcheck": Sanitizer(SANITIZED_TESTS, 300, most_shards=4),
+    "synccheck": Sanitizer(SANITIZED_TESTS, 300),
+}
 # What `nibble bench` measures for each file of scripts/figures/cuda, call by call, and of which models alone.
 FIGURES = {
     "decode.json": (["--scheme none,int8,nf4,nf4-dq --dtype fp16 -p 0 -n 64 -d 128,1900 -b 1,8 -r 3"], None),
@@ -194,16 +206,16 @@ def tests(check: Check) -> None:
     run_gtest(check, "test_runtime", check.tests, 2)
 
 
-def sanitizer(tool: str):
+def sanitize_with(tool: str):
     def stage(check: Check) -> None:
         compute_sanitizer = shutil.which("compute-sanitizer", path=check.environment["PATH"])
         if compute_sanitizer is None:
             raise StageError("expected compute-sanitizer of the CUDA toolkit in PATH, found none")
         under = (compute_sanitizer, "--tool", tool, "--error-exitcode", "86", "--print-limit", "20")
         leaks = ("--leak-check", "full") if tool == "memcheck" else ()
-        names = RACECHECK_TESTS if tool == RACECHECK else SANITIZED_TESTS
-        shards = min(check.shards, SANITIZER_SHARDS.get(tool, check.shards))
-        run_gtest(check, "test_kernels", ":".join(names), shards, (*under, *leaks))
+        sanitizer = SANITIZERS[tool]
+        shards = min(check.shards, sanitizer.most_shards)
+        run_gtest(check, "test_kernels", ":".join(sanitizer.tests), shards, (*under, *leaks))
 
     return stage
 
@@ -272,7 +284,7 @@ def peers(check: Check) -> None:
 # What a stage may take, in seconds.
 STAGES = {
     "tests": (tests, 300),
-    **{tool: (sanitizer(tool), 600 if tool == RACECHECK else 300) for tool in SANITIZERS},
+    **{tool: (sanitize_with(tool), sanitizer.seconds) for tool, sanitizer in SANITIZERS.items()},
     "roofline": (roofline, 120),
     "benches": (benches, 240),
     "figures": (figures, 300),

@@ -27,7 +27,7 @@ constexpr bool kNeedsRoom = std::is_same_v<Operand, Bf16x32> || std::is_same_v<L
 template <class Layout, class Operand>
 constexpr int kFusedColumns[kFusedRows] = {kIsDense<Layout> && !std::is_same_v<Operand, Bf16x32> ? 1 : 4, 4, 4,
                                            kNeedsRoom<Layout, Operand> ? 2 : 4};
-/// A quarter of the first-level cache for one row of x, half of it for more: NOTES, 2026-11-30.
+/// A quarter of the first-level cache for one row of x, half of it for more: NOTES, 2026-11-30 and 2026-12-01.
 template <class T, class Operand>
 constexpr int kShortOfX<Dense<T>, Operand>[kFusedRows] = {8192, 16384, 0, 0};
 template <class T>
