@@ -56,7 +56,7 @@ struct TileShape {
 
 // Times of both ways' tiles on one H200, nf4, fp16, are those that fit 1,412 measurements best (15 shapes from 1024 x
 // 1024 to 20480 x 5120, 32 to 2,048 rows, all divisions that are likely; 2.3 to 4.6 % off on average; what fused_us()
-// chooses by them is 0.5 % slower than the fastest, on average, and 12 % at most): NOTES.md, 2026-11-30, wide tiles.
+// chooses by them is 0.5 % slower than the fastest, on average, and 12 % at most): NOTES.md, tiles of 128 x 256.
 
 /// Of the fused way.
 inline constexpr TileShape kFusedTiles[] = {{256, 64, 2, 8, 0.449F, 1.97F, 4.71F, 0.53F},
