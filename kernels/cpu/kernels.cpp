@@ -31,9 +31,9 @@ struct TargetRow {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+[[maybe_unused]] bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 [[maybe_unused]] bool has_avx512_bf16() {
-  return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
-         __builtin_cpu_supports("avx512vnni");
+  return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
 }
 
 /// Whether Linux lets this process have tiles, for which it has to be asked: since 5.16, arch_prctl(2)'s
@@ -59,6 +59,9 @@ constexpr TargetRow kTargets[] = {
 #endif
 #ifdef NIBBLE_HAS_AVX512
     {CpuTarget::kAvx512, "avx512", &kAvx512Kernels, has_avx512},
+#endif
+#ifdef NIBBLE_HAS_AVX512VNNI
+    {CpuTarget::kAvx512Vnni, "avx512-vnni", &kAvx512VnniKernels, has_avx512_vnni},
 #endif
 #ifdef NIBBLE_HAS_AVX512BF16
     {CpuTarget::kAvx512Bf16, "avx512-bf16", &kAvx512Bf16Kernels, has_avx512_bf16},
@@ -86,10 +89,9 @@ std::vector<CpuTarget> available_targets() {
 }
 
 CpuTarget fastest_target() {
-  const std::vector<CpuTarget> targets = available_targets();
+  std::vector<CpuTarget> targets = available_targets();
 #if defined(__x86_64__)
-  const bool has_plain = std::ranges::find(targets, CpuTarget::kAvx512) != targets.end();
-  if (targets.back() == CpuTarget::kAvx512Bf16 && has_plain && __builtin_cpu_is("intel")) return CpuTarget::kAvx512;
+  if (targets.back() == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) targets.pop_back();
 #endif
   return targets.back();
 }

@@ -11,7 +11,7 @@
 
 namespace nibble {
 
-enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+enum class CpuTarget : std::uint8_t { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
 
 /// Columns are handled in groups of 128: one group is a cache line of 4-bit codes.
 inline constexpr int kGroup = 128;
@@ -145,7 +145,7 @@ std::string_view to_string(CpuTarget target);
 std::vector<CpuTarget> available_targets();
 
 /// The one to choose. AMX where there is; AVX512-BF16 where its dot product of pairs is one operation: on AMD's cores;
-/// Intel's take four for it, and two multiply-adds of fp32 do the same.
+/// Intel's take four for it, where words (VNNI) and two multiply-adds of fp32 take two.
 CpuTarget fastest_target();
 
 /// An available target by its name. Throws Error{kInvalidArgument} with the names there are.

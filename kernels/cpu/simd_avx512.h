@@ -124,6 +124,14 @@ NIBBLE_HD void transpose_words(const void* lines, std::ptrdiff_t stride, __m512i
   }
 }
 
+/// The same, written one behind the other.
+NIBBLE_HD void transpose_words(const void* lines, std::ptrdiff_t stride, char* to) {
+  __m512i columns[16];
+  transpose_words(
+      lines, stride, columns, [](__m512i four) __attribute__((always_inline)) { return four; });
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * 64, columns[i]);
+}
+
 /// columns[i] has number i of sixteen rows of sixteen, one behind the other.
 NIBBLE_HD void transpose(const float* rows, F32x16 (&columns)[16]) {
   __m512i words[16];

@@ -8,6 +8,7 @@ namespace nibble {
 extern const CpuKernels kPortableKernels;
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
+extern const CpuKernels kAvx512VnniKernels;
 extern const CpuKernels kAvx512Bf16Kernels;
 extern const CpuKernels kAmxKernels;
 

@@ -85,8 +85,8 @@ void pack_queries(const TileAttention<T>& a) {
         for (int term = 0; term < kTerms; ++term) store_operand(rows[term][i], terms[term]);
       }
       for (int term = 0; term < kTerms; ++term) {
-        transpose_to_tile(rows[term], kTileLine,
-                          a.queries + ((std::ptrdiff_t{tile} * a.lines + line) * kTerms + term) * kTileBytes);
+        transpose_words(rows[term], kTileLine,
+                        a.queries + ((std::ptrdiff_t{tile} * a.lines + line) * kTerms + term) * kTileBytes);
       }
     }
   }

@@ -15,13 +15,6 @@ NIBBLE_HD void transpose(const void* lines, std::ptrdiff_t stride, __m512i (&col
       });
 }
 
-/// Sixteen lines of 64 bytes, `stride` bytes apart, as the columns of a tile.
-NIBBLE_HD void transpose_to_tile(const void* lines, std::ptrdiff_t stride, char* tile) {
-  __m512i columns[kTile];
-  transpose<false>(lines, stride, columns);
-  for (int i = 0; i < kTile; ++i) _mm512_storeu_si512(tile + i * kTileLine, columns[i]);
-}
-
 /// A number as a sum of bf16: its rounding, that of what is left, and so on. Three terms have all 24 bits of fp32, two
 /// all 11 of fp16. What is not finite, or rounds to that, leaves NaNs.
 template <int kTerms>

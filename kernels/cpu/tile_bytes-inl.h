@@ -121,7 +121,7 @@ void pack_tile_of_digits(const T* x, int k, int rows, int row, void* packed) {
       for (int digit = 0; digit < Tiles::kDigits; ++digit) {
         const int tile = row / kTile * Tiles::kDigits + digit;
         char* const to = out + place_in_tiles<Tiles>(lines, rows, tile, line);
-        transpose_to_tile(digits[digit], kTileLine, to);
+        transpose_words(digits[digit], kTileLine, to);
         if constexpr (Tiles::kWeightOffset != 0) {
           store(here.offsets[digit], load(here.offsets[digit]) + times_offset<Tiles>(to));
         }
@@ -153,7 +153,7 @@ void pack_tile_of_bytes(const T* x, int k, int rows, int row, void* packed) {
       round_to_bytes<Layout>(x + std::ptrdiff_t{i} * k, k, line * kTileLine, state(i), bytes[i]);
     }
     char* const to = out + place_in_tiles<Tiles>(lines, rows, row / kTile, line);
-    transpose_to_tile(bytes, kTileLine, to);
+    transpose_words(bytes, kTileLine, to);
     if constexpr (Tiles::kWeightOffset != 0) offsets = offsets + times_offset<Tiles>(to);
   }
   std::int32_t of_rows[kTile];

@@ -135,7 +135,8 @@ void add_compute_flags(CLI::App& app, LoadOptions& load) {
 void add_cpu_flags(CLI::App& app, LoadOptions& load) {
   add_value(
       app, "--cpu-target", "NAME", [&](const FlagValue& value) { load.cpu_target = value.text(); },
-      "Use portable, avx2, avx512, avx512-bf16 or amx instructions (default: the fastest of this machine)");
+      "Use portable, avx2, avx512, avx512-vnni, avx512-bf16 or amx instructions (default: the fastest of this "
+      "machine)");
   app.add_flag("--pin-threads", load.pin_threads,
                "Keep each thread on a core of its own, of those that taskset allows (default: the system moves them)");
   app.add_flag("--int8-activations", load.int8_activations,

@@ -322,7 +322,7 @@ TEST(CpuTargets, HaveTilesForLongSegmentsWhereTheyAreFaster) {
       const Weight weight = weight_case.make(3, 128, 1);
       for (const DType dtype : kComputeDTypes) {
         const bool has_tiles =
-            target >= (std::holds_alternative<Int8Decomp>(weight) ? CpuTarget::kAvx512Bf16 : CpuTarget::kAvx2);
+            target >= (std::holds_alternative<Int8Decomp>(weight) ? CpuTarget::kAvx512Vnni : CpuTarget::kAvx2);
         EXPECT_EQ(backend.ways(weight, 1, dtype).size(), has_tiles ? 2U : 1U) << to_string(target) << weight_case.name;
       }
     }

@@ -17,7 +17,8 @@ struct Machine {
   Device device;
   std::function<std::unique_ptr<Backend>(int threads)> backend;  ///< a GPU takes no notice of `threads`
 
-  bool bf16_factors = false;  ///< whether this CPU's instructions multiply numbers of 16 bits
+  bool bf16_factors = false;  ///< whether this CPU multiplies bf16: in pairs, or in AMX's tiles
+  bool words = false;         ///< whether few rows of 16 bits meet all codes as words
   bool tiles = false;         ///< whether long segments go through tiles: of registers or AMX, or a GPU's tensor cores
   bool amx = false;           ///< whether those are AMX's
 
@@ -33,12 +34,11 @@ struct Machine {
     return std::fabs(weight) * pair_error(dtype);
   }
 
-  /// Whether few rows are multiplied as whole numbers: beside AMX in 16 bits, and by 4 bits in fp16 where bf16 has
-  /// instructions.
+  /// Whether few rows are multiplied as whole numbers: in 16 bits, where bf16 has instructions in fp16 by 4 bits.
   bool whole_numbers(DType dtype, const Weight& weight) const {
     const bool has_four_bits = has_levels(weight) || std::holds_alternative<Int4Group<SymmetricZero>>(weight) ||
                                std::holds_alternative<Int4Group<ZeroPoints>>(weight);
-    return (amx && dtype != DType::kF32) || (bf16_factors && dtype == DType::kF16 && has_four_bits);
+    return (words && dtype != DType::kF32) || (bf16_factors && dtype == DType::kF16 && has_four_bits);
   }
   static bool has_levels(const Weight& weight) {
     return std::holds_alternative<Lut4<F32Scale>>(weight) || std::holds_alternative<Lut4<NestedScale>>(weight);
@@ -47,7 +47,7 @@ struct Machine {
   /// Whether rows of long segments are multiplied by a weight as digits: where there are instructions for bytes, and
   /// none for numbers of the dtype that are as fast.
   bool digits(DType dtype, const Weight& weight) const {
-    return (amx || (bf16_factors && dtype != DType::kBF16)) && std::holds_alternative<Int8Row>(weight);
+    return (words || (bf16_factors && dtype != DType::kBF16)) && std::holds_alternative<Int8Row>(weight);
   }
 
   /// Whether long segments attend in tiles.
@@ -105,11 +105,12 @@ inline std::vector<Machine> machines() {
     std::erase(name, '-');
     machines.push_back({name, Device::kCpu,
                         [target](int threads) { return std::make_unique<CpuBackend>(threads, target); },
-                        target == CpuTarget::kAvx512Bf16 || target == CpuTarget::kAmx, target != CpuTarget::kPortable,
+                        target == CpuTarget::kAvx512Bf16 || target == CpuTarget::kAmx,
+                        target == CpuTarget::kAvx512Vnni || target == CpuTarget::kAmx, target != CpuTarget::kPortable,
                         target == CpuTarget::kAmx});
   }
   if (has_cuda())
-    machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }, false, true, false});
+    machines.push_back({"cuda", Device::kCuda, [](int) { return make_cuda_backend(); }, false, false, true, false});
   return machines;
 }
 

@@ -22,7 +22,7 @@ struct LoadOptions {
   std::optional<int> blocksize = {};  ///< of 4-bit schemes, 32 to 4096; absent: as stored, or if made here 64, int4 128
   Device device = Device::kCpu;
   int threads = 0;              ///< 0: one a core
-  std::string cpu_target = {};  ///< portable, avx2, avx512, avx512-bf16 or amx; empty: the fastest here
+  std::string cpu_target = {};  ///< portable, avx2, avx512, avx512-vnni, avx512-bf16 or amx; empty: the fastest here
   bool pin_threads = false;  ///< CPU: each thread but the caller's on a core of its own, of those the process may use
   bool int8_activations = false;  ///< CPU, scheme int8: x rounded to 8 bits a row, as by LLM.int8() without outliers
   std::uint64_t seed = 0;         ///< for synthetic models

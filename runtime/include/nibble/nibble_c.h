@@ -32,7 +32,7 @@ typedef struct {
   const char* embedding;     /* "compute", "int8"; NULL: as the checkpoint stores it */
   int threads;               /* 0: one a core */
   int blocksize;             /* of 4-bit schemes, 32 to 4096; 0: as stored, or if made here 64, int4 128 */
-  const char* cpu_target;    /* "portable", "avx2", "avx512", "avx512-bf16", "amx"; NULL: the fastest here */
+  const char* cpu_target;    /* "portable", "avx2", "avx512", "avx512-vnni", "avx512-bf16", "amx"; NULL: the fastest */
   int pin_threads;           /* CPU; other than 0: each thread but the caller's on a core of its own */
   int int8_activations;      /* CPU, scheme int8; other than 0: x rounded to 8 bits a row */
   uint64_t seed;             /* for synthetic models */
