@@ -7,14 +7,20 @@
 namespace nibble {
 namespace {
 
-/// So many rows are faster through a panel than in turns of kFusedRows.
+/// So many rows are faster through a panel than some at a time.
 constexpr int kFewestPanelRows = 13;
 
 /// A weight that is decoded in registers is cut as the threads need it.
 inline Turn turn_of_lanes(int left) {
-  const int most = left < kFewestPanelRows ? kFusedRows : kPackedRows;
-  const int rows = left < most ? left : most;
-  return {rows, rows <= kFusedRows ? INT_MAX : kTaskRows};
+  if (left < kFewestPanelRows) return {left, INT_MAX};
+  return {left < kPackedRows ? left : kPackedRows, kTaskRows};
+}
+
+/// How many of a turn's rows are packed together: all for a panel, else up to kFusedRows, of about as many each time.
+inline int rows_together(int rows) {
+  if (rows >= kFewestPanelRows) return rows;
+  const int times = (rows + kFusedRows - 1) / kFusedRows;
+  return (rows + times - 1) / times;
 }
 
 /// Calls `f` with the type of operands for rows of k columns: CodeOperand where factors are codes.
@@ -30,13 +36,21 @@ constexpr int kBlockGroups = kBlock / kGroup;
 /// Elements of a packed block of columns of one row.
 template <class Operand>
 constexpr int kPackedBlock = Operand::kGroupElements* kBlockGroups;
+/// Elements of so many packed rows.
+template <class Operand>
+NIBBLE_HD std::ptrdiff_t packed_elements(int k, int rows) {
+  return std::ptrdiff_t{(groups_of(k) + kBlockGroups - 1) / kBlockGroups} * rows * kPackedBlock<Operand>;
+}
 
-/// One row of x in the order the decoder gives factors in, zero beyond its end: packed[blocks of columns, rows,
-/// kPackedBlock].
+/// One row of x in the order the decoder gives factors in, zero beyond its end. Of rows that are packed together:
+/// packed[blocks of columns, rows, kPackedBlock].
 template <class Layout, class T>
 void pack_row(const T* x, int k, int rows, int row, void* packed) {
+  const int most = rows_together(rows), first_row = row / most * most;
+  const int together = rows - first_row < most ? rows - first_row : most;
   const auto pack = [&](auto operand) {
     using Operand = typename decltype(operand)::type;
+    auto* const out = static_cast<typename Operand::Element*>(packed) + packed_elements<Operand>(k, first_row);
     for (int group = 0; group < groups_of(k); ++group) {
       float values[kGroup] = {};
       const int first = group * kGroup;
@@ -44,9 +58,8 @@ void pack_row(const T* x, int k, int rows, int row, void* packed) {
       for (int i = 0; i < count; ++i) {
         values[GroupDecoder<Layout>::template place<Operand>(i)] = to_float(x[first + i]);
       }
-      const std::ptrdiff_t block = std::ptrdiff_t{group / kBlockGroups} * rows + row;
-      pack_factors<Operand>(static_cast<typename Operand::Element*>(packed) + block * kPackedBlock<Operand> +
-                                group % kBlockGroups * Operand::kGroupElements,
+      const std::ptrdiff_t block = std::ptrdiff_t{group / kBlockGroups} * together + row - first_row;
+      pack_factors<Operand>(out + block * kPackedBlock<Operand> + group % kBlockGroups * Operand::kGroupElements,
                             values, unit_of<Operand, Layout>());
     }
   };
@@ -402,6 +415,24 @@ void multiply_at_most(const LinearTask<Layout, T>& task, int first, int last) {
       task.weight, [&](auto scales) { multiply_few<M, Operand, typename decltype(scales)::type>(task, first, last); });
 }
 
+/// All rows of x without a panel. Sixteen rows of w come from memory once: those that are packed together go one
+/// after the other.
+template <class Operand, class Layout, class T>
+void multiply_some_at_a_time(const LinearTask<Layout, T>& task, int first, int last) {
+  const int together = rows_together(task.rows);
+  for (int begin = first; begin < last; begin += 16) {
+    LinearTask<Layout, T> some = task;
+    for (int row = 0; row < task.rows; row += together) {
+      const std::ptrdiff_t place = std::ptrdiff_t{row} * task.weight.n;
+      some.rows = task.rows - row < together ? task.rows - row : together;
+      some.x = static_cast<const typename Operand::Element*>(task.x) + packed_elements<Operand>(task.weight.k, row);
+      some.residual = task.residual == nullptr ? nullptr : task.residual + place;
+      some.y = task.y + place;
+      multiply_at_most<kFusedRows, Operand>(some, begin, last - begin < 16 ? last : begin + 16);
+    }
+  }
+}
+
 template <class Layout, class T>
 void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scratch) {
   if (task.rows == 1) {
@@ -414,6 +445,7 @@ void multiply(const LinearTask<Layout, T>& task, int first, int last, void* scra
   with_operand<Layout, T, CodeOperandOf<Layout, T>>(task.weight.k, [&](auto operand) {
     using Operand = typename decltype(operand)::type;
     if (task.rows <= kFusedRows) return multiply_at_most<kFusedRows, Operand>(task, first, last);
+    if (task.rows < kFewestPanelRows) return multiply_some_at_a_time<Operand>(task, first, last);
     multiply_many<Operand>(task, first, last, scratch);
   });
 }
