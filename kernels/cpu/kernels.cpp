@@ -89,9 +89,10 @@ std::vector<CpuTarget> available_targets() {
 }
 
 CpuTarget fastest_target() {
-  std::vector<CpuTarget> targets = available_targets();
+  const std::vector<CpuTarget> targets = available_targets();
 #if defined(__x86_64__)
-  if (targets.back() == CpuTarget::kAvx512Bf16 && __builtin_cpu_is("intel")) targets.pop_back();
+  const bool has_words = std::ranges::find(targets, CpuTarget::kAvx512Vnni) != targets.end();
+  if (targets.back() == CpuTarget::kAvx512Bf16 && has_words && __builtin_cpu_is("intel")) return CpuTarget::kAvx512Vnni;
 #endif
   return targets.back();
 }
