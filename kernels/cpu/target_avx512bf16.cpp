@@ -79,8 +79,7 @@ using TilesOf = Bf16Tiles;
 #include "kernels/cpu/tiles-inl.h"
 
 #include "kernels/cpu/tile_bf16-inl.h"
-#include "kernels/cpu/tile_bytes-inl.h"
-#include "kernels/cpu/tile_f32-inl.h"
+#include "kernels/cpu/tile_lanes-inl.h"
 
 #include "kernels/cpu/tile_attend-inl.h"
 
@@ -89,14 +88,10 @@ namespace {
 
 template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
-  if constexpr (std::is_same_v<Layout, Int8Decomp>) {
-    use_tiles_of_bytes(kernels, kMostFew);
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
+  if constexpr (std::is_same_v<T, BFloat16> && !std::is_same_v<Layout, Int8Decomp>) {
     use_tiles_of_bf16(kernels, kMostFew);
-  } else if constexpr (std::is_same_v<Layout, Int8Row>) {
-    use_tiles_of_digits(kernels, kMostFew);
   } else {
-    use_tiles_of_f32(kernels, kMostFew);
+    use_tiles_of_lanes(kernels, kMostFew);
   }
 }
 

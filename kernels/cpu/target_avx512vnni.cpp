@@ -42,21 +42,14 @@ using CodeOperandOfOne = CodeOperandOf<Layout, T>;
 
 #include "kernels/cpu/tiles-inl.h"
 
-#include "kernels/cpu/tile_bytes-inl.h"
-#include "kernels/cpu/tile_f32-inl.h"
+#include "kernels/cpu/tile_lanes-inl.h"
 
 namespace nibble {
 namespace {
 
 template <class Layout, class T>
 constexpr void use_tiles(LinearKernels<Layout, T>& kernels) {
-  if constexpr (std::is_same_v<Layout, Int8Decomp>) {
-    use_tiles_of_bytes(kernels, kMostFew);
-  } else if constexpr (std::is_same_v<Layout, Int8Row>) {
-    use_tiles_of_digits(kernels, kMostFew);
-  } else {
-    use_tiles_of_f32(kernels, kMostFew);
-  }
+  use_tiles_of_lanes(kernels, kMostFew);
 }
 
 template <class T>
